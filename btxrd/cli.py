@@ -1,0 +1,86 @@
+"""The `btxrd` command."""
+
+import os
+from pathlib import Path
+
+import click
+
+from btxrd import RESEARCH_ONLY, __version__
+from btxrd.files import project_path, read_yaml
+
+__all__ = ["main"]
+
+
+@click.group(epilog=RESEARCH_ONLY)
+@click.version_option(__version__)
+def main() -> None:
+    """Reproducible classification of bone-tumour radiographs (BTXRD)."""
+
+
+jobs_option = click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Runs at a time; the cores are shared out among them.",
+)
+
+
+def _names(_context: click.Context, _option: click.Parameter, value: str | None) -> list[str]:
+    return [name.strip() for name in value.split(",") if name.strip()] if value else []
+
+
+@main.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@jobs_option
+@click.option("--only", callback=_names, help="Experiments, separated by commas.")
+@click.option("--splits", callback=_names, help="Splits, separated by commas.")
+def study(file: Path, jobs: int | None, only: list[str], splits: list[str]) -> None:
+    """Run the study that FILE describes and build its report.
+
+    Runs that are finished and unchanged are not run again; interrupted ones go on.
+    """
+    _run(file, jobs or 1, only, splits)
+
+
+@main.command()
+@jobs_option
+def demo(jobs: int | None) -> None:
+    """Run the whole study in minutes, on phantom images made on the spot."""
+    _run(project_path("params/demo.yaml"), jobs or os.cpu_count() or 1, [], [])
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--images", default=360, show_default=True, help="How many images.")
+@click.option("--seed", default=42, show_default=True, help="Of every random choice.")
+@click.option(
+    "--scale", default=0.25, show_default=True, help="Image size relative to the release's."
+)
+def phantom(directory: Path, images: int, seed: int, scale: float) -> None:
+    """Make a phantom BTXRD in DIRECTORY: drawn images in the release's layout."""
+    from btxrd.data import make_phantom
+
+    try:
+        make_phantom(directory, n_images=images, seed=seed, scale=scale, progress=True)
+    except (FileExistsError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{images} phantom images in {directory}")
+
+
+def _run(file: Path, jobs: int, only: list[str], splits: list[str]) -> None:
+    from btxrd.params import ParameterError, StudyParams
+    from btxrd.study import NotebookError, run_study, select
+
+    try:
+        result = run_study(select(StudyParams.parse(read_yaml(file), file), only, splits), jobs)
+    except (ParameterError, FileNotFoundError, ValueError, NotebookError) as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        click.echo("\nstopped; the same command goes on from here", err=True)
+        raise SystemExit(130) from None
+    click.echo(f"report: {result.report}")
+    for name, record in result.failed.items():
+        run_dir = Path(record["parameters"]["study_dir"])
+        click.echo(f"FAILED {name}: {record['error']}", err=True)
+        click.echo(f"  see error.txt in {run_dir}", err=True)
+    if result.failed:
+        raise SystemExit(1)

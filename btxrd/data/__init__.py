@@ -1,0 +1,26 @@
+"""The data: table, annotations, phantom, groups and splits, image cache, loaders.
+
+`btxrd.data.loader` and `btxrd.data.augmentation` need torch and albumentations; they are imported
+by name, so that reading a table stays quick.
+"""
+
+from btxrd.data.annotations import lesion_mask, read_annotation
+from btxrd.data.cache import ImageCache, open_cache
+from btxrd.data.phantom import make_phantom
+from btxrd.data.preprocessing import Preprocessing
+from btxrd.data.splits import STRATEGIES, make_split, near_duplicates, study_groups
+from btxrd.data.table import read_table
+
+__all__ = [
+    "STRATEGIES",
+    "ImageCache",
+    "Preprocessing",
+    "lesion_mask",
+    "make_phantom",
+    "make_split",
+    "near_duplicates",
+    "open_cache",
+    "read_annotation",
+    "read_table",
+    "study_groups",
+]

@@ -1,0 +1,199 @@
+"""The image cache: every image decoded once, its lesion mask beside it, shared by all stages."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import imagehash
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+from PIL import Image
+from tqdm.auto import tqdm
+
+from btxrd.data.annotations import annotation_file, read_annotation
+from btxrd.data.preprocessing import Preprocessing
+from btxrd.files import atomic_path, write_json
+
+__all__ = ["ImageCache", "data_fingerprint", "open_cache"]
+
+LAYOUT = 1
+"""Raise it when the meaning of the cached arrays changes: old caches are then built anew."""
+
+
+@dataclass(frozen=True)
+class ImageCache:
+    """Preprocessed images and masks of a data set, memory-mapped.
+
+    Attributes:
+        images: uint8 (N, S, S), read-only memmap.
+        masks: uint8 {0, 1} (N, S, S), read-only memmap; all zero where there is no annotation.
+        index: one row an image, in the arrays' order: image_id, width, height (pixels of the
+            file), lesion_area (share of the image in [0, 1]), phash (uint64), and the file's
+            bytes, mode and quantisation (mean of its first JPEG table; NaN without one).
+        key: 16 hex digits of the files' contents and the settings.
+    """
+
+    images: np.ndarray
+    masks: np.ndarray
+    index: pd.DataFrame
+    key: str
+
+    def rows(self, image_ids: Iterable[str]) -> np.ndarray:
+        """Return the rows (int64) of these images.
+
+        Raises:
+            KeyError: names the images that the cache does not hold.
+        """
+        positions = pd.Index(self.index["image_id"]).get_indexer(list(image_ids))
+        if (positions < 0).any():
+            missing = np.asarray(list(image_ids))[positions < 0]
+            raise KeyError(f"not in the image cache: {missing[:5].tolist()}")
+        return positions
+
+
+def open_cache(
+    table: pd.DataFrame,
+    preprocessing: Preprocessing,
+    cache_dir: str | Path,
+    progress: bool = True,
+) -> ImageCache:
+    """Open the cache of these images with these settings; build it first where there is none.
+
+    The key covers the contents of every image and annotation, so a changed file is noticed.
+    Processes that want the same cache wait for the one that builds it; a build that was killed
+    leaves nothing under the final name, and the next call starts it again.
+
+    Args:
+        table: as `read_table` returns it.
+        preprocessing: the settings.
+        cache_dir: the folder of all caches.
+        progress: show a progress bar while building.
+
+    Raises:
+        FileNotFoundError: an image of the table is not there; the message names it.
+        ValueError: an image or annotation cannot be read; the message names it.
+    """
+    cache_dir = Path(cache_dir)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    key = _key(table, preprocessing, cache_dir)
+    folder = cache_dir / key
+    with FileLock(cache_dir / f"{key}.lock"):
+        if not folder.is_dir():
+            with atomic_path(folder) as temporary:
+                _build(table, preprocessing, temporary, progress)
+    return ImageCache(
+        images=np.load(folder / "images.npy", mmap_mode="r"),
+        masks=np.load(folder / "masks.npy", mmap_mode="r"),
+        index=pd.read_csv(folder / "index.csv", dtype={"phash": np.uint64}),
+        key=key,
+    )
+
+
+def data_fingerprint(table: pd.DataFrame, cache_dir: str | Path) -> str:
+    """Return 16 hex digits of a data set: its table and every image and annotation.
+
+    Args:
+        table: as `read_table` returns it.
+        cache_dir: where the digests of files are remembered.
+    """
+    digests = _file_digests(table, Path(cache_dir))
+    return _digest([table.drop(columns="path").to_csv(index=False), digests])
+
+
+def _key(table: pd.DataFrame, preprocessing: Preprocessing, cache_dir: Path) -> str:
+    digests = _file_digests(table, cache_dir)
+    return _digest([LAYOUT, preprocessing.settings(), table["image_id"].tolist(), digests])
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _file_digests(table: pd.DataFrame, cache_dir: Path) -> list[str | None]:
+    """Return the SHA-256 of every image, then of every annotation; None where there is no file."""
+    paths = [Path(path) for path in table["path"]]
+    paths += [annotation_file(path) for path in paths]
+    digests = _digests(paths, cache_dir / "digests.json")
+    return [digests.get(str(path)) for path in paths]
+
+
+def _digests(paths: list[Path], memo_file: Path) -> dict[str, str]:
+    """Return the SHA-256 of every existing file, read again only if its size or time changed."""
+    memo: dict[str, list] = {}
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        memo = json.loads(memo_file.read_text())
+    changed = False
+    digests = {}
+    for path in paths:
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue
+        name, stamp = str(path.resolve()), [status.st_size, status.st_mtime_ns]
+        if memo.get(name, [None])[0] != stamp:
+            memo[name] = [stamp, hashlib.sha256(path.read_bytes()).hexdigest()]
+            changed = True
+        digests[str(path)] = memo[name][1]
+    if changed:
+        write_json(memo_file, memo)
+    return digests
+
+
+def _build(table: pd.DataFrame, preprocessing: Preprocessing, folder: Path, progress: bool) -> None:
+    folder.mkdir()
+    shape = (len(table), preprocessing.image_size, preprocessing.image_size)
+    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
+    masks = np.lib.format.open_memmap(folder / "masks.npy", "w+", np.uint8, shape)
+    cache_one = partial(_cache_one, preprocessing=preprocessing)
+    # Threads suffice: decoding, CLAHE and resizing release the interpreter's lock.
+    cv2_threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    rows = []
+    try:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            done = pool.map(cache_one, table["path"])
+            for row, (image, mask, facts) in enumerate(
+                tqdm(done, total=len(table), desc="image cache", unit="image", disable=not progress)
+            ):
+                images[row], masks[row] = image, mask
+                rows.append(facts)
+    finally:
+        cv2.setNumThreads(cv2_threads)
+    images.flush()
+    masks.flush()
+    index = pd.DataFrame(rows)
+    index.insert(0, "image_id", table["image_id"].to_numpy())
+    index.to_csv(folder / "index.csv", index=False)
+
+
+def _cache_one(
+    path: str, preprocessing: Preprocessing
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    radiograph = preprocessing.decode(path)
+    side = preprocessing.image_size
+    mask = np.zeros((side, side), np.uint8)
+    lesion_area = 0.0
+    if annotation_file(path).is_file():
+        annotation = read_annotation(annotation_file(path))
+        inner = preprocessing.geometry(annotation.width, annotation.height)
+        mask = annotation.mask((side, side), inner.transform)
+        lesion_area = float(mask.sum()) / (inner.width * inner.height)
+    facts = {
+        "width": radiograph.width,
+        "height": radiograph.height,
+        "lesion_area": lesion_area,
+        "phash": int(str(imagehash.phash(Image.fromarray(radiograph.pixels))), 16),
+        "bytes": Path(path).stat().st_size,
+        "mode": radiograph.mode,
+        "quantisation": radiograph.quantisation,
+    }
+    return preprocessing.fit(radiograph), mask, facts

@@ -1,0 +1,162 @@
+"""The one preprocessing of every stage: decode in grayscale, CLAHE, fit into a square."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import cv2
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+__all__ = ["Geometry", "Preprocessing", "Radiograph"]
+
+CLAHE_CLIP_LIMIT = 2.0
+CLAHE_TILES = (8, 8)
+
+REDUCED_DECODING = {
+    1: cv2.IMREAD_GRAYSCALE,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
+"""OpenCV's JPEG decoding at 1/n of the size, which skips most of the work."""
+
+SIDEWAYS = {5, 6, 7, 8}
+"""EXIF orientations that swap width and height."""
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """A decoded image file.
+
+    Attributes:
+        pixels: uint8 (height', width'), EXIF-rotated; possibly decoded at 1/2, 1/4 or 1/8.
+        width, height: the whole image in pixels, EXIF-rotated.
+        mode: Pillow's name of the file's colour mode (`L`, `RGB`).
+        quantisation: mean of the file's first JPEG quantisation table; NaN without one.
+    """
+
+    pixels: np.ndarray
+    width: int
+    height: int
+    mode: str
+    quantisation: float
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where an image lies in the square: a map of pixel-edge coordinates.
+
+    Attributes:
+        width, height: the image inside the square, in pixels of the square.
+        left, top: its offset in the square, in pixels.
+        transform: float64 (2, 3), takes x, y of the original image to the square.
+    """
+
+    width: int
+    height: int
+    left: int
+    top: int
+    transform: np.ndarray
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What happens to an image before any network sees it, the same in every stage.
+
+    Attributes:
+        image_size: side of the square in pixels.
+        contrast: `clahe` (contrast-limited adaptive histogram equalisation, Zuiderveld 1994, clip
+            limit 2, 8 × 8 tiles) or `none`.
+        resize: `letterbox` keeps the aspect ratio and pads with black, `stretch` does neither.
+
+    >>> Preprocessing(224).geometry(100, 200).transform.tolist()
+    [[1.12, 0.0, 56.0], [0.0, 1.12, 0.0]]
+    """
+
+    image_size: int = 224
+    contrast: Literal["clahe", "none"] = "clahe"
+    resize: Literal["letterbox", "stretch"] = "letterbox"
+
+    @classmethod
+    def from_config(cls, config: dict) -> Self:
+        """Build from a checkpoint's `config`, whose section `data` records the preprocessing."""
+        data = config["data"]
+        return cls(data["image_size"], data["contrast"], data["resize"])
+
+    def settings(self) -> dict:
+        """Return everything that decides the pixels, for the cache's key."""
+        return {**asdict(self), "clip_limit": CLAHE_CLIP_LIMIT, "tiles": list(CLAHE_TILES)}
+
+    def geometry(self, width: int, height: int) -> Geometry:
+        """Return where an image of `width` × `height` pixels lies in the square."""
+        side = self.image_size
+        if self.resize == "stretch":
+            inner_width = inner_height = side
+        else:
+            scale = side / max(width, height)
+            inner_width = max(1, round(width * scale))
+            inner_height = max(1, round(height * scale))
+        left, top = (side - inner_width) // 2, (side - inner_height) // 2
+        transform = np.array(
+            [[inner_width / width, 0.0, float(left)], [0.0, inner_height / height, float(top)]]
+        )
+        return Geometry(inner_width, inner_height, left, top, transform)
+
+    def read(self, path: str | Path) -> np.ndarray:
+        """Decode one image file and preprocess it.
+
+        Returns:
+            uint8 (image_size, image_size).
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is no image, or is damaged; the message names it.
+        """
+        return self.fit(self.decode(path))
+
+    def decode(self, path: str | Path) -> Radiograph:
+        """Decode in grayscale at the least size that the square needs.
+
+        Raises:
+            FileNotFoundError, ValueError: as `read`.
+        """
+        path = Path(path)
+        try:
+            with Image.open(path) as header:
+                width, height = header.size
+                turned = header.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
+                tables = getattr(header, "quantization", None)
+                mode = header.mode
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no image {path}") from None
+        except (UnidentifiedImageError, OSError) as error:
+            raise ValueError(f"{path} is not a readable image: {error}") from error
+        if turned:
+            width, height = height, width
+        inner = self.geometry(width, height)
+        spare = max(1.0, min(width / inner.width, height / inner.height))
+        factor = max(n for n in REDUCED_DECODING if n <= spare)
+        pixels = cv2.imread(str(path), REDUCED_DECODING[factor])
+        if pixels is None:
+            raise ValueError(f"{path} could not be decoded: damaged or truncated?")
+        quantisation = float(np.mean(tables[0])) if tables else float("nan")
+        return Radiograph(pixels, width, height, mode, quantisation)
+
+    def fit(self, radiograph: Radiograph) -> np.ndarray:
+        """Equalise the contrast and fit the image into the square.
+
+        Returns:
+            uint8 (image_size, image_size).
+        """
+        pixels = radiograph.pixels
+        if self.contrast == "clahe":
+            pixels = cv2.createCLAHE(CLAHE_CLIP_LIMIT, CLAHE_TILES).apply(pixels)
+        # From the header's size: scaled decoding rounds odd ones.
+        inner = self.geometry(radiograph.width, radiograph.height)
+        method = cv2.INTER_AREA if inner.width <= pixels.shape[1] else cv2.INTER_LINEAR
+        square = np.zeros((self.image_size, self.image_size), np.uint8)
+        rows = slice(inner.top, inner.top + inner.height)
+        columns = slice(inner.left, inner.left + inner.width)
+        square[rows, columns] = cv2.resize(pixels, (inner.width, inner.height), None, 0, 0, method)
+        return square

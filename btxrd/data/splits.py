@@ -1,0 +1,244 @@
+"""Study groups and the splits into train, val and test."""
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+
+from btxrd import CLASS_NAMES
+from btxrd.data.table import REGION_COLUMNS, SITE_COLUMNS, SUBTYPE_COLUMNS
+
+__all__ = ["STRATEGIES", "leakage_table", "make_split", "near_duplicates", "study_groups"]
+
+STRATEGIES = {
+    "stratified": "70/15/15 by image, exact duplicates together (the published baseline's split)",
+    "center": "center holdout: center 1 in 85/15 train and val, centers 2 and 3 are the test",
+    "grouped": "70/15/15 with whole study groups, so that no patient is in two parts",
+    "random": "80/20 by image, the 20 % val and test at once (the paper's way: leaks)",
+}
+
+NEAR_DISTANCE = 4
+"""Bits of a 64-bit pHash by which near-duplicates differ at most."""
+
+SAME_STUDY = (
+    "center",
+    "age",
+    "gender",
+    *SITE_COLUMNS,
+    *REGION_COLUMNS,
+    "label",
+    *SUBTYPE_COLUMNS,
+)
+"""What consecutive rows of one study have in common."""
+
+
+def near_duplicates(image_ids: pd.Series, hashes: np.ndarray) -> pd.DataFrame:
+    """Find the pairs of images whose perceptual hashes differ by at most 4 bits.
+
+    Args:
+        image_ids: (n,) names.
+        hashes: uint64 (n,), 64-bit pHash (Zauner 2010) of each.
+
+    Returns:
+        Columns image_a, image_b (in table order) and distance (bits).
+
+    >>> pairs = near_duplicates(pd.Series(["a", "b", "c"]), np.array([0, 255, 3], np.uint64))
+    >>> pairs.values.tolist()
+    [['a', 'c', 2]]
+    """
+    hashes = np.asarray(hashes, dtype=np.uint64)
+    names = image_ids.to_numpy()
+    first, second, distances = [], [], []
+    for start in range(0, len(hashes), 1024):
+        block = hashes[start : start + 1024, None] ^ hashes[None, start:]
+        distance = np.bitwise_count(block)
+        a, b = np.nonzero(np.triu(distance <= NEAR_DISTANCE, k=1))
+        first.append(names[start + a])
+        second.append(names[start + b])
+        distances.append(distance[a, b].astype(np.int64))
+    return pd.DataFrame(
+        {
+            "image_a": np.concatenate(first),
+            "image_b": np.concatenate(second),
+            "distance": np.concatenate(distances),
+        }
+    )
+
+
+def study_groups(table: pd.DataFrame, duplicates: pd.DataFrame | None = None) -> pd.Series:
+    """Number the studies: the surrogate for the patient id that the release does not have.
+
+    A study is a run of consecutive rows with equal center, age, gender, site columns, region
+    columns, class and subtype; studies that share a (near-)duplicate image are joined.
+
+    Args:
+        table: as `read_table` returns it, in the release's order.
+        duplicates: pairs (image_a, image_b, distance), as `near_duplicates` returns them.
+
+    Returns:
+        int64 with the table's index: 0, 1, … in order of first appearance.
+    """
+    columns = table[list(SAME_STUDY)]
+    runs = (columns != columns.shift()).any(axis=1).cumsum().to_numpy() - 1
+    if duplicates is None or duplicates.empty:
+        return pd.Series(runs, index=table.index)
+    return pd.Series(_joined(runs, _rows(table, duplicates)), index=table.index)
+
+
+def _rows(table: pd.DataFrame, duplicates: pd.DataFrame) -> np.ndarray:
+    """Return the row numbers (pairs, 2) of the pairs whose images are both in the table."""
+    position = pd.Series(np.arange(len(table)), index=table["image_id"])
+    pairs = duplicates[["image_a", "image_b"]]
+    known = pairs.isin(set(position.index)).all(axis=1)
+    return position[pairs[known].to_numpy().ravel()].to_numpy().reshape(-1, 2)
+
+
+def _joined(groups: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Merge groups that a pair of rows connects; renumber by first appearance."""
+    size = groups.max() + 1
+    links = coo_array((np.ones(len(rows)), (groups[rows[:, 0]], groups[rows[:, 1]])), (size, size))
+    merged = connected_components(links, directed=False)[1][groups]
+    return pd.factorize(merged)[0].astype(np.int64)
+
+
+def make_split(
+    table: pd.DataFrame,
+    strategy: str,
+    seed: int = 42,
+    duplicates: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Split the images into train, val and test.
+
+    Args:
+        table: as `read_table` returns it.
+        strategy: a key of `STRATEGIES`.
+        seed: of the shuffling.
+        duplicates: pairs (image_a, image_b, distance). Pairs at distance 0 stay together in
+            `stratified` and `center`; all pairs do in `grouped`.
+
+    Returns:
+        Columns image_id, split (`train`, `val` or `test`), label (0, 1, 2) and group (the study
+        group). One row an image; in `random` the held-out images have two, one as val and one as
+        test, because that strategy scores on what it selects on.
+
+    Raises:
+        ValueError: the strategy is unknown, or a class is too rare to stand in every part.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"unknown split strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
+    frame = table[["image_id", "label", "center"]].assign(
+        group=study_groups(table, duplicates), together=_exact_groups(table, duplicates)
+    )
+    if strategy == "grouped":
+        frame["split"] = _grouped(frame, _conflicting_groups(frame, table, duplicates), seed)
+    elif strategy == "random":
+        frame = _random(frame, seed)
+    else:
+        frame["split"] = _by_first_member(frame, strategy, seed)
+    return frame[["image_id", "split", "label", "group"]].reset_index(drop=True)
+
+
+def _exact_groups(table: pd.DataFrame, duplicates: pd.DataFrame | None) -> np.ndarray:
+    rows = np.arange(len(table))
+    if duplicates is None or duplicates.empty:
+        return rows
+    return _joined(rows, _rows(table, duplicates[duplicates["distance"] == 0]))
+
+
+def _halve(frame: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    # Stratified by name, because scikit-learn draws class by class in sorted order: numbers would
+    # shuffle otherwise than the published split did.
+    names = frame["label"].map(dict(enumerate(CLASS_NAMES)))
+    try:
+        return tuple(train_test_split(frame, test_size=share, stratify=names, random_state=seed))
+    except ValueError as error:
+        counts = frame["label"].value_counts().sort_index().to_dict()
+        raise ValueError(f"too few images of a class to split: {counts} ({error})") from error
+
+
+def _by_first_member(frame: pd.DataFrame, strategy: str, seed: int) -> pd.Series:
+    """Split the first member of every set of exact duplicates; the others follow it."""
+    first = frame.drop_duplicates("together")
+    if strategy == "stratified":
+        train, rest = _halve(first, 0.30, seed)
+        val, test = _halve(rest, 0.50, seed)
+    else:
+        home = first[first["center"] == 1]
+        test = first[first["center"] != 1]
+        train, val = _halve(home, 0.15, seed)
+    parts = {"train": train, "val": val, "test": test}
+    part_of = {key: part for part, rows in parts.items() for key in rows["together"]}
+    return frame["together"].map(part_of)
+
+
+def _random(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
+    train, held_out = _halve(frame, 0.20, seed)
+    parts = [train.assign(split="train"), held_out.assign(split="val")]
+    return pd.concat([*parts, held_out.assign(split="test")]).sort_index(kind="stable")
+
+
+def _conflicting_groups(
+    frame: pd.DataFrame, table: pd.DataFrame, duplicates: pd.DataFrame | None
+) -> set[int]:
+    """Return the study groups that hold a duplicate pair with two labels."""
+    if duplicates is None or duplicates.empty:
+        return set()
+    rows = _rows(table, duplicates)
+    labels = frame["label"].to_numpy()[rows]
+    return set(frame["group"].to_numpy()[rows[labels[:, 0] != labels[:, 1], 0]])
+
+
+def _grouped(frame: pd.DataFrame, only_train: set[int], seed: int) -> pd.Series:
+    """Deal whole study groups into 20 stratified folds: three are test, three val, 14 train."""
+    split = pd.Series("train", index=frame.index)
+    free = frame[~frame["group"].isin(only_train)]
+    folds = min(20, int(free.groupby("label")["group"].nunique().min()))
+    if folds < 5:
+        raise ValueError("a class has fewer than 5 study groups: too few for a grouped split")
+    dealer = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    held_out = round(0.15 * folds)
+    for number, (_, fold) in enumerate(dealer.split(free, free["label"], free["group"])):
+        if number < 2 * held_out:
+            split[free.index[fold]] = "test" if number < held_out else "val"
+    return split
+
+
+def leakage_table(
+    table: pd.DataFrame,
+    splits: dict[str, pd.DataFrame],
+    duplicates: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Count the held-out images that have a relative in the training set.
+
+    Args:
+        table: as `read_table` returns it.
+        splits: strategy → split, as `make_split` returns them.
+        duplicates: pairs (image_a, image_b, distance).
+
+    Returns:
+        One row a strategy and part (val, test): images, with_sibling (an image of the same study
+        group is in train), with_duplicate (a near or exact duplicate is), and both as shares
+        sibling_share and duplicate_share in [0, 1].
+    """
+    pairs = np.empty((0, 2), int) if duplicates is None else _rows(table, duplicates)
+    position = pd.Series(np.arange(len(table)), index=table["image_id"])
+    rows = []
+    for strategy, split in splits.items():
+        train = split[split["split"] == "train"]
+        in_train = np.zeros(len(table), bool)
+        in_train[position[train["image_id"]]] = True
+        copied = np.zeros(len(table), bool)
+        for one, other in ((0, 1), (1, 0)):
+            copied[pairs[in_train[pairs[:, other]], one]] = True
+        for part in ("val", "test"):
+            held = split[split["split"] == part]
+            sibling = int(held["group"].isin(set(train["group"])).sum())
+            duplicate = int(copied[position[held["image_id"]]].sum())
+            rows.append((strategy, part, len(held), sibling, duplicate))
+    columns = ["strategy", "part", "images", "with_sibling", "with_duplicate"]
+    result = pd.DataFrame(rows, columns=columns)
+    return result.assign(
+        sibling_share=result["with_sibling"] / result["images"],
+        duplicate_share=result["with_duplicate"] / result["images"],
+    )

@@ -1,0 +1,439 @@
+"""The study's pictures. Each function takes data and returns a matplotlib Figure.
+
+Call `use_style` once in a notebook. Figures are at most 10 inches (1000 px) wide, the width of
+the report's column, and are handed back closed: a notebook shows one where it is a cell's last
+expression, and nothing piles up in pyplot.
+"""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from btxrd import CLASS_NAMES
+from btxrd.evaluation.intervals import bootstrap_curves, bootstrap_metrics, format_interval
+from btxrd.evaluation.metrics import check_predictions
+
+__all__ = [
+    "CLASS_PALETTE",
+    "class_counts_figure",
+    "confusion_matrix_figure",
+    "gallery_figure",
+    "history_figure",
+    "metric_interval_figure",
+    "roc_pr_figure",
+    "use_style",
+]
+
+CLASS_PALETTE = {"Normal": "#8A929A", "Benign": "#2C7FB8", "Malignant": "#D55E00"}
+"""Grey, blue, vermilion: apart for colour-blind readers too, and malignant stands out."""
+
+WIDTH = 10.0
+"""Inches; 1000 px at the 100 dpi of `use_style`."""
+
+REFERENCE_LINE = {"color": "0.35", "linestyle": ":", "linewidth": 1.5, "zorder": 1.5}
+MASK_COLOUR = "#00E5FF"
+HEAT_MAP = "inferno"
+SMALL = 10
+"""The smallest type, in points."""
+
+
+def use_style() -> None:
+    """Set the study's look for all figures of this process: dark on light, 11 pt."""
+    sns.set_theme(
+        context="notebook",
+        style="whitegrid",
+        palette=list(CLASS_PALETTE.values()),
+        rc={
+            "figure.dpi": 100,
+            "savefig.dpi": 100,
+            "font.size": 11,
+            "axes.titlesize": 12,
+            "axes.labelsize": 11,
+            "xtick.labelsize": SMALL,
+            "ytick.labelsize": SMALL,
+            "legend.fontsize": SMALL,
+            "legend.title_fontsize": SMALL,
+            "figure.titlesize": 13,
+            "axes.edgecolor": "0.3",
+            "grid.color": "0.88",
+        },
+    )
+
+
+def _panels(rows: int, columns: int, size: tuple[float, float], **kwargs: Any) -> Any:
+    """Return a figure that pyplot has already let go of, and its (rows, columns) axes."""
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, squeeze=False, layout="constrained", **kwargs
+    )
+    plt.close(figure)
+    return figure, axes
+
+
+def _images(n: int) -> str:
+    return f"n = {n:,} image{'' if n == 1 else 's'}"
+
+
+def confusion_matrix_figure(metrics: dict[str, Any], title: str = "Confusion matrix") -> Figure:
+    """Draw the confusion matrix as counts and as shares of each true class, side by side.
+
+    Args:
+        metrics: what `classification_metrics` returns, or its JSON read back.
+        title: stands before the number of images.
+    """
+    names = list(metrics["per_class"])
+    counts = np.array(metrics["confusion_matrix"]["counts"], dtype=float)
+    shares = np.array(metrics["confusion_matrix"]["row_normalised"], dtype=float)
+    totals = counts.sum(axis=1)
+    ticks = [f"{name}\n(n = {total:,.0f})" for name, total in zip(names, totals, strict=True)]
+    figure, axes = _panels(1, 2, (WIDTH, 4.6))
+    panels = (("Counts", counts, ",.0f", None), ("Share of the true class", shares, ".1%", 1.0))
+    for axis, (heading, values, number_format, top) in zip(axes[0], panels, strict=True):
+        sns.heatmap(
+            values,
+            ax=axis,
+            annot=True,
+            fmt=number_format,
+            annot_kws={"size": 13},
+            cmap="Blues",
+            vmin=0,
+            vmax=top,
+            square=True,
+            linewidths=1,
+            cbar=False,
+            xticklabels=names,
+            yticklabels=ticks,
+        )
+        axis.set(title=heading, xlabel="Predicted class", ylabel="True class")
+        axis.tick_params(axis="y", rotation=0)
+    figure.suptitle(f"{title} ({_images(metrics['n'])})")
+    return figure
+
+
+def roc_pr_figure(
+    y_true: ArrayLike,
+    probabilities: ArrayLike,
+    groups: ArrayLike | None = None,
+    intervals: pd.DataFrame | None = None,
+    class_names: Sequence[str] = CLASS_NAMES,
+    replicates: int = 1000,
+    seed: int = 42,
+    title: str = "One-vs-rest curves",
+) -> Figure:
+    """Draw ROC and precision-recall curves of each class with 95 % bootstrap bands.
+
+    Args:
+        y_true: (n,) integer labels, 0 … C-1.
+        probabilities: (n, C) floats in [0, 1]; each row sums to 1.
+        groups: (n,) study groups for the bootstrap; None takes images as independent.
+        intervals: what `bootstrap_metrics` returned for the same images, for the legend;
+            computed where None.
+        class_names: the C names, in the order of the labels.
+        replicates: bootstrap replicates of the bands.
+        seed: seed of the bootstrap.
+        title: stands before the number of images.
+
+    Raises:
+        ValueError: as `bootstrap_metrics`.
+    """
+    labels, scores = check_predictions(y_true, probabilities, class_names)
+    if intervals is None:
+        intervals = bootstrap_metrics(labels, scores, groups, class_names, seed=seed)
+    bands = bootstrap_curves(labels, scores, groups, class_names, replicates, seed=seed)
+    figure, axes = _panels(1, 2, (WIDTH, 6.3))
+    roc, pr = axes[0]
+    colours = _colours(class_names)
+    for c, name in enumerate(class_names):
+        positive = labels == c
+        if positive.all() or not positive.any():
+            continue
+        fpr, tpr, _ = roc_curve(positive, scores[:, c])
+        precision, recall = _precision_recall_steps(positive, scores[:, c])
+        style = {"color": colours[name], "linewidth": 2}
+        legend = f"{name}: {{}} {{}}, n = {positive.sum():,}"
+        roc.plot(fpr, tpr, label=legend.format("AUC", _interval(intervals, "auc", name)), **style)
+        pr.plot(
+            recall,
+            precision,
+            drawstyle="steps-pre",
+            label=legend.format("AP", _interval(intervals, "average_precision", name)),
+            **style,
+        )
+        pr.axhline(positive.mean(), **REFERENCE_LINE | {"color": style["color"]})
+        for axis, curve, step in ((roc, "roc", None), (pr, "pr", "pre")):
+            band = bands[(bands["curve"] == curve) & (bands["class_name"] == name)]
+            shade = {"color": style["color"], "alpha": 0.18, "linewidth": 0}
+            axis.fill_between(band["x"], band["low"], band["high"], step=step, **shade)
+    roc.plot([0, 1], [0, 1], label="chance", **REFERENCE_LINE)
+    pr.plot([], [], label="prevalence of each class", **REFERENCE_LINE)
+    roc.set(title="ROC", xlabel="1 - specificity", ylabel="Sensitivity")
+    pr.set(title="Precision-recall", xlabel="Recall (sensitivity)", ylabel="Precision (PPV)")
+    for axis in (roc, pr):
+        axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False)
+    figure.suptitle(f"{title}, 95 % bootstrap bands ({_images(len(labels))})")
+    return figure
+
+
+def _precision_recall_steps(
+    positive: NDArray[np.bool_], scores: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Precision at the highest threshold that reaches each recall, and the recalls, ascending."""
+    precision, recall, _ = precision_recall_curve(positive, scores)
+    recall, first = np.unique(recall[::-1], return_index=True)
+    precision = precision[::-1][first]
+    precision[0] = precision[1]  # scikit-learn's point at recall 0 belongs to no threshold
+    return precision, recall
+
+
+def _interval(intervals: pd.DataFrame, metric: str, name: str) -> str:
+    row = intervals.loc[f"{metric}/{name}"]
+    return format_interval(row["estimate"], row["low"], row["high"])
+
+
+def _colours(names: Sequence[str]) -> dict[str, Any]:
+    """Colours of the classes by name; other names get seaborn's colour-blind palette."""
+    if set(names) <= set(CLASS_PALETTE):
+        return {name: CLASS_PALETTE[name] for name in names}
+    return dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
+
+
+def history_figure(history: pd.DataFrame, title: str = "Training history") -> Figure:
+    """Draw loss, top-1 accuracy and per-class recall by epoch, for train and validation.
+
+    Args:
+        history: one row an epoch, with `epoch`, `train_loss`, `val_loss`, `train_top1`,
+            `val_top1` and `train_recall_<class>`, `val_recall_<class>`; accuracies and recalls
+            in [0, 1]. The training loss is weighted and smoothed, the validation loss neither,
+            so the two are not on one scale.
+        title: stands before the number of epochs.
+    """
+    figure, axes = _panels(1, 3, (WIDTH, 4.4))
+    epochs = history["epoch"]
+    best = epochs.loc[history["val_loss"].idxmin()]
+    lines = {"train": ("--", 1.3), "val": ("-", 2.0)}
+    marker = "o" if len(history) <= 10 else None
+    for part, (dashes, width) in lines.items():
+        style = {"linestyle": dashes, "linewidth": width, "marker": marker, "markersize": 4}
+        for axis, quantity in zip(axes[0], ("loss", "top1"), strict=False):
+            axis.plot(epochs, history[f"{part}_{quantity}"], color="0.15", label=part, **style)
+        for name, colour in CLASS_PALETTE.items():
+            label = name if part == "val" else None
+            axes[0, 2].plot(
+                epochs, history[f"{part}_recall_{name}"], color=colour, label=label, **style
+            )
+    labels = ("Loss (nats)", "Top-1 accuracy", "Recall (sensitivity)")
+    headings = ("Loss", "Top-1 accuracy", "Recall by class")
+    for axis, heading, label in zip(axes[0], headings, labels, strict=True):
+        axis.axvline(best, **REFERENCE_LINE)
+        axis.set(title=heading, xlabel="Epoch", ylabel=label)
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "frameon": False}
+        axis.legend(ncols=3, columnspacing=1, handlelength=1.6, handletextpad=0.4, **place)
+    for axis in axes[0, 1:]:
+        axis.set_ylim(-0.02, 1.02)
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    figure.suptitle(
+        f"{title} (n = {len(history)} epochs; dashed: train, solid: validation;\n"
+        f"dotted: lowest validation loss, epoch {best})"
+    )
+    return figure
+
+
+def metric_interval_figure(
+    table: pd.DataFrame,
+    metric: str = "Estimate",
+    hue: str | None = None,
+    references: Mapping[str, float] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw a forest plot: one dot with its 95 % interval for each row, named on the left.
+
+    Args:
+        table: columns `label`, `estimate`, `low`, `high`. Where it has a column `metric`, each
+            metric gets its own panel; a column `n` gives the images behind each estimate. Rows
+            of equal `label` share a line of the plot. NaN estimates are left blank.
+        metric: label of the x axis where there is no column `metric`.
+        hue: column whose values get colours and markers of their own, such as "split".
+        references: metric → a value to mark with a dotted line, such as a success criterion.
+        title: stands before the number of images (of estimates, without a column `n`).
+
+    Raises:
+        ValueError: a column is missing, or there are no rows.
+    """
+    needed = ["label", "estimate", "low", "high", *([hue] if hue else [])]
+    missing = [column for column in needed if column not in table.columns]
+    if missing or table.empty:
+        raise ValueError(f"table must have rows and the columns {needed}; lacks {missing}")
+    named = table if "metric" in table else table.assign(metric=metric)
+    metrics, rows = (list(dict.fromkeys(named[column])) for column in ("metric", "label"))
+    levels = list(dict.fromkeys(named[hue])) if hue else []
+    height = 1.6 + len(rows) * max(0.4, 0.24 * len(levels)) + 0.25 * (1 + len(levels) // 3)
+    figure, axes = _panels(1, len(metrics), (WIDTH, height), sharey=True)
+    for axis, name in zip(axes[0], metrics, strict=True):
+        _whiskers(axis, named[named["metric"] == name], rows, hue, levels)
+        axis.set(xlabel=name, ylim=(len(rows) - 0.5, -0.5))
+        axis.set_yticks(range(len(rows)), [textwrap.fill(str(row), 28) for row in rows])
+        axis.grid(visible=False, axis="y")
+        for border in range(1, len(rows)):
+            axis.axhline(border - 0.5, color="0.85", linewidth=1, zorder=0)
+        if references and name in references:
+            axis.axvline(references[name], **REFERENCE_LINE)
+    if hue:
+        handles, names = axes[0, 0].get_legend_handles_labels()
+        place = {"loc": "outside lower center", "ncols": min(3, len(names)), "frameon": False}
+        figure.legend(handles, names, title=hue.replace("_", " ").capitalize(), **place)
+    figure.suptitle(f"{title or ', '.join(metrics)}, 95 % intervals ({_sizes(named)})")
+    return figure
+
+
+def _whiskers(
+    axis: Axes, table: pd.DataFrame, rows: Sequence[Any], hue: str | None, levels: Sequence[Any]
+) -> None:
+    """Draw the estimates of one panel, the levels of `hue` below each other within a row."""
+    parts = [(level, table[table[hue] == level]) for level in levels] or [(None, table)]
+    colours = sns.color_palette("colorblind", len(parts)) if hue else ["0.15"]
+    for index, ((level, part), colour) in enumerate(zip(parts, colours, strict=True)):
+        offset = (index - (len(parts) - 1) / 2) * 0.7 / len(parts)
+        axis.errorbar(
+            part["estimate"],
+            [rows.index(label) + offset for label in part["label"]],
+            xerr=[part["estimate"] - part["low"], part["high"] - part["estimate"]],
+            fmt="osD^vPX*"[index % 8],
+            color=colour,
+            capsize=3,
+            label=f"{level} ({_sizes(part)})" if "n" in part else str(level),
+        )
+
+
+def _sizes(table: pd.DataFrame) -> str:
+    if "n" not in table:
+        return f"n = {len(table):,} estimates"
+    low, high = table["n"].min(), table["n"].max()
+    return _images(int(low)) if low == high else f"n = {low:,.0f} to {high:,.0f} images"
+
+
+def class_counts_figure(table: pd.DataFrame, by: str, title: str | None = None) -> Figure:
+    """Draw how many images of each class there are, by center, split, region, …
+
+    Args:
+        table: one row an image, with `label` (0, 1, 2 or a class name) and the column `by`.
+        by: the column along the x axis; its order of categories is kept, else values are sorted.
+        title: stands before the number of images.
+
+    Raises:
+        ValueError: a column is missing or a label is none of the three classes.
+    """
+    missing = [column for column in ("label", by) if column not in table.columns]
+    if missing:
+        raise ValueError(f"table lacks the columns {', '.join(missing)}")
+    names = table["label"].map(dict(enumerate(CLASS_NAMES)) | {name: name for name in CLASS_NAMES})
+    if names.isna().any():
+        found = table.loc[names.isna(), "label"].iloc[0]
+        raise ValueError(f"label must be 0, 1, 2 or one of {', '.join(CLASS_NAMES)}, not {found!r}")
+    counts = pd.crosstab(table[by], names).reindex(columns=list(CLASS_NAMES), fill_value=0)
+    category, places = by.replace("_", " ").capitalize(), np.arange(len(counts))
+    lying = len(counts) > 6
+    room = 28 if lying else 72 // max(1, len(counts))
+    ticks = [
+        f"{textwrap.fill(str(value), room)}\n(n = {total:,})"
+        for value, total in counts.sum(axis=1).items()
+    ]
+    figure, axes = _panels(1, 1, (WIDTH, 1.2 + 0.58 * len(counts) if lying else 4.2))
+    axis = axes[0, 0]
+    for index, name in enumerate(CLASS_NAMES):
+        style = {"color": CLASS_PALETTE[name], "label": name}
+        draw = axis.barh if lying else axis.bar
+        bars = draw(places + (index - 1) * 0.27, counts[name], 0.26, **style)
+        axis.bar_label(bars, fmt="{:,.0f}", padding=2, fontsize=SMALL)
+    if lying:
+        axis.set_yticks(places, ticks)
+        axis.set(xlabel="Images", ylabel=category, ylim=(len(counts) - 0.5, -0.5))
+        axis.margins(x=0.1)
+    else:
+        axis.set_xticks(places, ticks)
+        axis.set(xlabel=category, ylabel="Images")
+        axis.margins(y=0.1)
+    axis.grid(visible=False, axis="y" if lying else "x")
+    axis.legend(title="Class", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    figure.suptitle(f"{title or f'Class counts by {category.lower()}'} ({_images(len(table))})")
+    return figure
+
+
+def gallery_figure(
+    images: ArrayLike,
+    titles: Sequence[str],
+    masks: Sequence[NDArray[Any] | None] | NDArray[Any] | None = None,
+    heatmaps: Sequence[NDArray[Any] | None] | NDArray[Any] | None = None,
+    columns: int = 4,
+    title: str = "Gallery",
+) -> Figure:
+    """Draw a grid of radiographs, with the outline of the lesion mask and the heat map over it.
+
+    Args:
+        images: (N, S, S) uint8 grey values.
+        titles: N texts, wrapped to the width of an image.
+        masks: N lesion masks (S, S), more than 0 inside; None, or None for an image, draws none.
+        heatmaps: N maps (S, S) of floats in [0, 1], drawn the more opaque the hotter.
+        columns: images a row; up to 4 stay readable.
+        title: stands before the number of images.
+
+    Raises:
+        ValueError: the images are not (N, S, S), or titles, masks or maps are not N.
+    """
+    pictures = np.asarray(images)
+    n = len(pictures)
+    if n and (pictures.ndim != 3):
+        raise ValueError(f"images must have shape (N, S, S), found {pictures.shape}")
+    for name, values in {"titles": titles, "masks": masks, "heatmaps": heatmaps}.items():
+        if values is not None and len(values) != n:
+            raise ValueError(f"{name} must be {n}, one an image, found {len(values)}")
+    caption = f"{title} ({_images(n)}{'; outline: lesion mask' if masks is not None else ''})"
+    bar_width = 0 if heatmaps is None else 0.9
+    cell = (WIDTH - bar_width) / columns
+    headings = [textwrap.fill(text, int(cell * 11.5)) for text in titles]
+    lines = max((heading.count("\n") + 1 for heading in headings), default=0)
+    columns, rows = min(columns, max(2, n)), -(-n // columns)
+    height = rows * (cell + 0.17 * lines + 0.1) + 0.5
+    figure, axes = _panels(max(1, rows), columns, (columns * cell + bar_width, height))
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for index, axis in enumerate(axes.flat[:n]):
+        axis.imshow(pictures[index], cmap="gray", vmin=0, vmax=255)
+        axis.set_title(headings[index], fontsize=SMALL)
+        if heatmaps is not None and heatmaps[index] is not None:
+            heat = np.clip(np.asarray(heatmaps[index], dtype=float), 0, 1)
+            axis.imshow(heat, cmap=HEAT_MAP, vmin=0, vmax=1, alpha=0.6 * heat)
+        if masks is not None and masks[index] is not None:
+            _outline(axis, np.asarray(masks[index]) > 0)
+    if heatmaps is not None and n:
+        bar = figure.colorbar(
+            ScalarMappable(cmap=HEAT_MAP), ax=axes, shrink=0.8, aspect=25, pad=0.01
+        )
+        bar.set_label("Heat map, 0 (clear) to 1")
+    figure.suptitle(caption, wrap=True)
+    return figure
+
+
+def _outline(axis: Axes, mask: NDArray[np.bool_]) -> None:
+    """Draw the edge of a mask, dark below light so that it shows on bone and on film."""
+    if not mask.any():
+        return
+    padded = np.pad(mask.astype(float), 1)
+    places = np.arange(-1, mask.shape[0] + 1), np.arange(-1, mask.shape[1] + 1)
+    lines = axis.contour(
+        places[1], places[0], padded, levels=[0.5], colors=[MASK_COLOUR], linewidths=1.6
+    )
+    lines.set_path_effects([patheffects.withStroke(linewidth=3, foreground="black")])
+    axis.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))

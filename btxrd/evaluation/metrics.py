@@ -1,0 +1,393 @@
+"""Every figure of merit of a classifier, for one set of images or for thousands of reweightings.
+
+The predicted class is the one with the highest probability (the first of equals). AUC, average
+precision, sensitivity, specificity, PPV, NPV and F1 are one-vs-rest. What a set of images cannot
+tell (the AUC of a class it lacks, say) is NaN, never an exception and never a silent zero.
+
+Definitions agree with scikit-learn's, `sample_weight` included; they are computed here because
+the bootstrap needs them for 2,000 weight vectors at once.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from btxrd import CLASS_NAMES
+
+__all__ = [
+    "PER_CLASS",
+    "check_predictions",
+    "classification_metrics",
+    "cumulative_weights",
+    "metric_table",
+]
+
+PER_CLASS = (
+    "auc",
+    "average_precision",
+    "sensitivity",
+    "specificity",
+    "precision",
+    "npv",
+    "f1",
+)
+"""The one-vs-rest metrics of each class, in the order of every table."""
+
+SUM_TOLERANCE = 1e-4
+"""How far the probabilities of one image may be from 1 in sum."""
+
+CHUNK_ELEMENTS = 250_000
+"""Weights worked on at a time: 2 MB an array and some 13 MB in all, kind to the caches."""
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+def classification_metrics(
+    y_true: ArrayLike,
+    probabilities: ArrayLike,
+    class_names: Sequence[str] = CLASS_NAMES,
+) -> dict[str, Any]:
+    """Describe how well `probabilities` tell the classes apart.
+
+    Args:
+        y_true: (n,) integer labels, 0 … C-1.
+        probabilities: (n, C) floats in [0, 1]; each row sums to 1.
+        class_names: the C names, in the order of the labels.
+
+    Returns:
+        A nested dict of plain Python values, ready for JSON:
+
+        - `n`, `accuracy`, `balanced_accuracy`, `macro_f1`, `macro_auc` (one-vs-rest mean),
+          `quadratic_kappa` (Cohen 1968), `brier` (Brier 1950: summed over the classes, in
+          [0, 2]) and `log_loss` (natural logarithm);
+        - `malignant_as_normal`, the share of malignant images predicted Normal, where both
+          names exist;
+        - `per_class[name]`: `n`, `auc`, `average_precision`, `sensitivity`, `specificity`,
+          `precision` (positive predictive value), `npv`, `f1`;
+        - `confusion_matrix`: `counts` and `row_normalised`, rows true, columns predicted;
+        - `notes`: one sentence for each thing that is undefined (NaN) on these images.
+
+        Balanced accuracy and macro F1 are means over the classes that have one, as in
+        scikit-learn; the macro AUC is defined only where every class has one.
+
+    Raises:
+        ValueError: shapes disagree, a label is out of range, or a row is no probability
+            distribution.
+
+    >>> result = classification_metrics([0, 1, 2], [[0.8, 0.1, 0.1], [0.1, 0.7, 0.2],
+    ...                                             [0.5, 0.1, 0.4]])
+    >>> round(result["accuracy"], 3), result["per_class"]["Malignant"]["auc"]
+    (0.667, 1.0)
+    >>> result["malignant_as_normal"]
+    1.0
+    """
+    labels, scores = check_predictions(y_true, probabilities, class_names)
+    ones = np.ones((1, len(labels)))
+    flat = {
+        name: float(values[0])
+        for name, values in metric_table(labels, scores, ones, class_names).items()
+    }
+    counts = _confusion_matrices(labels, scores, ones)[0]
+    class_counts = np.bincount(labels, minlength=len(class_names))
+    return {
+        "n": len(labels),
+        **{name: value for name, value in flat.items() if "/" not in name},
+        "per_class": {
+            name: {"n": int(count), **{metric: flat[f"{metric}/{name}"] for metric in PER_CLASS}}
+            for name, count in zip(class_names, class_counts, strict=True)
+        },
+        "confusion_matrix": {
+            "counts": counts.astype(int).tolist(),
+            "row_normalised": _ratio(counts, counts.sum(axis=1, keepdims=True)).tolist(),
+        },
+        "notes": _notes(flat, counts, class_names),
+    }
+
+
+def metric_table(
+    y_true: ArrayLike,
+    probabilities: ArrayLike,
+    weights: ArrayLike,
+    class_names: Sequence[str] = CLASS_NAMES,
+) -> dict[str, Floats]:
+    """Compute every scalar metric for many weightings of the same images at once.
+
+    An image of weight 2 counts as two equal images, one of weight 0 as none: bootstrap
+    replicates are rows of multiplicities.
+
+    Args:
+        y_true: (n,) integer labels, 0 … C-1.
+        probabilities: (n, C) floats in [0, 1]; each row sums to 1.
+        weights: (R, n) finite floats ≥ 0.
+        class_names: the C names, in the order of the labels.
+
+    Returns:
+        Metric name → (R,) float64. Names of classes stand after a slash: `accuracy`,
+        `macro_auc`, …, `auc/Malignant`, `sensitivity/Malignant`, …
+
+    Raises:
+        ValueError: as `classification_metrics`, or the weights have another shape, are negative
+            or not finite.
+
+    >>> table = metric_table([0, 1], [[0.9, 0.1], [0.6, 0.4]], [[1, 1], [3, 1]], ["No", "Yes"])
+    >>> table["accuracy"].tolist()
+    [0.5, 0.75]
+    """
+    labels, scores = check_predictions(y_true, probabilities, class_names)
+    weights = _check_weights(weights, len(labels))
+    chunks = [
+        _threshold_metrics(_confusion_matrices(labels, scores, chunk), class_names)
+        | _probability_metrics(labels, scores, chunk)
+        | _ranking_metrics(labels, scores, chunk, class_names)
+        for chunk in _chunks(weights)
+    ]
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def check_predictions(
+    y_true: ArrayLike,
+    probabilities: ArrayLike,
+    class_names: Sequence[str] = CLASS_NAMES,
+) -> tuple[Integers, Floats]:
+    """Return labels (n,) int64 and probabilities (n, C) float64, or say what is wrong with them.
+
+    Raises:
+        ValueError: with what was found and what is expected.
+
+    >>> check_predictions([0, 3], [[1, 0, 0], [0, 1, 0]])
+    Traceback (most recent call last):
+    ...
+    ValueError: labels must be 0 to 2 (Normal, Benign, Malignant), found 3
+    """
+    labels, scores = np.asarray(y_true), np.asarray(probabilities, dtype=np.float64)
+    n_classes = len(class_names)
+    if n_classes < 2 or len(set(class_names)) != n_classes:
+        raise ValueError(f"class_names must be two or more different names, found {class_names}")
+    if labels.ndim != 1 or len(labels) == 0:
+        raise ValueError(f"labels must have shape (n,) with n ≥ 1, found {labels.shape}")
+    if scores.shape != (len(labels), n_classes):
+        raise ValueError(
+            f"probabilities must have shape ({len(labels)}, {n_classes}), one row a label and "
+            f"one column a class, found {scores.shape}"
+        )
+    if not np.issubdtype(labels.dtype, np.number) or np.any(labels != np.floor(labels)):
+        raise ValueError(f"labels must be whole numbers, found dtype {labels.dtype}")
+    if labels.min() < 0 or labels.max() >= n_classes:
+        found = labels.min() if labels.min() < 0 else labels.max()
+        raise ValueError(
+            f"labels must be 0 to {n_classes - 1} ({', '.join(class_names)}), found {found}"
+        )
+    _check_distributions(scores)
+    return labels.astype(np.int64), scores
+
+
+def _check_distributions(scores: Floats) -> None:
+    bad = ~np.isfinite(scores).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"probabilities must be finite: {bad.sum()} of {len(bad)} rows hold NaN or infinity, "
+            f"the first is row {bad.argmax()}"
+        )
+    bad = ((scores < 0) | (scores > 1 + SUM_TOLERANCE)).any(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"probabilities must lie in [0, 1]: row {bad.argmax()} is {scores[bad.argmax()]}; "
+            "give the softmax of the logits, not the logits"
+        )
+    sums = scores.sum(axis=1)
+    bad = np.abs(sums - 1) > SUM_TOLERANCE
+    if bad.any():
+        raise ValueError(
+            f"each row of probabilities must sum to 1 within {SUM_TOLERANCE}: "
+            f"{bad.sum()} of {len(bad)} do not, row {bad.argmax()} sums to {sums[bad.argmax()]:.6g}"
+        )
+
+
+def _check_weights(weights: ArrayLike, n: int) -> Floats:
+    array = np.asarray(weights, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] != n or len(array) == 0:
+        raise ValueError(f"weights must have shape (R, {n}) with R ≥ 1, found {array.shape}")
+    if not np.isfinite(array).all() or (array < 0).any():
+        raise ValueError("weights must be finite and not negative")
+    return array
+
+
+def _chunks(weights: Floats) -> Iterator[Floats]:
+    rows = max(1, CHUNK_ELEMENTS // weights.shape[1])
+    for start in range(0, len(weights), rows):
+        yield weights[start : start + rows]
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """Divide, with NaN where the denominator is 0."""
+    numerator, denominator = np.broadcast_arrays(numerator, denominator)
+    quotient = np.full(numerator.shape, np.nan)
+    return np.divide(numerator, denominator, out=quotient, where=denominator > 0)
+
+
+def _confusion_matrices(labels: Integers, scores: Floats, weights: Floats) -> Floats:
+    """Return (R, C, C) weighted counts: rows true, columns predicted."""
+    n_classes = scores.shape[1]
+    cells = np.eye(n_classes**2)[labels * n_classes + scores.argmax(axis=1)]
+    return (weights @ cells).reshape(-1, n_classes, n_classes)
+
+
+def _threshold_metrics(matrices: Floats, class_names: Sequence[str]) -> dict[str, Floats]:
+    """Metrics of the predicted class, from (R, C, C) confusion matrices."""
+    total = matrices.sum(axis=(1, 2))
+    actual, predicted = matrices.sum(axis=2), matrices.sum(axis=1)
+    hits = np.diagonal(matrices, axis1=1, axis2=2)
+    # Sums of cells, not differences of sums: a weight that is not there leaves exactly 0.
+    rejections = np.stack(
+        [
+            np.delete(np.delete(matrices, c, axis=1), c, axis=2).sum(axis=(1, 2))
+            for c in range(len(class_names))
+        ],
+        axis=1,
+    )
+    by_class = {
+        "sensitivity": _ratio(hits, actual),
+        "specificity": _ratio(rejections, _sum_of_others(actual)),
+        "precision": _ratio(hits, predicted),
+        "npv": _ratio(rejections, _sum_of_others(predicted)),
+        "f1": _ratio(2 * hits, actual + predicted),
+    }
+    table = {
+        "accuracy": _ratio(hits.sum(axis=1), total),
+        "balanced_accuracy": _mean_of_defined(by_class["sensitivity"]),
+        "macro_f1": _mean_of_defined(by_class["f1"]),
+        "quadratic_kappa": _quadratic_kappa(matrices),
+    }
+    if {"Malignant", "Normal"} <= set(class_names):
+        malignant, normal = class_names.index("Malignant"), class_names.index("Normal")
+        table["malignant_as_normal"] = _ratio(
+            matrices[:, malignant, normal], matrices[:, malignant].sum(axis=1)
+        )
+    return table | _flatten(by_class, class_names)
+
+
+def _sum_of_others(values: Floats) -> Floats:
+    """For (R, C) values, the sum over all classes but each one."""
+    return values @ (1 - np.eye(values.shape[1]))
+
+
+def _mean_of_defined(values: Floats) -> Floats:
+    """Mean over the classes of (R, C) values, leaving NaN out."""
+    defined = ~np.isnan(values)
+    return _ratio(np.where(defined, values, 0).sum(axis=1), defined.sum(axis=1))
+
+
+def _quadratic_kappa(matrices: Floats) -> Floats:
+    """Cohen's kappa with squared distances between labels as disagreement (Cohen 1968)."""
+    steps = np.arange(matrices.shape[1])
+    distance = (steps[:, None] - steps) ** 2
+    expected = matrices.sum(axis=2)[:, :, None] * matrices.sum(axis=1)[:, None, :]
+    observed = (distance * matrices).sum(axis=(1, 2)) * matrices.sum(axis=(1, 2))
+    return 1 - _ratio(observed, (distance * expected).sum(axis=(1, 2)))
+
+
+def _probability_metrics(labels: Integers, scores: Floats, weights: Floats) -> dict[str, Floats]:
+    """Brier score and log loss: weighted means of a loss of each image."""
+    truth = np.eye(scores.shape[1])[labels]
+    tiny = np.finfo(np.float64).eps
+    of_truth = np.clip(scores[np.arange(len(labels)), labels], tiny, 1 - tiny)
+    losses = np.stack([((scores - truth) ** 2).sum(axis=1), -np.log(of_truth)], axis=1)
+    brier, log_loss = _ratio(weights @ losses, weights.sum(axis=1, keepdims=True)).T
+    return {"brier": brier, "log_loss": log_loss}
+
+
+def _ranking_metrics(
+    labels: Integers, scores: Floats, weights: Floats, class_names: Sequence[str]
+) -> dict[str, Floats]:
+    """One-vs-rest AUC and average precision, and the mean of the AUCs."""
+    pairs = [
+        _auc_and_average_precision(labels == c, scores[:, c], weights)
+        for c in range(len(class_names))
+    ]
+    auc, average_precision = (np.stack(values, axis=1) for values in zip(*pairs, strict=True))
+    by_class = {"auc": auc, "average_precision": average_precision}
+    return {"macro_auc": auc.mean(axis=1), **_flatten(by_class, class_names)}
+
+
+def cumulative_weights(
+    positive: NDArray[np.bool_], scores: Floats, weights: Floats
+) -> tuple[Floats, Floats]:
+    """Weight of the positives, and of all images, at or above each distinct score.
+
+    These are the points of the ROC and of the precision-recall curve: images with equal scores
+    cross the threshold together.
+
+    Args:
+        positive: (n,) booleans.
+        scores: (n,) floats, higher for positives.
+        weights: (R, n) floats ≥ 0.
+
+    Returns:
+        Two (R, G) arrays for the G distinct scores, from the highest down.
+
+    >>> import numpy as np
+    >>> positive, scores = np.array([True, False, True]), np.array([0.9, 0.5, 0.5])
+    >>> cumulative_weights(positive, scores, np.ones((1, 3)))
+    (array([[1., 2.]]), array([[1., 3.]]))
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+    everyone = weights[:, order]
+    positives = everyone * positive[order]
+    if len(starts) < len(order):
+        everyone = np.add.reduceat(everyone, starts, axis=1)
+        positives = np.add.reduceat(positives, starts, axis=1)
+    return positives.cumsum(axis=1), everyone.cumsum(axis=1)
+
+
+def _auc_and_average_precision(
+    positive: NDArray[np.bool_], scores: Floats, weights: Floats
+) -> tuple[Floats, Floats]:
+    """Area under the ROC curve (trapezoids: ties count a half) and average precision (steps)."""
+    above, everyone = cumulative_weights(positive, scores, weights)
+    n_positive = weights @ positive
+    n_negative = weights @ ~positive
+    gained = np.diff(above, axis=1, prepend=0)
+    false_alarms = np.diff(everyone - above, axis=1, prepend=0)
+    concordant = np.einsum("rg,rg->r", false_alarms, above - gained / 2)
+    precision = np.divide(above, everyone, out=np.zeros_like(above), where=everyone > 0)
+    return (
+        _ratio(concordant, n_positive * n_negative),
+        _ratio(np.einsum("rg,rg->r", gained, precision), n_positive),
+    )
+
+
+def _flatten(by_class: dict[str, Floats], class_names: Sequence[str]) -> dict[str, Floats]:
+    return {
+        f"{metric}/{name}": values[:, c]
+        for metric, values in by_class.items()
+        for c, name in enumerate(class_names)
+    }
+
+
+def _notes(flat: dict[str, float], counts: Floats, class_names: Sequence[str]) -> list[str]:
+    """Say in sentences what is undefined, and why."""
+    total, actual, predicted = counts.sum(), counts.sum(axis=1), counts.sum(axis=0)
+    notes = []
+    for c, name in enumerate(class_names):
+        undefined = [metric for metric in PER_CLASS if np.isnan(flat[f"{metric}/{name}"])]
+        reasons = {
+            "no image has this class": actual[c] == 0,
+            "every image has this class": actual[c] == total,
+            "no image was predicted so": predicted[c] == 0,
+            "every image was predicted so": predicted[c] == total,
+        }
+        if undefined:
+            why = " and ".join(reason for reason, holds in reasons.items() if holds)
+            notes.append(f"{name}: {', '.join(undefined)} undefined, because {why}.")
+    if np.isnan(flat["macro_auc"]):
+        notes.append("macro_auc is undefined, because a class has no AUC.")
+    if (actual == 0).any():
+        notes.append("balanced_accuracy and macro_f1 are means over the classes that have one.")
+    if np.isnan(flat["quadratic_kappa"]):
+        notes.append("quadratic_kappa is undefined, because truth and prediction never vary.")
+    return notes

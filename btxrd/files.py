@@ -1,0 +1,90 @@
+"""Files that are never half-written: write beside, then rename."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["PROJECT_ROOT", "atomic_path", "project_path", "read_yaml", "write_json"]
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+"""The clone that holds `btxrd/`, `notebooks/` and `params/`."""
+
+
+def project_path(path: str | Path) -> Path:
+    """Resolve a path of the parameters: relative ones count from the project's root.
+
+    >>> project_path("params/study.yaml") == PROJECT_ROOT / "params" / "study.yaml"
+    True
+    """
+    return PROJECT_ROOT / Path(path).expanduser()
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it onto `path` when the block succeeds.
+
+    Makes parent folders. On an error inside the block the temporary file or folder is removed
+    and `path` stays as it was. The temporary name keeps the suffix of `path`, because writers
+    choose their format by it.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "runs" / "note.txt"
+    >>> with atomic_path(target) as temporary:
+    ...     _ = temporary.write_text("whole")
+    >>> target.read_text()
+    'whole'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        temporary = scratch / path.name
+        yield temporary
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write `content` as indented JSON, atomically; NaN is written as `null`.
+
+    Raises:
+        TypeError: `content` holds something that JSON has no form for.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n")
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {str(key): _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    if isinstance(content, float) and content != content:
+        return None
+    return content
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not YAML, or its top level is not a mapping.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no parameter file {path}")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold `key: value` lines, not {type(content).__name__}")
+    return content

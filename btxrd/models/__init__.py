@@ -1,0 +1,21 @@
+"""The classifier, its factory, its checkpoints and early stopping."""
+
+from btxrd.models.checkpoints import load_checkpoint, model_from_checkpoint, save_checkpoint
+from btxrd.models.classifier import (
+    BTXRDClassifier,
+    compute_class_weights,
+    create_model,
+    get_device,
+)
+from btxrd.models.early_stopping import EarlyStopping
+
+__all__ = [
+    "BTXRDClassifier",
+    "EarlyStopping",
+    "compute_class_weights",
+    "create_model",
+    "get_device",
+    "load_checkpoint",
+    "model_from_checkpoint",
+    "save_checkpoint",
+]

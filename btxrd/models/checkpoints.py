@@ -1,0 +1,148 @@
+"""Checkpoints: a trained model and all that is needed to use it or train it on, in one file."""
+
+import copy
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from btxrd import CLASS_NAMES, NORMALIZATION
+from btxrd.files import atomic_path
+from btxrd.models.classifier import BTXRDClassifier, create_model
+
+__all__ = ["load_checkpoint", "model_from_checkpoint", "save_checkpoint"]
+
+KEYS = (
+    "epoch",
+    "model_state_dict",
+    "optimizer_state_dict",
+    "scheduler_state_dict",
+    "val_loss",
+    "config",
+    "class_names",
+    "normalization",
+    "class_weights",
+)
+PLAIN = (str, int, float, bool, type(None))
+
+
+def save_checkpoint(
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None,
+    epoch: int,
+    val_loss: float,
+    config: dict[str, Any],
+    class_weights: Sequence[float] | torch.Tensor,
+    filepath: str | Path,
+) -> None:
+    """Write one file with the nine keys of a checkpoint, whole or not at all.
+
+    Args:
+        model: its `state_dict` is stored.
+        optimizer: its state is stored.
+        scheduler: its state is stored; None is stored as None.
+        epoch: epochs trained so far, as the caller counts them.
+        val_loss: validation loss of this epoch.
+        config: the parameters, of plain types only (dict, list, tuple, str, number, bool, None).
+        class_weights: one a class; stored as a list of floats.
+        filepath: the final name; parent folders are made.
+
+    Raises:
+        TypeError: `config` holds something that would not load again; its key is named.
+
+    >>> import tempfile
+    >>> classifier = BTXRDClassifier("resnet18", pretrained=False)
+    >>> optimizer = torch.optim.AdamW(classifier.parameters())
+    >>> config = {"model": {"backbone": "resnet18"}}
+    >>> path = Path(tempfile.mkdtemp()) / "run" / "model.pt"
+    >>> save_checkpoint(classifier, optimizer, None, 3, 0.8, config, [1.0, 1.0, 1.0], path)
+    >>> load_checkpoint(path)["epoch"]
+    3
+    """
+    _require_plain(config, "config")
+    checkpoint = {
+        "epoch": int(epoch),
+        "model_state_dict": model.state_dict(),
+        "optimizer_state_dict": optimizer.state_dict(),
+        "scheduler_state_dict": None if scheduler is None else scheduler.state_dict(),
+        "val_loss": float(val_loss),
+        "config": config,
+        "class_names": list(CLASS_NAMES),
+        "normalization": copy.deepcopy(NORMALIZATION),
+        "class_weights": [float(weight) for weight in class_weights],
+    }
+    with atomic_path(filepath) as temporary:
+        torch.save(checkpoint, temporary)
+
+
+def _require_plain(value: Any, key: str) -> None:
+    """Allow exactly what `torch.load(weights_only=True)` allows; NumPy's numbers are not plain."""
+    if type(value) is dict:
+        for name, item in value.items():
+            _require_plain(name, f"{key}: its key {name!r}")
+            _require_plain(item, f"{key}.{name}")
+    elif type(value) in (list, tuple):
+        for index, item in enumerate(value):
+            _require_plain(item, f"{key}[{index}]")
+    elif type(value) not in PLAIN:
+        raise TypeError(
+            f"{key} is of type {type(value).__name__}: a checkpoint holds only dict, list, tuple, "
+            "str, numbers, bool and None, or it could not be loaded again"
+        )
+
+
+def load_checkpoint(filepath: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read back what `save_checkpoint` wrote, with its tensors on `device`.
+
+    A checkpoint is data: `weights_only=True`, so that opening a stranger's file runs no code.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no checkpoint of this project (damaged, foreign, holding more than
+            data, or without some of the nine keys, which are named).
+    """
+    filepath = Path(filepath)
+    if not filepath.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {filepath}")
+    try:
+        checkpoint = torch.load(filepath, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{filepath} is damaged or no checkpoint: {reason}") from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{filepath} is no checkpoint: it holds a {type(checkpoint).__name__}")
+    missing = [key for key in KEYS if key not in checkpoint]
+    if missing:
+        raise ValueError(f"{filepath} is no checkpoint: it lacks {', '.join(missing)}")
+    return checkpoint
+
+
+def model_from_checkpoint(checkpoint: dict[str, Any]) -> BTXRDClassifier:
+    """Build the trained classifier from `load_checkpoint`'s dict, on the CPU and in eval mode.
+
+    Needs neither the network nor the weights file that training started from.
+
+    Raises:
+        ValueError: the checkpoint's configuration describes no model.
+        RuntimeError: the stored weights do not fit the model that the configuration describes.
+
+    >>> trained = BTXRDClassifier("resnet18", pretrained=False)
+    >>> config = {"model": {"backbone": "resnet18", "pretrained": True}}
+    >>> rebuilt = model_from_checkpoint(
+    ...     {"config": config, "model_state_dict": trained.state_dict()}
+    ... )
+    >>> rebuilt.training, bool((rebuilt.model.fc.weight == trained.model.fc.weight).all())
+    (False, True)
+    """
+    section = checkpoint["config"].get("model") or {}
+    if "backbone" not in section:
+        raise ValueError("the checkpoint's config names no model.backbone")
+    classifier = create_model({"model": {**section, "pretrained": False, "weights": None}})
+    classifier.load_state_dict(checkpoint["model_state_dict"])
+    return classifier.eval()

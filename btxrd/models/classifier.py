@@ -1,0 +1,269 @@
+"""The classifier: a timm backbone with a three-class head, and what training needs around it."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from huggingface_hub import (
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import HfHubHTTPError
+from timm.layers import BatchNormAct2d
+from timm.models import ResNet, load_state_dict
+from torch import nn
+
+from btxrd import CLASS_NAMES
+from btxrd.files import project_path
+
+__all__ = ["BTXRDClassifier", "compute_class_weights", "create_model", "get_device"]
+
+HUB_WEIGHTS = "model.safetensors"
+HUB_TIMEOUT_S = 5.0
+CONV_OR_NORM = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
+
+
+class BTXRDClassifier(nn.Module):
+    """A timm backbone with a linear head that returns logits. Nothing is frozen.
+
+    Args:
+        backbone: a name that timm knows, with or without a tag of its pretrained weights.
+        num_classes: number of logits.
+        pretrained: start from the published weights. They come from the local hub cache without
+            any network, else from the hub; a `pretrained_cfg_overlay=dict(file=…)` among
+            `kwargs` names a file instead, and then the hub is never asked.
+        drop_rate: dropout probability before the head, in [0, 1).
+        kwargs: passed to `timm.create_model` as they are.
+
+    Attributes:
+        model: the timm model.
+        num_classes: number of logits.
+        num_features: width of the pooled features (1280 for efficientnet_b0).
+
+    Raises:
+        ValueError: timm knows no such backbone; close names are suggested.
+        RuntimeError: the pretrained weights could not be fetched, or none were published.
+
+    >>> classifier = BTXRDClassifier("resnet18", pretrained=False)
+    >>> classifier(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        backbone: str = "efficientnet_b0",
+        num_classes: int = 3,
+        pretrained: bool = True,
+        drop_rate: float = 0.2,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        _require_known(backbone)
+        if pretrained and not kwargs.get("pretrained_cfg_overlay"):
+            kwargs["pretrained_cfg_overlay"] = _published_weights(backbone)
+        try:
+            self.model = timm.create_model(
+                backbone,
+                pretrained=pretrained,
+                num_classes=num_classes,
+                drop_rate=drop_rate,
+                **kwargs,
+            )
+        except (OSError, HfHubHTTPError) as error:
+            raise _unfetched(backbone, error) from None
+        self.num_classes = num_classes
+        self.num_features: int = self.model.num_features
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map normalised images, float (B, 3, H, W), to logits, float (B, num_classes)."""
+        return self.model(images)
+
+    @property
+    def gradcam_target_layer(self) -> nn.Module:
+        """The layer whose activations Grad-CAM weighs.
+
+        `model.bn2` where the backbone has a `BatchNormAct2d` of that name as its head norm (the
+        EfficientNet family), `model.layer4[-1]` for ResNets (their *blocks* have a `bn2`, the
+        backbone has none), else the last convolution or norm in the order of registration.
+
+        Raises:
+            AttributeError: the backbone has neither convolution nor norm.
+
+        >>> classifier = BTXRDClassifier("resnet18", pretrained=False)
+        >>> classifier.gradcam_target_layer is classifier.model.layer4[-1]
+        True
+        """
+        if isinstance(getattr(self.model, "bn2", None), BatchNormAct2d):
+            return self.model.bn2
+        if isinstance(self.model, ResNet):
+            return self.model.layer4[-1]
+        for layer in reversed(list(self.model.modules())):
+            if isinstance(layer, CONV_OR_NORM):
+                return layer
+        raise AttributeError("no convolution or norm")  # nn.Module puts its own words here
+
+
+def create_model(config: dict[str, Any]) -> BTXRDClassifier:
+    """Build the classifier that `config["model"]` describes; other sections are not read.
+
+    Keys of the section, each with the default of `BTXRDClassifier`: `backbone`, `num_classes`,
+    `pretrained`, `dropout`. Optional: `attn_layer` (attention in every block of a ResNet, such as
+    `cbam`) and `weights`, a local file of backbone weights, relative to the project's root; it is
+    loaded whatever `pretrained` says, its own head is dropped, and the hub is never asked.
+
+    Raises:
+        FileNotFoundError: the file of `model.weights` does not exist.
+        ValueError: no section `model`; an unknown backbone; an `attn_layer` that the backbone
+            does not take; a `model.weights` that holds no weights of this backbone.
+        RuntimeError: the pretrained weights could not be fetched.
+
+    >>> section = {"backbone": "resnet18", "num_classes": 3, "pretrained": False, "dropout": 0.3}
+    >>> create_model({"model": section, "training": {}}).num_features
+    512
+    """
+    section = config.get("model")
+    if not isinstance(section, dict):
+        raise ValueError("the configuration has no section `model`")
+    section = {key: value for key, value in section.items() if value is not None}
+    arguments = {
+        argument: section[key]
+        for key, argument in (
+            ("backbone", "backbone"),
+            ("num_classes", "num_classes"),
+            ("pretrained", "pretrained"),
+            ("dropout", "drop_rate"),
+        )
+        if key in section
+    }
+    if "attn_layer" in section:
+        arguments["block_args"] = {"attn_layer": section["attn_layer"]}
+    if "weights" not in section:
+        return _build(section, arguments)
+    weights = project_path(section["weights"])
+    names = _names_in(weights)
+    arguments |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}}
+    misfit = f"model.weights: {weights} holds no weights of {section.get('backbone')}"
+    try:
+        classifier = _build(section, arguments)
+    except RuntimeError as error:
+        raise ValueError(f"{misfit}: {error}") from error
+    wanted = classifier.model.state_dict().keys()
+    if 2 * len(names & wanted) < len(wanted):  # timm passes over names that it does not find
+        raise ValueError(misfit)
+    return classifier
+
+
+def _build(section: dict[str, Any], arguments: dict[str, Any]) -> BTXRDClassifier:
+    try:
+        return BTXRDClassifier(**arguments)
+    except (AssertionError, TypeError) as error:
+        if "attn_layer" not in section:
+            raise
+        raise ValueError(
+            f"model.attn_layer: {section.get('backbone')} does not take "
+            f"{section['attn_layer']!r} ({error})"
+        ) from error
+
+
+def _names_in(weights: Path) -> set[str]:
+    if not weights.is_file():
+        raise FileNotFoundError(f"model.weights: there is no file {weights}")
+    try:
+        return set(load_state_dict(str(weights)))
+    except Exception as error:  # each file format has its own errors, without a common base
+        raise ValueError(f"model.weights: {weights} cannot be read as weights: {error}") from error
+
+
+def _require_known(backbone: str) -> None:
+    if timm.is_model(backbone):
+        return
+    close = difflib.get_close_matches(backbone.lower(), timm.list_models(), n=3)
+    hint = f"; did you mean {', '.join(close)}?" if close else ""
+    raise ValueError(f"timm knows no backbone {backbone!r}{hint}")
+
+
+def _published_weights(backbone: str) -> dict[str, str] | None:
+    """Find the weights on this machine or download them; return where they are, for timm.
+
+    None where timm must find them in its own way. Left alone with an unreachable hub, timm and
+    huggingface_hub try again for most of a minute; here the hub is asked once.
+    """
+    published = timm.get_pretrained_cfg(backbone)
+    if published is None or not published.hf_hub_id:
+        return None
+    repository = published.hf_hub_id
+    cached = try_to_load_from_cache(repository, HUB_WEIGHTS)
+    try:
+        if not isinstance(cached, str):
+            get_hf_file_metadata(hf_hub_url(repository, HUB_WEIGHTS), timeout=HUB_TIMEOUT_S)
+            cached = hf_hub_download(repository, HUB_WEIGHTS)
+    except HfHubHTTPError:  # the hub answered: the file has another name there, timm knows it
+        return None
+    except Exception as error:  # the errors of the HTTP library that huggingface_hub happens to use
+        raise _unfetched(backbone, error) from None
+    return {"file": cached}
+
+
+def _unfetched(backbone: str, error: Exception) -> RuntimeError:
+    return RuntimeError(
+        f"pretrained weights of {backbone} could not be fetched (no network?): give "
+        f"`weights: <local file>` or `pretrained: false` [{type(error).__name__}]"
+    )
+
+
+def compute_class_weights(
+    labels: Sequence[int] | np.ndarray | torch.Tensor, num_classes: int = 3
+) -> torch.Tensor:
+    """Weigh each class by `n / (num_classes · count)`: the rarer, the heavier.
+
+    The "balanced" heuristic of King and Zeng (2001), "Logistic regression in rare events data".
+
+    Args:
+        labels: class indices in [0, num_classes), shape (n,).
+        num_classes: number of classes.
+
+    Returns:
+        float32 CPU tensor (num_classes,); their mean over the samples is 1.
+
+    Raises:
+        ValueError: a class has no sample, or a label is outside the range.
+
+    >>> compute_class_weights([0] * 1315 + [1] * 1066 + [2] * 240)
+    tensor([0.6644, 0.8196, 3.6403])
+    """
+    labels = np.asarray(labels, dtype=np.int64)
+    if np.any((labels < 0) | (labels >= num_classes)):
+        raise ValueError(f"labels must lie in 0 … {num_classes - 1}")
+    counts = np.bincount(labels, minlength=num_classes)
+    missing = [_class_name(index, num_classes) for index in np.flatnonzero(counts == 0)]
+    if missing:
+        raise ValueError(f"no sample of class {', '.join(missing)}: it cannot be weighted")
+    return torch.as_tensor(len(labels) / (num_classes * counts), dtype=torch.float32)
+
+
+def _class_name(index: int, num_classes: int) -> str:
+    return CLASS_NAMES[index] if num_classes == len(CLASS_NAMES) else str(index)
+
+
+def get_device(name: str = "auto") -> torch.device:
+    """Return the device called `name`; "auto" takes CUDA, else MPS, else the CPU.
+
+    Raises:
+        RuntimeError: torch knows no such device.
+
+    >>> get_device("cpu")
+    device(type='cpu')
+    """
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")

@@ -1,0 +1,70 @@
+"""Stop training once the validation loss no longer improves."""
+
+import math
+
+__all__ = ["EarlyStopping"]
+
+
+class EarlyStopping:
+    """Say when `patience` validation losses in a row have brought no improvement.
+
+    A loss improves when it is lower than the best one by more than `min_delta`; NaN never does.
+    The usual rule of patience; for its relatives see Prechelt 1998, "Early Stopping - But When?".
+
+    Args:
+        patience: calls in a row without improvement until the answer is True, at least 1.
+        min_delta: how much lower a loss must be to count, at least 0, in units of the loss.
+
+    Attributes:
+        best_loss: the lowest loss that counted, infinity before the first.
+        counter: calls since then.
+
+    Raises:
+        ValueError: `patience` is below 1 or `min_delta` below 0.
+
+    >>> stop = EarlyStopping(patience=2)
+    >>> [stop(loss) for loss in (0.9, 0.7, 0.8, 0.75)]
+    [False, False, False, True]
+    >>> stop.best_loss, stop.counter
+    (0.7, 2)
+    """
+
+    def __init__(self, patience: int = 7, min_delta: float = 0.0) -> None:
+        if patience < 1:
+            raise ValueError(f"patience must be at least 1, not {patience}")
+        if not min_delta >= 0:
+            raise ValueError(f"min_delta must be at least 0, not {min_delta}")
+        self.patience = patience
+        self.min_delta = min_delta
+        self.best_loss = math.inf
+        self.counter = 0
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the last `patience` calls, or more, have all failed to improve."""
+        return self.counter >= self.patience
+
+    def __call__(self, val_loss: float) -> bool:
+        """Take the validation loss of one epoch; return `should_stop`."""
+        if val_loss < self.best_loss - self.min_delta:
+            self.best_loss = float(val_loss)
+            self.counter = 0
+        else:
+            self.counter += 1
+        return self.should_stop
+
+    def state_dict(self) -> dict[str, float | int]:
+        """Return the progress as plain numbers: `best_loss` and `counter`."""
+        return {"best_loss": self.best_loss, "counter": self.counter}
+
+    def load_state_dict(self, state: dict[str, float | int]) -> None:
+        """Take up the progress that `state_dict` returned; the settings stay this object's own.
+
+        >>> before, after = EarlyStopping(patience=2), EarlyStopping(patience=2)
+        >>> _ = before(0.5), before(0.6)
+        >>> after.load_state_dict(before.state_dict())
+        >>> after(0.6)
+        True
+        """
+        self.best_loss = float(state["best_loss"])
+        self.counter = int(state["counter"])

@@ -1,0 +1,305 @@
+"""Every parameter of the study: the one place where parameters are validated."""
+
+import ast
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from btxrd.files import project_path, read_yaml
+
+__all__ = [
+    "CompareParams",
+    "DataParams",
+    "EdaParams",
+    "EvaluateParams",
+    "GradcamParams",
+    "ModelParams",
+    "ParameterError",
+    "PhantomParams",
+    "RunParams",
+    "SplitsParams",
+    "StudyParams",
+    "TrainingParams",
+]
+
+Strategy = Literal["stratified", "center", "grouped", "random"]
+CamMethod = Literal["gradcam", "hirescam", "gradcam++", "eigencam"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class ParameterError(ValueError):
+    """A parameter is unknown, of the wrong type or impossible; the message names the key."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], source: str | Path) -> Self:
+        """Validate `values`, which came from `source` (a file or a notebook, for the message).
+
+        Raises:
+            ParameterError: names the source, each wrong key and what would be right.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            lines = [f"  {_explain(detail, cls)}" for detail in error.errors()]
+            raise ParameterError("\n".join([f"wrong parameters in {source}:", *lines])) from None
+
+    @classmethod
+    def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
+        """Validate the parameters that a notebook holds, including those papermill injected.
+
+        papermill only warns of a parameter that the notebook does not have; here it is an error.
+
+        Args:
+            namespace: the notebook's `globals()`.
+
+        Raises:
+            ParameterError: names each wrong key and what would be right.
+        """
+        names = set(cls.model_fields) & set(namespace)
+        for source in namespace.get("In", []):
+            if source.startswith("# Parameters\n"):
+                names |= _assigned_names(source)
+        return cls.parse({name: namespace[name] for name in names}, "the notebook's parameters")
+
+
+def _assigned_names(source: str) -> set[str]:
+    """Return the names that a cell of plain assignments binds.
+
+    >>> sorted(_assigned_names('split = "center"; seed: int = 1'))
+    ['seed', 'split']
+    """
+    nodes = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name))
+    return {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
+
+
+def _explain(detail: Mapping[str, Any], model: type[BaseModel]) -> str:
+    key = ".".join(str(part) for part in detail["loc"]) or "(all)"
+    if detail["type"] == "extra_forbidden":
+        allowed = _fields_at(model, detail["loc"][:-1])
+        close = difflib.get_close_matches(str(detail["loc"][-1]), allowed, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"{key}: unknown key; {hint}allowed: {', '.join(allowed)}"
+    if detail["type"] == "missing":
+        return f"{key}: missing"
+    return f"{key}: {detail['msg']}; got {detail['input']!r}"
+
+
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    for part in location:
+        field = model.model_fields.get(str(part))
+        candidates = [] if field is None else [field.annotation, *_arguments(field.annotation)]
+        sections = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not sections:
+            return []
+        model = sections[0]
+    return list(model.model_fields)
+
+
+def _arguments(annotation: Any) -> tuple[Any, ...]:
+    return getattr(annotation, "__args__", ())
+
+
+class ModelParams(_Section):
+    """The network: a timm backbone and its classifier.
+
+    >>> ModelParams(backbone="resnet50", attn_layer="cbam").dropout
+    0.2
+    """
+
+    backbone: str = "efficientnet_b0"
+    num_classes: Literal[3] = 3
+    pretrained: bool = True
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    attn_layer: str | None = None
+    weights: str | None = None
+
+
+class DataParams(_Section):
+    """What the network sees: preprocessing, and what annotations add to the training set."""
+
+    image_size: int = Field(default=224, ge=32, le=2048)
+    contrast: Literal["clahe", "none"] = "clahe"
+    resize: Literal["letterbox", "stretch"] = "letterbox"
+    annotations: Literal["none", "roi_dim"] = "none"
+    dim_factor: float = Field(default=0.5, ge=0, le=1)
+    shuffle_labels: bool = False
+    """Control experiment: permute the training labels, so that nothing can be learnt."""
+
+
+class TrainingParams(_Section):
+    """The optimiser, its schedule and when to stop."""
+
+    epochs: int = Field(default=50, ge=1)
+    batch_size: int = Field(default=32, ge=2)
+    lr: float = Field(default=3e-4, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    warmup_epochs: int = Field(default=3, ge=0)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    grad_clip: float = Field(default=1.0, gt=0)
+    patience: int = Field(default=15, ge=1)
+    workers: int = Field(default=0, ge=0)
+    device: str = "auto"
+
+
+class RunParams(_Section):
+    """One training run: an experiment on one split with one seed. Notebook 03 takes these."""
+
+    experiment: Name
+    split: Strategy = "stratified"
+    seed: Seed = 42
+    split_seed: Seed = 42
+    dataset_root: str = "data/phantom"
+    cache_dir: str = "data/cache"
+    study_dir: str = "reports/notebooks"
+    model: ModelParams = ModelParams()
+    data: DataParams = DataParams()
+    training: TrainingParams = TrainingParams()
+
+    @property
+    def name(self) -> str:
+        """The run in a few words: `E1_b0_baseline · center · seed 42`."""
+        return f"{self.experiment} · {self.split} · seed {self.seed}"
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder that is this run's alone."""
+        return run_directory(self.study_dir, self.experiment, self.split, self.seed)
+
+    def fingerprint(self) -> str:
+        """Return 16 hex digits of everything that can change the run's numbers.
+
+        Paths and the number of loader workers are left out: the same run elsewhere is the same.
+
+        >>> run = RunParams(experiment="E1")
+        >>> run.fingerprint() == run.model_copy(update={"study_dir": "elsewhere"}).fingerprint()
+        True
+        >>> run.fingerprint() == run.model_copy(update={"seed": 7}).fingerprint()
+        False
+        """
+        places = {"dataset_root": True, "cache_dir": True, "study_dir": True}
+        content = self.model_dump(exclude={**places, "training": {"workers"}})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_directory(study_dir: str | Path, experiment: str, split: str, seed: int) -> Path:
+    """Return the folder of one run inside its study."""
+    return project_path(study_dir) / "runs" / experiment / split / f"seed-{seed}"
+
+
+class PhantomParams(_Section):
+    """The phantom that a study makes where its dataset root does not exist yet."""
+
+    n_images: int = Field(ge=1)
+    seed: Seed = 42
+    scale: float = Field(default=0.25, gt=0, le=1)
+
+
+class EvaluateParams(_Section):
+    """Notebook 04: which run, and how its intervals are drawn."""
+
+    run_dir: str
+    replicates: int = Field(default=2000, ge=10)
+    level: float = Field(default=0.95, gt=0, lt=1)
+
+
+class GradcamParams(_Section):
+    """Notebook 05: which run, and which class activation map."""
+
+    run_dir: str
+    method: CamMethod = "gradcam"
+    gallery: int = Field(default=4, ge=1, le=12)
+
+
+class EdaParams(_Section):
+    """Notebook 01: which data set."""
+
+    dataset_root: str = "data/phantom"
+    cache_dir: str = "data/cache"
+    study_dir: str = "reports/notebooks"
+    image_size: int = Field(default=224, ge=32, le=2048)
+
+
+class SplitsParams(_Section):
+    """Notebook 02: which data set, and which strategies to split it by."""
+
+    dataset_root: str = "data/phantom"
+    cache_dir: str = "data/cache"
+    study_dir: str = "reports/notebooks"
+    image_size: int = Field(default=224, ge=32, le=2048)
+    splits: list[Strategy] = Field(default=["stratified", "center"], min_length=1)
+    split_seed: Seed = 42
+
+
+class CompareParams(_Section):
+    """Notebook 06: which study."""
+
+    study_dir: str = "reports/notebooks"
+    replicates: int = Field(default=2000, ge=10)
+
+
+class StudyParams(_Section):
+    """A study file: the data, the grid and what is laid over every experiment of it."""
+
+    name: Name
+    dataset_root: str
+    phantom: PhantomParams | None = None
+    cache_dir: str = "data/cache"
+    splits: list[Strategy] = Field(min_length=1)
+    split_seed: Seed = 42
+    seeds: list[Seed] = Field(default=[42], min_length=1)
+    experiments: list[Name] = Field(min_length=1)
+    overrides: dict[Literal["model", "data", "training"], dict[str, Any]] = {}
+    replicates: int = Field(default=2000, ge=10)
+    gradcam: CamMethod = "gradcam"
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> Self:
+        for key in ("splits", "seeds", "experiments"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key} names something twice: {values}")
+        return self
+
+    @property
+    def study_dir(self) -> Path:
+        """Where the study's artefacts stand."""
+        return project_path("reports") / self.name
+
+    def runs(self) -> list[RunParams]:
+        """Return the grid: every experiment × split × seed, with the overrides laid over it.
+
+        Raises:
+            FileNotFoundError: an experiment has no file in `params/experiments`.
+            ParameterError: an experiment's file, or an override, is wrong.
+        """
+        return [
+            self._run(experiment, split, seed)
+            for experiment in self.experiments
+            for split in self.splits
+            for seed in self.seeds
+        ]
+
+    def _run(self, experiment: str, split: str, seed: int) -> RunParams:
+        source = project_path(f"params/experiments/{experiment}.yaml")
+        values = read_yaml(source)
+        if values.get("experiment") != experiment:
+            raise ParameterError(f"{source}: `experiment` must be {experiment}, as the file's name")
+        for section, override in self.overrides.items():
+            values[section] = {**(values.get(section) or {}), **override}
+        places = {
+            "dataset_root": self.dataset_root,
+            "cache_dir": self.cache_dir,
+            "study_dir": str(self.study_dir),
+        }
+        where = {"split": split, "seed": seed, "split_seed": self.split_seed}
+        return RunParams.parse({**values, **where, **places}, f"{source} with the overrides")

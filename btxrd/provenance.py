@@ -1,0 +1,87 @@
+"""Where a result comes from: data, code, packages, machine."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from btxrd import RESEARCH_ONLY, __version__
+from btxrd.files import PROJECT_ROOT
+
+__all__ = ["code_version", "data_name", "file_digest", "now", "package_versions", "provenance_note"]
+
+PACKAGES = ("torch", "torchvision", "timm", "albumentations", "grad-cam", "numpy", "pandas")
+CITATION = (
+    "Yao et al., A Radiograph Dataset for the Classification, Localization, and Segmentation of "
+    "Primary Bone Tumors, Scientific Data 2025, doi 10.1038/s41597-024-04311-y"
+)
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the first 16 hex digits of a file's SHA-256."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+def code_version() -> dict[str, Any]:
+    """Return btxrd's version and, in a git clone, the commit and whether files differ from it."""
+    code: dict[str, Any] = {"btxrd": __version__, "commit": None, "dirty": None}
+    try:
+        code["commit"] = _git("rev-parse", "HEAD")
+        code["dirty"] = bool(_git("status", "--porcelain"))
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    return code
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(PROJECT_ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide the numbers."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def data_name(dataset_root: str | Path) -> str:
+    """Say in a few words which data stands under `dataset_root`; phantoms are named as such."""
+    root = Path(dataset_root)
+    sidecar = root / "phantom.json"
+    if sidecar.is_file():
+        facts = json.loads(sidecar.read_text())
+        return (
+            f"phantom BTXRD: {facts['n_images']} drawn images (seed {facts['seed']}), "
+            "not radiographs of anyone"
+        )
+    return f"BTXRD as found in `{root.name}` ({CITATION})"
+
+
+def provenance_note(dataset_root: str | Path, **facts: Any) -> str:
+    """Return the Markdown that ends every report: research only, which data, how it was made.
+
+    Args:
+        dataset_root: the data set.
+        facts: further lines, name and value.
+    """
+    code = code_version()
+    commit = f", commit {code['commit'][:10]}" if code["commit"] else ""
+    rows = {
+        "data": data_name(dataset_root),
+        "code": f"btxrd {__version__}{commit}{' with local changes' if code['dirty'] else ''}",
+        **facts,
+        "packages": ", ".join(f"{name} {v}" for name, v in package_versions().items()),
+        "made": pd.Timestamp(now()).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+    lines = [f"- **{name.replace('_', ' ')}:** {value}" for name, value in rows.items()]
+    return "\n".join([f"> **{RESEARCH_ONLY}**", "", *lines])

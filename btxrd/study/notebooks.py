@@ -1,0 +1,94 @@
+"""Run one notebook with papermill and convert it to a page that reads as a report."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from nbclient.exceptions import DeadKernelError
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+
+from btxrd.files import PROJECT_ROOT, atomic_path
+
+__all__ = ["NOTEBOOKS", "NotebookError", "execute_notebook", "write_html"]
+
+NOTEBOOKS = PROJECT_ROOT / "notebooks"
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+class NotebookError(RuntimeError):
+    """A notebook stopped before its end; the message is one line, `details` the traceback."""
+
+    def __init__(self, message: str, details: str) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+def execute_notebook(
+    name: str, output: str | Path, parameters: dict[str, Any], html: str | Path | None = None
+) -> None:
+    """Run `notebooks/<name>.ipynb` in a kernel of its own.
+
+    The executed copy is kept and converted also when a cell fails, so that the traceback can be
+    read where it happened.
+
+    Args:
+        name: the notebook's name without its ending.
+        output: where the executed copy goes.
+        parameters: what papermill injects.
+        html: where the page goes; beside `output` by default.
+
+    Raises:
+        NotebookError: a cell raised, or the kernel died.
+    """
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    output = Path(output)
+    failure = None
+    with atomic_path(output) as temporary:
+        try:
+            papermill.execute_notebook(
+                NOTEBOOKS / f"{name}.ipynb",
+                temporary,
+                parameters,
+                progress_bar=False,
+                cwd=NOTEBOOKS,
+                kernel_name="python3",
+            )
+        except PapermillExecutionError as error:
+            last_line = str(error.evalue).strip().splitlines()[:6]
+            message = f"{error.ename}: {' '.join(line.strip() for line in last_line)}"
+            failure = NotebookError(message, "\n".join(error.traceback))
+        except DeadKernelError as error:
+            message = f"the kernel of {name} died (killed, or out of memory?)"
+            failure = NotebookError(message, repr(error))
+    write_html(output, html or output.with_suffix(".html"))
+    if failure is not None:
+        raise failure
+
+
+def write_html(notebook: str | Path, html: str | Path) -> None:
+    """Convert an executed notebook to one self-contained page, its code folded away.
+
+    The page's title is the notebook's first heading.
+    """
+    content = nbformat.read(notebook, as_version=4)
+    exporter = HTMLExporter(
+        template_name="report",
+        extra_template_basedirs=[str(TEMPLATES)],
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        embed_images=True,
+    )
+    body, _ = exporter.from_notebook_node(content, {"metadata": {"name": _title(content)}})
+    with atomic_path(html) as temporary:
+        temporary.write_text(body)
+
+
+def _title(content: nbformat.NotebookNode) -> str:
+    for cell in content.cells:
+        for line in cell.source.splitlines():
+            if cell.cell_type == "markdown" and line.startswith("# "):
+                return line.removeprefix("# ")
+    return "btxrd"

@@ -1,0 +1,284 @@
+"""The epoch loop: fit a classifier, keep its history, resume where it was interrupted."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassRecall
+
+from btxrd import CLASS_NAMES
+from btxrd.data.loader import to_input
+from btxrd.files import atomic_path
+from btxrd.models import BTXRDClassifier, EarlyStopping, save_checkpoint
+from btxrd.params import TrainingParams
+
+__all__ = ["Fit", "fit", "predict_logits", "seed_everything"]
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch, on every device; numpy and albumentations take theirs from the run's seed."""
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The outcome of a training.
+
+    Attributes:
+        history: one row an epoch: epoch, lr, {train,val}_{loss,top1,top2,recall_<class>},
+            seconds. Losses are in nats, top-1, top-2 and recalls in [0, 1].
+        best_epoch: the epoch of the least validation loss, which `model.pt` holds.
+    """
+
+    history: pd.DataFrame
+    best_epoch: int
+
+
+class _EpochMetrics:
+    """Loss, top-1, top-2 and per-class recall of one part over one epoch."""
+
+    def __init__(self, part: str, num_classes: int, device: torch.device) -> None:
+        self.part = part
+        self.loss = MeanMetric().to(device)
+        self.scores = MetricCollection(
+            {
+                "top1": MulticlassAccuracy(num_classes, average="micro"),
+                "top2": MulticlassAccuracy(num_classes, top_k=2, average="micro"),
+                "recall": MulticlassRecall(num_classes, average=None),
+            },
+            compute_groups=False,
+        ).to(device)
+
+    def update(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        self.loss.update(loss.detach(), weight=len(labels))
+        self.scores.update(logits.detach(), labels)
+
+    def compute_and_reset(self) -> dict[str, float]:
+        scores = self.scores.compute()
+        row = {"loss": float(self.loss.compute())}
+        row |= {name: float(scores[name]) for name in ("top1", "top2")}
+        row |= {
+            f"recall_{name}": float(value)
+            for name, value in zip(CLASS_NAMES, scores["recall"], strict=True)
+        }
+        self.loss.reset()
+        self.scores.reset()
+        return {f"{self.part}_{name}": value for name, value in row.items()}
+
+
+def fit(
+    model: BTXRDClassifier,
+    train: DataLoader,
+    val: DataLoader,
+    params: TrainingParams,
+    class_weights: torch.Tensor,
+    run_dir: str | Path,
+    config: dict[str, Any],
+    device: torch.device,
+    on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
+) -> Fit:
+    """Train until the epochs are over or the validation loss has stopped improving.
+
+    Writes to `run_dir` after every epoch: `history.csv`; `last.pt`, from which an interrupted
+    training of the same `config` goes on; and `model.pt` whenever the validation loss is the
+    least so far.
+
+    Args:
+        model: moved to `device` in channels-last layout.
+        train, val: from `btxrd.data.loader.make_loader`.
+        params: optimiser, schedule and stopping.
+        class_weights: float32 (C,), of the training loss. The validation loss is unweighted and
+            unsmoothed.
+        run_dir: where the three files go.
+        config: the resolved parameters, kept in the checkpoints.
+        device: where to train; in mixed precision on CUDA, in float32 elsewhere.
+        on_epoch: called with each epoch's row of the history.
+
+    Raises:
+        FloatingPointError: the loss is NaN or infinite; says at which epoch and step.
+        ValueError: `last.pt` is damaged or belongs to another configuration.
+    """
+    trainer = _Trainer(model, train, val, params, class_weights, Path(run_dir), config, device)
+    trainer.resume()
+    while not trainer.finished:
+        on_epoch(trainer.run_epoch())
+    history = pd.DataFrame(trainer.rows)
+    return Fit(history, int(history.loc[history["val_loss"].idxmin(), "epoch"]))
+
+
+class _Trainer:
+    """Everything that changes while training, so that it can be saved and taken up again."""
+
+    def __init__(
+        self,
+        model: BTXRDClassifier,
+        train: DataLoader,
+        val: DataLoader,
+        params: TrainingParams,
+        class_weights: torch.Tensor,
+        run_dir: Path,
+        config: dict[str, Any],
+        device: torch.device,
+    ) -> None:
+        self.model = model.to(device, memory_format=torch.channels_last)
+        self.train, self.val, self.params = train, val, params
+        self.run_dir, self.config, self.device = run_dir, config, device
+        self.class_weights = class_weights
+        self.criterion = nn.CrossEntropyLoss(
+            weight=class_weights, label_smoothing=params.label_smoothing
+        ).to(device)
+        self.val_criterion = nn.CrossEntropyLoss()
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=params.lr, weight_decay=params.weight_decay
+        )
+        self.scheduler = _schedule(self.optimizer, params, len(train))
+        self.scaler = torch.amp.GradScaler(
+            device.type, enabled=_mixed_precision(device) == torch.float16
+        )
+        self.stopping = EarlyStopping(params.patience)
+        self.rows: list[dict[str, float]] = []
+        self.metrics = {
+            part: _EpochMetrics(part, model.num_classes, device) for part in ("train", "val")
+        }
+
+    @property
+    def finished(self) -> bool:
+        return len(self.rows) >= self.params.epochs or self.stopping.should_stop
+
+    def run_epoch(self) -> dict[str, float]:
+        started = time.perf_counter()
+        epoch = len(self.rows) + 1
+        self.train.sampler.epoch = epoch
+        lr = self.optimizer.param_groups[0]["lr"]
+        row = {"epoch": epoch, "lr": lr, **self._train_epoch(epoch), **self._validate()}
+        self.rows.append(row | {"seconds": time.perf_counter() - started})
+        improved = row["val_loss"] < self.stopping.best_loss
+        self.stopping(row["val_loss"])
+        self._save(improved)
+        return self.rows[-1]
+
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
+        self.model.train()
+        for step, (images, labels) in enumerate(self.train, start=1):
+            images = images.to(self.device, non_blocking=True)
+            labels = labels.to(self.device, non_blocking=True)
+            with _autocast(self.device):
+                logits = self.model(to_input(images))
+                loss = self.criterion(logits, labels)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"the training loss is {loss.item()} at epoch {epoch}, step {step}; "
+                    f"try a lower training.lr than {self.params.lr:g}"
+                )
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(loss).backward()
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.params.grad_clip)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.scheduler.step()
+            self.metrics["train"].update(loss, logits.float(), labels)
+        return self.metrics["train"].compute_and_reset()
+
+    @torch.inference_mode()
+    def _validate(self) -> dict[str, float]:
+        self.model.eval()
+        for images, labels in self.val:
+            labels = labels.to(self.device)
+            with _autocast(self.device):
+                logits = self.model(to_input(images.to(self.device))).float()
+            self.metrics["val"].update(self.val_criterion(logits, labels), logits, labels)
+        return self.metrics["val"].compute_and_reset()
+
+    def _save(self, improved: bool) -> None:
+        with atomic_path(self.run_dir / "history.csv") as temporary:
+            pd.DataFrame(self.rows).to_csv(temporary, index=False)
+        if improved:
+            save_checkpoint(
+                self.model,
+                self.optimizer,
+                self.scheduler,
+                int(self.rows[-1]["epoch"]),
+                self.rows[-1]["val_loss"],
+                self.config,
+                self.class_weights,
+                self.run_dir / "model.pt",
+            )
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "stopping": self.stopping.state_dict(),
+            "rows": self.rows,
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "config": self.config,
+        }
+        with atomic_path(self.run_dir / "last.pt") as temporary:
+            torch.save(state, temporary)
+
+    def resume(self) -> None:
+        """Take up the training that `last.pt` holds, if there is one."""
+        path = self.run_dir / "last.pt"
+        if not path.is_file():
+            return
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:
+            raise ValueError(f"{path} is damaged: delete it to train anew ({error})") from error
+        if state["config"] != self.config:
+            raise ValueError(f"{path} belongs to other parameters: move {self.run_dir} aside")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.stopping.load_state_dict(state["stopping"])
+        self.rows = state["rows"]
+        torch.set_rng_state(state["random"].cpu())
+        if state["cuda_random"]:
+            torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda_random"]])
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, params: TrainingParams, steps_per_epoch: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Return a linear warm-up followed by a cosine to zero, counted in steps."""
+    total = params.epochs * steps_per_epoch
+    warmup = min(params.warmup_epochs * steps_per_epoch, total // 2)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, total - warmup))
+    if warmup == 0:
+        return cosine
+    linear = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=warmup)
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, [linear, cosine], [warmup])
+
+
+def _mixed_precision(device: torch.device) -> torch.dtype | None:
+    """Return the dtype of mixed precision: bfloat16 where the GPU has it; none on a CPU or MPS."""
+    if device.type != "cuda":
+        return None
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_bf16 else torch.float16
+
+
+def _autocast(device: torch.device) -> torch.autocast:
+    dtype = _mixed_precision(device)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+@torch.inference_mode()
+def predict_logits(model: BTXRDClassifier, loader: DataLoader, device: torch.device) -> np.ndarray:
+    """Return the logits, float32 (n, C), of every sample in the loader's order."""
+    model.to(device, memory_format=torch.channels_last).eval()
+    with _autocast(device):
+        batches = [model(to_input(images.to(device))).float().cpu() for images, _ in loader]
+    return torch.cat(batches).numpy()

@@ -1,0 +1,55 @@
+"""Bootstrap of all metrics, against a loop of scikit-learn calls in the same run.
+
+Run with `pytest tests/benchmarks/test_bench_intervals.py --override-ini addopts=`.
+"""
+
+import time
+
+import numpy as np
+from sklearn import metrics as sk
+
+from btxrd.evaluation.intervals import bootstrap_metrics, bootstrap_weights
+
+REPLICATES = 2000
+LOOPED = 20
+
+
+def stratified_test_set():
+    """564 images in the class sizes of the published stratified test set, two a group."""
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], [282, 231, 51])
+    logits = rng.normal(size=(len(y), 3))
+    logits[np.arange(len(y)), y] += 1.5
+    p = np.exp(logits)
+    return y, p / p.sum(axis=1, keepdims=True), np.arange(len(y)) // 2
+
+
+def scikit_learn_metrics(y, p, weight):
+    """As few calls as give the figures of one replicate."""
+    predicted, w = p.argmax(axis=1), {"sample_weight": weight}
+    sk.accuracy_score(y, predicted, **w)
+    sk.balanced_accuracy_score(y, predicted, **w)
+    sk.cohen_kappa_score(y, predicted, weights="quadratic", **w)
+    sk.brier_score_loss(y, p, **w)
+    sk.log_loss(y, p, **w)
+    sk.multilabel_confusion_matrix(y, predicted, **w)  # specificity, npv
+    sk.precision_recall_fscore_support(y, predicted, zero_division=np.nan, **w)
+    for c in range(3):
+        sk.roc_auc_score(y == c, p[:, c], **w)
+        sk.average_precision_score(y == c, p[:, c], **w)
+
+
+def test_bootstrap_is_fifty_times_a_scikit_learn_loop(benchmark):
+    y, p, groups = stratified_test_set()
+    weights = bootstrap_weights(y, groups, LOOPED, seed=0)
+    start = time.perf_counter()
+    for weight in weights:
+        scikit_learn_metrics(y, p, weight)
+    loop = (time.perf_counter() - start) / LOOPED * REPLICATES
+    benchmark.pedantic(
+        bootstrap_metrics, (y, p, groups), {"replicates": REPLICATES}, rounds=5, warmup_rounds=1
+    )
+    seconds = benchmark.stats.stats.median
+    benchmark.extra_info |= {"scikit_learn_loop_s": loop, "ratio": loop / seconds}
+    assert seconds < 2
+    assert loop / seconds >= 50

@@ -1,0 +1,212 @@
+"""Checkpoints: the nine keys, whole or not at all, data and never code."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+import torch
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+
+from btxrd import CLASS_NAMES, NORMALIZATION
+from btxrd.models import (
+    BTXRDClassifier,
+    load_checkpoint,
+    model_from_checkpoint,
+    save_checkpoint,
+)
+
+CONFIG = {
+    "model": {
+        "backbone": "test_resnet",
+        "num_classes": 3,
+        "pretrained": True,
+        "dropout": 0.2,
+        "attn_layer": None,
+        "weights": "/nowhere/imagenet.pth",
+    },
+    "data": {"image_size": 32, "scale": [0.9, 1.1]},
+    "training": {"lr": 3e-4, "amp": False},
+}
+WEIGHTS = torch.tensor([0.5, 1.0, 2.0])
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[BTXRDClassifier, AdamW, SequentialLR]:
+    """A small classifier after one step, with the study's optimiser and schedule."""
+    torch.manual_seed(0)
+    model = BTXRDClassifier("test_resnet", pretrained=False)
+    optimizer = AdamW(model.parameters(), lr=3e-4, weight_decay=1e-4)
+    warm_up, cosine = LinearLR(optimizer, total_iters=3), CosineAnnealingLR(optimizer, 10)
+    scheduler = SequentialLR(optimizer, [warm_up, cosine], milestones=[3])
+    model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    optimizer.step()
+    scheduler.step()
+    return model, optimizer, scheduler
+
+
+def save(trained: tuple[BTXRDClassifier, AdamW, SequentialLR], path: Path, **changes: Any) -> None:
+    """Write a checkpoint of the fixture, with some arguments changed."""
+    model, optimizer, scheduler = trained
+    arguments = {"scheduler": scheduler, "config": CONFIG, "class_weights": WEIGHTS} | changes
+    save_checkpoint(
+        model=model, optimizer=optimizer, epoch=4, val_loss=0.75, filepath=path, **arguments
+    )
+
+
+def test_round_trip(trained: tuple[BTXRDClassifier, AdamW, SequentialLR], tmp_path: Path) -> None:
+    model, optimizer, scheduler = trained
+    path = tmp_path / "runs" / "E1" / "model.pt"
+    save(trained, path)
+    checkpoint = load_checkpoint(path)
+    assert list(checkpoint) == [
+        "epoch",
+        "model_state_dict",
+        "optimizer_state_dict",
+        "scheduler_state_dict",
+        "val_loss",
+        "config",
+        "class_names",
+        "normalization",
+        "class_weights",
+    ]
+    assert (checkpoint["epoch"], checkpoint["val_loss"]) == (4, 0.75)
+    assert checkpoint["config"] == CONFIG
+    assert checkpoint["class_names"] == list(CLASS_NAMES)
+    assert checkpoint["normalization"] == NORMALIZATION
+    assert checkpoint["class_weights"] == [0.5, 1.0, 2.0]
+    assert checkpoint["scheduler_state_dict"] == scheduler.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(checkpoint["model_state_dict"][name], tensor)
+    resumed = AdamW(BTXRDClassifier("test_resnet", pretrained=False).parameters())
+    resumed.load_state_dict(checkpoint["optimizer_state_dict"])
+    assert torch.equal(
+        resumed.state_dict()["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"]
+    )
+
+
+def test_no_scheduler_is_none(
+    trained: tuple[BTXRDClassifier, AdamW, SequentialLR], tmp_path: Path
+) -> None:
+    save(trained, tmp_path / "model.pt", scheduler=None)
+    assert load_checkpoint(tmp_path / "model.pt")["scheduler_state_dict"] is None
+
+
+def test_the_model_is_rebuilt_without_hub_or_weights_file(
+    trained: tuple[BTXRDClassifier, AdamW, SequentialLR],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ask(_: str) -> NoReturn:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("btxrd.models.classifier._published_weights", ask)
+    save(trained, tmp_path / "model.pt")
+    rebuilt = model_from_checkpoint(load_checkpoint(tmp_path / "model.pt"))
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(rebuilt(images), trained[0].eval()(images))
+    assert not rebuilt.training
+
+
+def test_a_checkpoint_without_a_model_section_builds_nothing() -> None:
+    with pytest.raises(ValueError, match=r"model\.backbone"):
+        model_from_checkpoint({"config": {"training": {}}, "model_state_dict": {}})
+
+
+@pytest.mark.parametrize("before", [None, b"the last good one"])
+def test_a_failed_write_leaves_what_was_there(
+    trained: tuple[BTXRDClassifier, AdamW, SequentialLR],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: bytes | None,
+) -> None:
+    def write_half(_: object, path: Path) -> NoReturn:
+        Path(path).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    path = tmp_path / "model.pt"
+    if before is not None:
+        path.write_bytes(before)
+    monkeypatch.setattr(torch, "save", write_half)
+    with pytest.raises(OSError, match="no space left"):
+        save(trained, path)
+    assert (path.read_bytes() if path.exists() else None) == before
+    assert [other for other in tmp_path.iterdir() if other != path] == []
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({"data": {"root": Path("data")}}, r"config\.data\.root"),
+        ({"training": {"lr": np.float64(3e-4)}}, r"config\.training\.lr"),
+        ({"data": {"sizes": [32, {64}]}}, r"config\.data\.sizes\[1\]"),
+        ({"data": {Path("x"): 1}}, r"config\.data"),
+    ],
+)
+def test_a_config_that_would_not_load_again_is_refused(
+    trained: tuple[BTXRDClassifier, AdamW, SequentialLR],
+    tmp_path: Path,
+    config: dict[str, Any],
+    key: str,
+) -> None:
+    with pytest.raises(TypeError, match=key):
+        save(trained, tmp_path / "model.pt", config=config)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Malicious:
+    """What a stranger could put into a pickle: unpickling it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_strangers_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    path, proof = tmp_path / "model.pt", tmp_path / "proof"
+    torch.save({"epoch": 1, "model_state_dict": Malicious(proof)}, path)
+    with pytest.raises(ValueError, match=r"model\.pt"):
+        load_checkpoint(path)
+    path.write_bytes(pickle.dumps(Malicious(proof), protocol=2))
+    with pytest.raises(ValueError, match=r"model\.pt"):
+        load_checkpoint(path)
+    assert not proof.exists()
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.pt"):
+        load_checkpoint(tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"\x80\x02half", b"<html></html>"])
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.pt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken\.pt"):
+        load_checkpoint(path)
+
+
+def test_a_truncated_checkpoint_is_named(
+    trained: tuple[BTXRDClassifier, AdamW, SequentialLR], tmp_path: Path
+) -> None:
+    path = tmp_path / "cut.pt"
+    save(trained, path)
+    path.write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(ValueError, match=r"cut\.pt"):
+        load_checkpoint(path)
+
+
+def test_a_foreign_file_names_the_missing_keys(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.pt"
+    torch.save({"epoch": 1, "val_loss": 0.5, "config": {}}, path)
+    with pytest.raises(ValueError, match=r"foreign\.pt.*model_state_dict, optimizer_state_dict"):
+        load_checkpoint(path)
+    torch.save([1, 2], path)
+    with pytest.raises(ValueError, match=r"holds a list"):
+        load_checkpoint(path)

@@ -1,0 +1,162 @@
+"""Figures: they draw what they are given, say n, and leave pyplot as it was."""
+
+import subprocess
+import sys
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from btxrd import CLASS_NAMES
+from btxrd.evaluation import classification_metrics, figures
+
+
+@pytest.fixture
+def case():
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], [30, 25, 8])
+    return y, rng.dirichlet([1, 1, 1], len(y)) * 0.5 + np.eye(3)[y] * 0.5
+
+
+def drawn(figure, n):
+    """Draw it, and check what every figure promises."""
+    assert isinstance(figure, Figure)
+    assert f"n = {n}" in figure.get_suptitle()
+    figure.canvas.draw()
+    assert plt.get_fignums() == []
+    return figure
+
+
+def texts(axis):
+    return [text.get_text() for text in axis.texts]
+
+
+def test_package_is_light():
+    code = "import sys, btxrd.evaluation as e; print({'torch', 'matplotlib'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "set()", result.stderr
+
+
+def test_palette_covers_the_classes():
+    assert tuple(figures.CLASS_PALETTE) == CLASS_NAMES
+
+
+def test_use_style_keeps_type_legible():
+    with mpl.rc_context():
+        figures.use_style()
+        assert min(mpl.rcParams["font.size"], mpl.rcParams["xtick.labelsize"]) >= 10
+        assert mpl.rcParams["figure.facecolor"] == "white"
+
+
+def test_figures_do_not_change_the_style(case):
+    before = dict(mpl.rcParams)
+    figures.confusion_matrix_figure(classification_metrics(*case))
+    assert dict(mpl.rcParams) == before
+
+
+def test_confusion_matrix(case):
+    figure = drawn(figures.confusion_matrix_figure(classification_metrics(*case)), 63)
+    counts, shares = figure.axes
+    assert texts(counts)[0] == "30"
+    assert texts(shares)[0] == "100.0%"
+    assert counts.get_xlabel() == "Predicted class"
+
+
+def test_confusion_matrix_of_a_file_with_an_absent_class(case):
+    y, p = case
+    metrics = classification_metrics(y[y < 2], p[y < 2])
+    metrics["confusion_matrix"]["row_normalised"][2] = [None] * 3
+    drawn(figures.confusion_matrix_figure(metrics), 55)
+
+
+def test_roc_and_pr(case):
+    figure = drawn(figures.roc_pr_figure(*case, groups=np.arange(63) // 2, replicates=20), 63)
+    roc, pr = figure.axes
+    labels = [text.get_text() for text in roc.get_legend().get_texts()]
+    assert labels[2].startswith("Malignant: AUC 1.000 (1.000–1.000), n = 8")
+    assert len(pr.collections) == 3  # one band a class
+
+
+def test_roc_without_a_class(case):
+    y, p = case
+    figure = drawn(figures.roc_pr_figure(y[y < 2], p[y < 2], replicates=20), 55)
+    assert len(figure.axes[0].collections) == 2
+
+
+@pytest.mark.parametrize("epochs", [1, 30])
+def test_history(epochs):
+    columns = [f"{p}_{q}" for p in ("train", "val") for q in ("loss", "top1", "top2")]
+    columns += [f"{p}_recall_{name}" for p in ("train", "val") for name in CLASS_NAMES]
+    values = np.linspace(0.9, 0.5, epochs)
+    history = pd.DataFrame({"epoch": range(1, epochs + 1), **dict.fromkeys(columns, values)})
+    figure = drawn(figures.history_figure(history), epochs)
+    assert f"epoch {epochs})" in figure.get_suptitle()
+    assert all(axis.get_xlabel() == "Epoch" for axis in figure.axes)
+
+
+def test_forest_plot():
+    table = pd.DataFrame(
+        {
+            "label": ["E1", "E1", "E2", "E2"],
+            "split": ["stratified", "center"] * 2,
+            "metric": "Accuracy",
+            "estimate": [0.7, 0.6, np.nan, 0.5],
+            "low": [0.6, 0.5, np.nan, 0.4],
+            "high": [0.8, 0.7, np.nan, 0.6],
+            "n": [564, 808] * 2,
+        }
+    )
+    figure = figures.metric_interval_figure(table, hue="split", references={"Accuracy": 0.55})
+    drawn(figure, "564 to 808")
+    assert figure.axes[0].get_xlabel() == "Accuracy"
+    assert figure.legends[0].get_texts()[1].get_text() == "center (n = 808 images)"
+    plain = table.loc[[0, 3], ["label", "estimate", "low", "high"]]
+    drawn(figures.metric_interval_figure(plain, metric="Macro AUC"), "2 estimates")
+    with pytest.raises(ValueError, match="lacks \\['low'\\]"):
+        figures.metric_interval_figure(plain.drop(columns="low"))
+
+
+@pytest.mark.parametrize("label", [{0: 0, 1: 1, 2: 2}, dict(enumerate(CLASS_NAMES))])
+@pytest.mark.parametrize("categories", [3, 9])
+def test_class_counts(label, categories):
+    numbers = pd.Series([0, 1, 0, 2, 1, 0, 0, 0, 0, 0] * 10)
+    table = pd.DataFrame({"label": numbers.map(label), "center": np.arange(100) % categories})
+    axis = drawn(figures.class_counts_figure(table, "center"), 100).axes[0]
+    assert sum(int(text) for text in texts(axis)) == 100
+
+
+def test_class_counts_refuses_unknown_labels():
+    with pytest.raises(ValueError, match="not 'Cyst'"):
+        figures.class_counts_figure(pd.DataFrame({"label": ["Cyst"], "split": ["val"]}), "split")
+    with pytest.raises(ValueError, match="lacks the columns center"):
+        figures.class_counts_figure(pd.DataFrame({"label": [0]}), "center")
+
+
+def test_gallery_draws_outlines_and_heat():
+    images = np.zeros((3, 16, 16), dtype=np.uint8)
+    mask = np.zeros((16, 16), dtype=bool)
+    mask[4:8, 4:8] = True
+    figure = figures.gallery_figure(
+        images, ["a", "b", "c"], [mask, None, mask & False], np.full((3, 16, 16), 0.5), columns=2
+    )
+    drawn(figure, 3)
+    assert [len(axis.collections) for axis in figure.axes[:4]] == [1, 0, 0, 0]
+    assert [len(axis.images) for axis in figure.axes[:4]] == [2, 2, 2, 0]
+    assert figure.axes[0].get_xlim() == (-0.5, 15.5)
+
+
+def test_an_empty_gallery_says_so():
+    drawn(figures.gallery_figure(np.empty((0, 16, 16)), []), 0)
+
+
+def test_gallery_refuses_uneven_parts():
+    with pytest.raises(ValueError, match="titles must be 2"):
+        figures.gallery_figure(np.zeros((2, 8, 8)), ["a"])
+    with pytest.raises(ValueError, match=r"\(N, S, S\)"):
+        figures.gallery_figure(np.zeros((8, 8)), ["a"] * 8)

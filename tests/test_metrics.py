@@ -1,0 +1,206 @@
+"""Metrics against scikit-learn, to 1e-12."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from btxrd import CLASS_NAMES
+from btxrd.evaluation import classification_metrics
+from btxrd.evaluation.metrics import PER_CLASS, metric_table
+
+LABELS = range(3)
+EXACT = {"rel": 1e-12, "abs": 1e-12, "nan_ok": True}
+
+
+def random_case(seed, n=200, classes=(0, 1, 2), digits=None):
+    rng = np.random.default_rng(seed)
+    y = rng.choice(classes, n, p=rng.dirichlet(np.full(len(classes), 5.0)))
+    logits = rng.normal(size=(n, 3))
+    logits[np.arange(n), y] += 1
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    if digits is not None:  # coarse probabilities tie, within a class and between classes
+        p = np.round(p, digits) + 10.0**-digits
+        p /= p.sum(axis=1, keepdims=True)
+        p = p[rng.integers(n, size=n)]
+    return y, p
+
+
+def sklearn_metrics(y, p, weights=None):
+    """The same figures from scikit-learn, NaN where a class leaves them undefined."""
+    predicted = p.argmax(axis=1)
+    w = {"sample_weight": weights}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = {
+            "accuracy": sk.accuracy_score(y, predicted, **w),
+            "balanced_accuracy": sk.balanced_accuracy_score(y, predicted, **w),
+            "macro_f1": sk.f1_score(
+                y, predicted, labels=LABELS, average="macro", zero_division=np.nan, **w
+            ),
+            "quadratic_kappa": sk.cohen_kappa_score(
+                y, predicted, labels=LABELS, weights="quadratic", **w
+            ),
+            "brier": sk.brier_score_loss(y, p, labels=LABELS, scale_by_half=False, **w),
+            "log_loss": sk.log_loss(y, p, labels=LABELS, **w),
+        }
+        for c, name in enumerate(CLASS_NAMES):
+            truth, guess, ranks = y == c, predicted == c, p[:, c]
+            one = {"zero_division": np.nan, **w}
+            both = 0 < truth.sum() < len(y)
+            expected |= {
+                f"auc/{name}": sk.roc_auc_score(truth, ranks, **w) if both else np.nan,
+                f"average_precision/{name}": sk.average_precision_score(truth, ranks, **w)
+                if truth.any()
+                else np.nan,
+                f"sensitivity/{name}": sk.recall_score(truth, guess, **one),
+                f"specificity/{name}": sk.recall_score(~truth, ~guess, **one),
+                f"precision/{name}": sk.precision_score(truth, guess, **one),
+                f"npv/{name}": sk.precision_score(~truth, ~guess, **one),
+                f"f1/{name}": sk.f1_score(truth, guess, **one),
+            }
+    expected["macro_auc"] = np.mean([expected[f"auc/{name}"] for name in CLASS_NAMES])
+    malignant = y == 2
+    shares = (predicted == 0)[malignant]
+    by = None if weights is None else weights[malignant]
+    expected["malignant_as_normal"] = np.average(shares, weights=by) if len(shares) else np.nan
+    return expected
+
+
+@pytest.mark.parametrize("digits", [None, 1])
+@pytest.mark.parametrize("classes", [(0, 1, 2), (0, 1), (1, 2), (2,)])
+@pytest.mark.parametrize("seed", range(5))
+def test_metrics_agree_with_scikit_learn(seed, classes, digits):
+    y, p = random_case(seed, classes=classes, digits=digits)
+    result = classification_metrics(y, p)
+    flat = {name: value for name, value in result.items() if isinstance(value, float)}
+    flat |= {
+        f"{metric}/{name}": result["per_class"][name][metric]
+        for name in CLASS_NAMES
+        for metric in PER_CLASS
+    }
+    assert flat == pytest.approx(sklearn_metrics(y, p), **EXACT)
+    assert result["n"] == len(y)
+    counts = sk.confusion_matrix(y, p.argmax(axis=1), labels=LABELS)
+    assert result["confusion_matrix"]["counts"] == counts.tolist()
+
+
+@pytest.mark.parametrize("digits", [None, 1])
+def test_weighted_table_agrees_with_scikit_learn(digits):
+    y, p = random_case(3, digits=digits)
+    rng = np.random.default_rng(0)
+    weights = np.concatenate([rng.uniform(0.01, 3, (6, len(y))), rng.poisson(1, (6, len(y)))])
+    table = metric_table(y, p, weights)
+    for row, weight in enumerate(weights):
+        got = {name: values[row] for name, values in table.items()}
+        assert got == pytest.approx(sklearn_metrics(y, p, weight), **EXACT)
+
+
+def test_weights_are_multiplicities():
+    y, p = random_case(1, n=60, digits=1)
+    times = np.random.default_rng(1).integers(0, 4, len(y))
+    repeated = metric_table(
+        np.repeat(y, times), np.repeat(p, times, axis=0), np.ones((1, sum(times)))
+    )
+    weighted = metric_table(y, p, times[None])
+    for name, values in repeated.items():
+        assert weighted[name] == pytest.approx(values, **EXACT)
+
+
+def test_chunks_do_not_change_the_table(monkeypatch):
+    y, p = random_case(2)
+    weights = np.random.default_rng(2).poisson(1, (7, len(y)))
+    whole = metric_table(y, p, weights)
+    monkeypatch.setattr("btxrd.evaluation.metrics.CHUNK_ELEMENTS", 2 * len(y))
+    for name, values in metric_table(y, p, weights).items():
+        np.testing.assert_allclose(values, whole[name], rtol=1e-14)
+
+
+def test_log_loss_is_finite_for_a_certain_error():
+    result = classification_metrics([0, 1, 2], np.eye(3)[[1, 1, 2]])
+    assert result["log_loss"] == pytest.approx(-np.log(np.finfo(float).eps) / 3)
+
+
+def test_two_classes_have_no_malignant_as_normal():
+    result = classification_metrics([0, 1], [[0.9, 0.1], [0.2, 0.8]], ["No", "Yes"])
+    assert "malignant_as_normal" not in result
+    assert result["per_class"]["Yes"]["auc"] == 1
+
+
+def test_an_absent_class_is_nan_with_a_note():
+    y, p = random_case(0, classes=(0, 1))
+    result = classification_metrics(y, p)
+    assert np.isnan(result["per_class"]["Malignant"]["auc"])
+    assert np.isnan(result["macro_auc"])
+    assert np.isnan(result["malignant_as_normal"])
+    assert result["per_class"]["Malignant"]["n"] == 0
+    notes = " ".join(result["notes"])
+    assert "Malignant: auc, average_precision, sensitivity undefined" in notes
+    assert "no image has this class" in notes
+
+
+def test_a_class_never_predicted_has_no_precision():
+    result = classification_metrics([0, 1, 2], [[0.6, 0.3, 0.1]] * 3)
+    assert np.isnan(result["per_class"]["Malignant"]["precision"])
+    assert "Malignant: precision undefined, because no image was predicted so." in result["notes"]
+    assert "Normal: npv undefined, because every image was predicted so." in result["notes"]
+
+
+def test_one_class_predicted_right_has_no_kappa():
+    notes = classification_metrics([0, 0], [[0.8, 0.1, 0.1]] * 2)["notes"]
+    assert any(note.startswith("quadratic_kappa is undefined") for note in notes)
+
+
+def test_nothing_is_noted_where_all_is_defined():
+    assert classification_metrics(*random_case(0))["notes"] == []
+
+
+def test_result_is_plain_json():
+    result = classification_metrics(*random_case(0))
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+GOOD = [[0.8, 0.1, 0.1], [0.1, 0.7, 0.2]]
+
+
+@pytest.mark.parametrize(
+    ("y", "p", "message"),
+    [
+        ([0, 3], GOOD, r"labels must be 0 to 2 .* found 3"),
+        ([-1, 0], GOOD, r"labels must be 0 to 2 .* found -1"),
+        ([0, 0.5], GOOD, "whole numbers"),
+        ([0, np.nan], GOOD, "whole numbers"),
+        (["a", "b"], GOOD, "whole numbers"),
+        ([0], GOOD, r"shape \(1, 3\).*found \(2, 3\)"),
+        ([0, 1], [[0.5, 0.5], [0.5, 0.5]], r"shape \(2, 3\)"),
+        ([], np.empty((0, 3)), "n ≥ 1"),
+        ([[0, 1]], GOOD, r"shape \(n,\)"),
+        ([0, 1], [[0.8, 0.1, np.nan], GOOD[1]], "1 of 2 rows hold NaN"),
+        ([0, 1], [GOOD[0], [2.0, -1.0, 0.0]], "not the logits"),
+        ([0, 1], [GOOD[0], [0.5, 0.1, 0.1]], "row 1 sums to 0.7"),
+    ],
+)
+def test_bad_predictions_are_refused(y, p, message):
+    with pytest.raises(ValueError, match=message):
+        classification_metrics(y, p)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1, 1], r"shape \(R, 2\)"),
+        ([[1, 1, 1]], r"shape \(R, 2\)"),
+        ([[1, -1]], "not negative"),
+        ([[1, np.inf]], "finite"),
+    ],
+)
+def test_bad_weights_are_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        metric_table([0, 1], GOOD, weights)
+
+
+def test_class_names_must_differ():
+    with pytest.raises(ValueError, match="different names"):
+        classification_metrics([0, 1], [[0.9, 0.1], [0.2, 0.8]], ["Yes", "Yes"])

@@ -1,0 +1,283 @@
+"""The classifier and its factory: sizes, target layers, weights, and no network."""
+
+import socket
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+from torch import nn
+
+import btxrd.models
+from btxrd.models import BTXRDClassifier, compute_class_weights, create_model, get_device
+
+
+def model_section(backbone: str = "resnet18", **changes: Any) -> dict[str, Any]:
+    """A configuration of which only the section `model` concerns the factory."""
+    section = {"backbone": backbone, "num_classes": 3, "pretrained": False, "dropout": 0.2}
+    return {"model": section | changes, "data": {"image_size": 64}, "training": {"lr": 3e-4}}
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No network, and an empty hub cache; returns the cache's folder."""
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    return cache
+
+
+@pytest.fixture(scope="module")
+def imagenet_resnet18() -> dict[str, torch.Tensor]:
+    """The state of a ResNet-18 with timm's own 1000-class head."""
+    return timm.create_model("resnet18", pretrained=False).state_dict()
+
+
+def test_every_name_of_the_specification_is_exported() -> None:
+    names = {
+        "BTXRDClassifier",
+        "EarlyStopping",
+        "compute_class_weights",
+        "create_model",
+        "get_device",
+        "load_checkpoint",
+        "save_checkpoint",
+    }
+    assert names <= set(btxrd.models.__all__)
+    assert all(hasattr(btxrd.models, name) for name in btxrd.models.__all__)
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters", "features"),
+    [
+        (model_section("efficientnet_b0"), 4_011_391, 1280),
+        (model_section("efficientnet_b3"), 10.70e6, 1536),
+        (model_section("resnet50", attn_layer="cbam"), 26.03e6, 2048),
+    ],
+    ids=["b0", "b3", "resnet50+cbam"],
+)
+def test_sizes(config: dict[str, Any], parameters: float, features: int) -> None:
+    classifier = create_model(config)
+    assert parameter_count(classifier) == pytest.approx(
+        parameters, abs=0 if features == 1280 else 5e3
+    )
+    assert classifier.num_features == features
+    assert classifier.num_classes == 3
+    assert all(parameter.requires_grad for parameter in classifier.parameters())
+
+
+def test_forward_gives_logits() -> None:
+    torch.manual_seed(0)
+    classifier = BTXRDClassifier("efficientnet_b0", pretrained=False).eval()
+    logits = classifier(torch.randn(4, 3, 64, 64))
+    assert logits.shape == (4, 3)
+    assert not torch.allclose(logits.sum(dim=1), torch.ones(4), atol=0.05)
+    assert (logits < 0).any()
+
+
+def test_dropout_reaches_the_backbone() -> None:
+    assert create_model(model_section(dropout=0.3)).model.drop_rate == 0.3
+
+
+def test_keyword_arguments_reach_timm() -> None:
+    classifier = BTXRDClassifier("resnet18", pretrained=False, in_chans=1)
+    assert classifier(torch.zeros(2, 1, 32, 32)).shape == (2, 3)
+
+
+def test_target_layer_of_efficientnet_is_its_head_norm() -> None:
+    classifier = BTXRDClassifier("efficientnet_b0", pretrained=False)
+    assert classifier.gradcam_target_layer is classifier.model.bn2
+
+
+def test_target_layer_of_resnet_is_its_last_block() -> None:
+    classifier = create_model(model_section("resnet50", attn_layer="cbam"))
+    assert classifier.gradcam_target_layer is classifier.model.layer4[-1]
+    assert type(classifier.gradcam_target_layer).__name__ == "Bottleneck"
+
+
+def test_target_layer_elsewhere_is_the_last_conv_or_norm() -> None:
+    classifier = BTXRDClassifier("resnet18", pretrained=False)
+    last = nn.Conv2d(4, 4, 1)
+    classifier.model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Sequential(last, nn.ReLU()), nn.Flatten()
+    )
+    assert classifier.gradcam_target_layer is last
+
+
+def test_a_bn2_that_is_no_head_norm_is_not_taken() -> None:
+    classifier = BTXRDClassifier("resnet18", pretrained=False)
+    block = classifier.model.layer4[-1]
+    assert hasattr(block, "bn2")
+    classifier.model = block
+    assert classifier.gradcam_target_layer is not block
+
+
+def test_target_layer_of_a_model_without_any() -> None:
+    classifier = BTXRDClassifier("resnet18", pretrained=False)
+    classifier.model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    with pytest.raises(AttributeError, match="gradcam_target_layer"):
+        _ = classifier.gradcam_target_layer
+
+
+def test_unknown_backbone_suggests_names() -> None:
+    with pytest.raises(ValueError, match=r"'EfficientNetB0'.*efficientnet_b0"):
+        create_model(model_section("EfficientNetB0"))
+
+
+def test_config_without_a_model_section() -> None:
+    with pytest.raises(ValueError, match="`model`"):
+        create_model({"training": {}})
+
+
+@pytest.mark.parametrize(
+    ("backbone", "attn_layer"), [("efficientnet_b0", "cbam"), ("resnet18", "nonsense")]
+)
+def test_attention_that_the_backbone_does_not_take(backbone: str, attn_layer: str) -> None:
+    with pytest.raises(ValueError, match=rf"model\.attn_layer.*{attn_layer}"):
+        create_model(model_section(backbone, attn_layer=attn_layer))
+
+
+@pytest.mark.usefixtures("offline")
+def test_without_network_pretrained_fails_at_once_in_one_line() -> None:
+    start = time.perf_counter()
+    with pytest.raises(RuntimeError, match=r"efficientnet_b0.*`pretrained: false`") as caught:
+        BTXRDClassifier("efficientnet_b0")
+    assert time.perf_counter() - start < 5
+    assert "\n" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.usefixtures("offline")
+def test_weights_known_by_url_only_fail_in_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError("urlopen error")
+
+    monkeypatch.setattr(btxrd.models.classifier, "_published_weights", lambda _: None)
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(RuntimeError, match="resnet18 could not be fetched"):
+        BTXRDClassifier("resnet18")
+
+
+def test_weights_in_the_hub_cache_need_no_network(
+    offline: Path, imagenet_resnet18: dict[str, torch.Tensor]
+) -> None:
+    folder = offline / "models--timm--resnet18.a1_in1k"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    cached = folder / "snapshots" / ("0" * 40) / "model.safetensors"
+    safetensors.torch.save_file(imagenet_resnet18, cached)
+    classifier = BTXRDClassifier("resnet18")
+    assert torch.equal(classifier.model.conv1.weight, imagenet_resnet18["conv1.weight"])
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_weights_file_is_loaded_without_its_head(
+    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor], pretrained: bool
+) -> None:
+    weights = tmp_path / "imagenet.pth"
+    torch.save(imagenet_resnet18, weights)
+    classifier = create_model(model_section(weights=str(weights), pretrained=pretrained))
+    assert torch.equal(
+        classifier.model.layer4[1].conv2.weight, imagenet_resnet18["layer4.1.conv2.weight"]
+    )
+    assert classifier.model.fc.weight.shape == (3, 512)
+    assert all(parameter.requires_grad for parameter in classifier.parameters())
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_weights_file_serves_a_backbone_with_attention(
+    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor]
+) -> None:
+    weights = tmp_path / "imagenet.pth"
+    torch.save(imagenet_resnet18, weights)
+    classifier = create_model(model_section(weights=str(weights), attn_layer="cbam"))
+    assert torch.equal(classifier.model.conv1.weight, imagenet_resnet18["conv1.weight"])
+
+
+def test_a_missing_weights_file_names_its_key(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"model\.weights"):
+        create_model(model_section(weights=str(tmp_path / "none.pth"), pretrained=True))
+
+
+def test_a_weights_file_of_another_backbone_is_refused(
+    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor]
+) -> None:
+    weights = tmp_path / "imagenet.pth"
+    torch.save(imagenet_resnet18, weights)
+    with pytest.raises(ValueError, match=r"model\.weights.*efficientnet_b0"):
+        create_model(model_section("efficientnet_b0", weights=str(weights)))
+
+
+def test_a_weights_file_with_unknown_names_is_refused(
+    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor]
+) -> None:
+    weights = tmp_path / "renamed.pth"
+    torch.save({f"net.{name}": tensor for name, tensor in imagenet_resnet18.items()}, weights)
+    with pytest.raises(ValueError, match=r"model\.weights.*resnet18"):
+        create_model(model_section(weights=str(weights)))
+
+
+def test_a_weights_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    weights = tmp_path / "page.pth"
+    weights.write_text("<html>not found</html>")
+    with pytest.raises(ValueError, match=r"model\.weights.*cannot be read"):
+        create_model(model_section(weights=str(weights)))
+
+
+@pytest.mark.parametrize("form", [list, np.asarray, torch.tensor])
+def test_class_weights_of_the_published_training_set(form: Any) -> None:
+    weights = compute_class_weights(form([0] * 1315 + [1] * 1066 + [2] * 240))
+    assert weights.tolist() == pytest.approx([0.664, 0.820, 3.640], abs=5e-4)
+    assert (weights.dtype, weights.device.type) == (torch.float32, "cpu")
+
+
+def test_class_weights_of_a_balanced_set_are_one() -> None:
+    assert compute_class_weights([0, 1, 2, 2, 1, 0]).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"), [([0, 0, 1], "Malignant"), ([], "Normal, Benign, Malignant")]
+)
+def test_class_weights_name_the_class_without_samples(labels: list[int], names: str) -> None:
+    with pytest.raises(ValueError, match=names):
+        compute_class_weights(labels)
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_class_weights_refuse_labels_out_of_range(label: int) -> None:
+    with pytest.raises(ValueError, match=r"0 … 2"):
+        compute_class_weights([0, 1, 2, label])
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"),
+    [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_auto_device_prefers_cuda_then_mps(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert get_device("auto").type == get_device().type == expected
+
+
+def test_other_devices_as_torch_takes_them() -> None:
+    assert get_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(RuntimeError):
+        get_device("abacus")

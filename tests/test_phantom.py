@@ -1,0 +1,231 @@
+"""The phantom: layout, proportions, planted traps, determinism."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from btxrd.data.phantom import PHANTOM_FILE, is_phantom, make_phantom
+
+N_IMAGES = 120
+SITES = [
+    "hand", "ulna", "radius", "humerus", "foot", "tibia", "fibula", "femur", "hip bone",
+    "ankle-joint", "knee-joint", "hip-joint", "wrist-joint", "elbow-joint", "shoulder-joint",
+]  # fmt: skip
+SUBTYPES = [
+    "osteochondroma", "multiple osteochondromas", "simple bone cyst", "giant cell tumor",
+    "osteofibroma", "synovial osteochondroma", "other bt", "osteosarcoma", "other mt",
+]  # fmt: skip
+REGIONS = ["upper limb", "lower limb", "pelvis"]
+VIEWS = ["frontal", "lateral", "oblique"]
+COLUMNS = [
+    "image_id", "center", "age", "gender", *SITES, "tumor", "benign", "malignant", *SUBTYPES,
+    *REGIONS, *VIEWS,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_phantom(tmp_path_factory.mktemp("data") / "phantom", N_IMAGES, workers=1)
+
+
+@pytest.fixture(scope="module")
+def table(root: Path) -> pd.DataFrame:
+    table = pd.read_excel(root / "dataset.xlsx")
+    table["label"] = table["benign"] + 2 * table["malignant"]
+    return table
+
+
+@pytest.fixture(scope="module")
+def sidecar(root: Path) -> dict:
+    return json.loads((root / PHANTOM_FILE).read_text())
+
+
+def annotation(root: Path, image_id: str) -> dict:
+    return json.loads((root / "Annotations" / f"{Path(image_id).stem}.json").read_text())
+
+
+def pairs(sidecar: dict, kind: str) -> list[tuple[str, str]]:
+    found = [(p["image_a"], p["image_b"]) for p in sidecar["duplicates"] if p["kind"] == kind]
+    assert found
+    return found
+
+
+def gray(root: Path, image_id: str) -> np.ndarray:
+    return np.asarray(Image.open(root / "images" / image_id).convert("L"))
+
+
+def test_layout(root: Path, table: pd.DataFrame) -> None:
+    assert is_phantom(root)
+    assert not is_phantom(root / "images")
+    assert sorted(path.name for path in root.iterdir()) == [
+        "Annotations", "dataset.xlsx", "images", PHANTOM_FILE,
+    ]  # fmt: skip
+    assert list(table.columns) == [*COLUMNS, "label"]
+    assert not table.isna().any(axis=None)
+    assert sorted(path.name for path in (root / "images").iterdir()) == list(table["image_id"])
+    assert set(table["gender"]) == {"M", "F"}
+    assert table["age"].between(1, 88).all()
+    assert (table[REGIONS].sum(axis=1) == 1).all()
+    assert (table[VIEWS].sum(axis=1) == 1).all()
+
+
+def test_images_are_gray_jpegs(root: Path, table: pd.DataFrame) -> None:
+    modes = set()
+    for image_id in table["image_id"]:
+        image = Image.open(root / "images" / image_id)
+        assert image.format == "JPEG"
+        modes.add(image.mode)
+        if image.mode == "RGB":
+            pixels = np.asarray(image)
+            assert np.ptp(pixels, axis=2).max() == 0
+        assert gray(root, image_id).std() > 10
+    assert modes == {"L", "RGB"}
+
+
+def test_proportions(table: pd.DataFrame) -> None:
+    counts = table.groupby(["center", "label"]).size()
+    release = {(1, 0): 1593, (1, 1): 1110, (1, 2): 235, (2, 0): 259, (2, 1): 214, (2, 2): 76,
+               (3, 0): 27, (3, 1): 201, (3, 2): 31}  # fmt: skip
+    assert counts.sum() == N_IMAGES
+    for cell, images in release.items():
+        assert counts[cell] >= 2
+        assert counts[cell] == pytest.approx(images / 3746 * N_IMAGES, abs=2.5)
+    subtypes = table[SUBTYPES].sum()
+    assert subtypes.idxmax() == "osteochondroma"
+    assert subtypes["osteosarcoma"] > subtypes["other mt"]
+
+
+def test_row_order_and_names(table: pd.DataFrame) -> None:
+    tumour, first = table["tumor"] == 1, table["center"] == 1
+    block = np.select([tumour & first, tumour, first], [0, 1, 2], 3)
+    assert (np.diff(block) >= 0).all()
+    stems = [Path(image_id).stem for image_id in table["image_id"]]
+    assert stems == [f"IMG{number:06d}" for number in range(1, N_IMAGES + 1)]
+    jpg = table["image_id"].str.endswith(".jpg").to_numpy()
+    assert 1 <= jpg.sum() <= 2
+    assert jpg[-jpg.sum() :].all()
+    assert (table.loc[jpg, "tumor"] == 0).all()
+
+
+def test_only_tumours_have_sites_and_annotations(root: Path, table: pd.DataFrame) -> None:
+    tumour = table["tumor"] == 1
+    assert (table.loc[~tumour, SITES + SUBTYPES].sum(axis=1) == 0).all()
+    assert (table.loc[tumour, SITES].sum(axis=1) >= 1).all()
+    assert (table.loc[tumour, SUBTYPES].sum(axis=1) == 1).all()
+    assert (table["benign"] + table["malignant"] == table["tumor"]).all()
+    annotated = {path.stem for path in (root / "Annotations").iterdir()}
+    assert annotated == {Path(image_id).stem for image_id in table.loc[tumour, "image_id"]}
+
+
+def test_annotations_outline_the_lesions(root: Path, table: pd.DataFrame) -> None:
+    areas, lesions = [], []
+    for row in table[table["tumor"] == 1].to_dict("records"):
+        document = annotation(root, row["image_id"])
+        height, width = gray(root, row["image_id"]).shape
+        assert document["version"] == "5.4.1"
+        assert document["imagePath"] == row["image_id"]
+        assert (document["imageHeight"], document["imageWidth"]) == (height, width)
+        assert document["imageData"] is None
+        shapes = document["shapes"]
+        assert [shape["shape_type"] for shape in shapes] == ["rectangle", "polygon"] * (
+            len(shapes) // 2
+        )
+        assert all(row[shape["label"]] == 1 for shape in shapes)
+        for rectangle, polygon in zip(shapes[::2], shapes[1::2], strict=True):
+            points = np.array(polygon["points"])
+            low, high = np.sort(rectangle["points"], axis=0)
+            assert 10 <= len(points) <= 40
+            assert (low <= points.min(0)).all()
+            assert (points.max(0) <= high).all()
+            assert (low >= 0).all()
+            assert (high <= (width, height)).all()
+            areas.append(cv2.contourArea(points.astype(np.float32)) / (width * height))
+        lesions.append(len(shapes) // 2)
+    assert min(lesions) == 1
+    assert max(lesions) >= 2
+    assert 0.01 < np.median(areas) < 0.08
+
+
+def test_patients_stand_together(table: pd.DataFrame, sidecar: dict) -> None:
+    copies = {pair["image_b"] for pair in sidecar["duplicates"]}
+    table = table.assign(patient=table["image_id"].map(sidecar["patients"]))
+    originals = table[~table["image_id"].isin(copies)]
+    sizes = originals.groupby("patient").size()
+    assert set(sizes) == {1, 2, 3, 4}
+    shared = ["center", "age", "gender", "label", *SITES, *SUBTYPES, *REGIONS]
+    for _, views in originals.groupby("patient"):
+        assert (np.diff(views.index) == 1).all()
+        assert len(views[shared].drop_duplicates()) == 1
+
+
+def test_exact_and_near_duplicates(root: Path, table: pd.DataFrame, sidecar: dict) -> None:
+    rows = table.set_index("image_id")
+    for one, other in pairs(sidecar, "exact"):
+        assert (root / "images" / one).read_bytes() == (root / "images" / other).read_bytes()
+    for one, other in pairs(sidecar, "near"):
+        difference = np.abs(gray(root, one).astype(int) - gray(root, other))
+        assert 0 < difference.mean() < 8
+    for one, other in pairs(sidecar, "exact") + pairs(sidecar, "near"):
+        assert rows.loc[one].equals(rows.loc[other])
+        assert sidecar["patients"][one] == sidecar["patients"][other]
+
+
+def test_one_pair_of_conflicting_labels(root: Path, table: pd.DataFrame, sidecar: dict) -> None:
+    [(tumour, normal)] = pairs(sidecar, "conflict")
+    labels = table.set_index("image_id")["label"]
+    assert (labels[tumour], labels[normal]) == (1, 0)
+    difference = np.abs(gray(root, tumour).astype(int) - gray(root, normal))
+    assert difference.mean() < 8
+
+
+def test_malignant_images_of_center_1_are_small(root: Path, table: pd.DataFrame) -> None:
+    widths = table["image_id"].map(lambda image_id: gray(root, image_id).shape[1])
+    first = table["center"] == 1
+    malignant = widths[first & (table["label"] == 2)]
+    normal = widths[first & (table["label"] == 0)]
+    assert malignant.max() <= 800 * 0.25
+    assert normal.median() >= 1300 * 0.25
+
+
+def test_equal_arguments_give_equal_bytes(tmp_path: Path) -> None:
+    folders = [
+        make_phantom(tmp_path / str(workers), 60, seed=7, scale=0.1, workers=workers)
+        for workers in (1, 2)
+    ]
+    one, other = (
+        {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        for folder in folders
+    )
+    assert one == other
+    different = make_phantom(tmp_path / "other seed", 60, seed=8, scale=0.1, workers=1)
+    name = Path("images") / "IMG000001.jpeg"
+    assert (different / name).read_bytes() != one[name]
+
+
+def test_a_full_folder_is_left_alone(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileExistsError, match="phantom"):
+        make_phantom(root, N_IMAGES)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert is_phantom(make_phantom(empty, 60, scale=0.1, workers=1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_images": 59}, "at least 60"),
+        ({"seed": -1}, "seed"),
+        ({"scale": 0.0}, "scale"),
+        ({"scale": 1.5}, "scale"),
+        ({"workers": 0}, "workers"),
+    ],
+)
+def test_bad_arguments_are_named(tmp_path: Path, arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_phantom(tmp_path / "phantom", **arguments)
+    assert not (tmp_path / "phantom").exists()
