@@ -68,7 +68,8 @@ def phantom(directory: Path, images: int, seed: int, scale: float) -> None:
 
 def _run(file: Path, jobs: int, only: list[str], splits: list[str]) -> None:
     from btxrd.params import ParameterError, StudyParams
-    from btxrd.study import NotebookError, run_study, select
+    from btxrd.study.notebooks import NotebookError
+    from btxrd.study.study import run_study, select
 
     try:
         result = run_study(select(StudyParams.parse(read_yaml(file), file), only, splits), jobs)

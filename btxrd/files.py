@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
-__all__ = ["PROJECT_ROOT", "atomic_path", "project_path", "read_yaml", "write_json"]
+__all__ = ["PROJECT_ROOT", "atomic_path", "project_path", "read_yaml", "write_csv", "write_json"]
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 """The clone that holds `btxrd/`, `notebooks/` and `params/`."""
@@ -49,6 +50,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_csv(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a table without its index, atomically."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False)
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -230,13 +230,12 @@ class EdaParams(_Section):
 
 
 class SplitsParams(_Section):
-    """Notebook 02: which data set, and which strategies to split it by."""
+    """Notebook 02: which data set, and the seed of its splits."""
 
     dataset_root: str = "data/phantom"
     cache_dir: str = "data/cache"
     study_dir: str = "reports/notebooks"
     image_size: int = Field(default=224, ge=32, le=2048)
-    splits: list[Strategy] = Field(default=["stratified", "center"], min_length=1)
     split_seed: Seed = 42
 
 
@@ -244,7 +243,6 @@ class CompareParams(_Section):
     """Notebook 06: which study."""
 
     study_dir: str = "reports/notebooks"
-    replicates: int = Field(default=2000, ge=10)
 
 
 class StudyParams(_Section):

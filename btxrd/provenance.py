@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from btxrd import RESEARCH_ONLY, __version__
+from btxrd.data.phantom import PHANTOM_FILE, is_phantom
 from btxrd.files import PROJECT_ROOT
 
 __all__ = ["code_version", "data_name", "file_digest", "now", "package_versions", "provenance_note"]
@@ -57,9 +58,8 @@ def package_versions() -> dict[str, str]:
 def data_name(dataset_root: str | Path) -> str:
     """Say in a few words which data stands under `dataset_root`; phantoms are named as such."""
     root = Path(dataset_root)
-    sidecar = root / "phantom.json"
-    if sidecar.is_file():
-        facts = json.loads(sidecar.read_text())
+    if is_phantom(root):
+        facts = json.loads((root / PHANTOM_FILE).read_text())
         return (
             f"phantom BTXRD: {facts['n_images']} drawn images (seed {facts['seed']}), "
             "not radiographs of anyone"

@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassRecall
 
 from btxrd import CLASS_NAMES
 from btxrd.data.loader import to_input
-from btxrd.files import atomic_path
+from btxrd.files import atomic_path, write_csv
 from btxrd.models import BTXRDClassifier, EarlyStopping, save_checkpoint
 from btxrd.params import TrainingParams
 
@@ -200,8 +200,7 @@ class _Trainer:
         return self.metrics["val"].compute_and_reset()
 
     def _save(self, improved: bool) -> None:
-        with atomic_path(self.run_dir / "history.csv") as temporary:
-            pd.DataFrame(self.rows).to_csv(temporary, index=False)
+        write_csv(self.run_dir / "history.csv", pd.DataFrame(self.rows))
         if improved:
             save_checkpoint(
                 self.model,

@@ -4,14 +4,23 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from btxrd import NORMALIZATION
 from btxrd.data.augmentation import training_augmentation
 from btxrd.data.cache import ImageCache
+from btxrd.params import DataParams
 
-__all__ = ["BatchRequest", "EpochSampler", "RadiographDataset", "make_loader", "to_input"]
+__all__ = [
+    "BatchRequest",
+    "EpochSampler",
+    "RadiographDataset",
+    "make_datasets",
+    "make_loader",
+    "to_input",
+]
 
 
 class BatchRequest(NamedTuple):
@@ -95,6 +104,35 @@ class RadiographDataset(Dataset):
 
     def _dim(self, images: np.ndarray, masks: np.ndarray) -> np.ndarray:
         return np.where(masks == 1, images, np.rint(images * self.dim_factor).astype(np.uint8))
+
+
+def make_datasets(
+    cache: ImageCache, split: pd.DataFrame, params: DataParams, seed: int
+) -> dict[str, RadiographDataset]:
+    """Return the datasets of the parts of a split: train augmented and annotated, others plain.
+
+    Args:
+        cache: the image cache.
+        split: as `make_split` returns it.
+        params: what annotations add, and whether the training labels are shuffled (a control).
+        seed: the run's.
+
+    Returns:
+        `train`, `val` and `test`, each in the split's order.
+    """
+    datasets = {}
+    for part in ("train", "val", "test"):
+        frame = split[split["split"] == part]
+        rows, labels = cache.rows(frame["image_id"]), frame["label"].to_numpy()
+        if part != "train":
+            datasets[part] = RadiographDataset(cache, rows, labels)
+            continue
+        if params.shuffle_labels:
+            labels = np.random.default_rng(seed).permutation(labels)
+        datasets[part] = RadiographDataset(
+            cache, rows, labels, params.annotations, params.dim_factor, augment=True
+        )
+    return datasets
 
 
 class EpochSampler(Sampler[BatchRequest]):

@@ -50,7 +50,7 @@ SITES = (
 )  # fmt: skip
 REGIONS = ("upper limb", "lower limb", "pelvis")
 VIEWS = ("frontal", "lateral", "oblique")
-VIEW_CHANCES = (0.58, 0.34, 0.08)
+VIEW_CHANCES = (0.72, 0.24, 0.04)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ def make_phantom(
     Args:
         root: folder to make; it may exist only if it is empty.
         n_images: images in all, at least 60; classes and centers as in the release's table.
-        seed: equal arguments give byte-identical files, whatever `workers`.
+        seed: equal arguments give byte-identical files, whatever `workers` (with the same
+            versions of numpy and OpenCV).
         scale: image size relative to the release's (mean 1629 x 2129 pixels), in (0, 1].
         workers: processes that draw; None for one a core, 1 to draw in this process. Processes
             are spawned: a script calls this under `if __name__ == "__main__":`.
@@ -203,7 +204,9 @@ def _plan_records(n_images: int, seed: int, scale: float) -> list[Record]:
     groups: list[tuple[Patient, list[str]]] = []
     for block in blocks:
         patients = [
-            patient for cell in block for patient in _plan_cell(cell, counts[cell], rng, numbers)
+            patient
+            for cell in block
+            for patient in _plan_cell(cell, counts[cell], n_images, rng, numbers)
         ]
         groups += [patients[index] for index in rng.permutation(len(patients))]
     images = [(patient, view) for patient, views in groups for view in views]
@@ -224,10 +227,15 @@ def _plan_records(n_images: int, seed: int, scale: float) -> list[Record]:
 
 
 def _plan_cell(
-    cell: tuple[int, int], count: int, rng: np.random.Generator, numbers: Iterator[int]
+    cell: tuple[int, int],
+    count: int,
+    n_images: int,
+    rng: np.random.Generator,
+    numbers: Iterator[int],
 ) -> Iterator[tuple[Patient, list[str]]]:
     """Patients of one center and class with their views, `count` images in all."""
     center, label = cell
+    singles = sum(target == cell for _, target, _ in _wanted_copies(n_images))
     names = [name for name, subtype in SUBTYPES.items() if subtype.label == label]
     shares = {name: SUBTYPES[name].images for name in names}
     total = sum(shares.values())
@@ -235,6 +243,8 @@ def _plan_cell(
     for subtype, left in drawn.items() if label else [(None, count)]:
         while left:
             n_views = min(left, int(rng.choice(4, p=(0.5, 0.32, 0.1, 0.08))) + 1)
+            n_views = 1 if singles > 0 else n_views
+            singles -= 1
             left -= n_views
             patient = _plan_patient(next(numbers), center, label, subtype, rng)
             yield patient, _plan_views(n_views, rng)
@@ -300,46 +310,42 @@ def _image_size(patient: Patient, scale: float, rng: np.random.Generator) -> tup
 def _plant_copies(records: list[Record], n_images: int, seed: int) -> list[Record]:
     """Turn some patients' only images into copies of others': exact, near, one conflict.
 
-    Copies of equal label belong to the same patient as their source and carry its row; the
-    conflicting one, a benign image among the normals of center 1, keeps its own label.
+    Copies of equal label belong to the same patient as their source and carry its row, every
+    second near one into another center; the conflicting one, a benign image among the normals
+    of center 1, keeps its own label.
     """
     rng = np.random.default_rng([seed, 3])
     records = list(records)
-    n_exact, n_near = (max(2, round(n_images * share)) for share in (0.0056, 0.0053))
-    wanted = [("conflict", (1, 0))]
-    wanted += [("exact", (1, index % 2)) for index in range(n_exact)]
-    wanted += [("near", (1 + index % 2, index % 2)) for index in range(n_near)]
-    used: set[int] = set()
-    for kind, cell in wanted:
-        source_cell = (1, 1) if kind == "conflict" else cell
-        singles = [index for index in _singles(records, cell) if index not in used]
-        sources = [index for index in _in_cell(records, source_cell) if index not in used]
-        sources = [index for index in sources if index not in singles[:1]]
-        if not singles or not sources:
-            raise ValueError(f"n_images={n_images} leaves no place for a {kind} duplicate")
-        target = int(rng.choice(singles))
-        source = int(rng.choice([index for index in sources if index != target]))
-        used |= {target, source}
+    numbers = [record.patient.number for record in records]
+    free = set(range(len(records)))
+    for kind, target_cell, source_cell in _wanted_copies(n_images):
+        in_target, in_source = (
+            [index for index in sorted(free) if _cell(records[index]) == cell]
+            for cell in (target_cell, source_cell)
+        )
+        target = int(rng.choice([i for i in in_target if numbers.count(numbers[i]) == 1]))
+        several = [i for i in in_source if numbers.count(numbers[i]) > 1]
+        source = int(rng.choice(several or [i for i in in_source if i != target]))
+        free -= {target, source}
         records[target] = _copied(records[target], records[source], kind)
     return records
 
 
-def _in_cell(records: list[Record], cell: tuple[int, int]) -> list[int]:
-    return [
-        index
-        for index, record in enumerate(records)
-        if (record.patient.center, record.patient.label) == cell
-    ]
+def _wanted_copies(n_images: int) -> list[tuple[str, tuple[int, int], tuple[int, int]]]:
+    """Kind, (center, class) of the copy and of its source for every planted duplicate."""
+    n_exact, n_near = (max(2, round(n_images * share)) for share in (21 / 3746, 20 / 3746))
+    wanted = [("conflict", (1, 0), (1, 1))]
+    wanted += [("exact", (1, index % 2), (1, index % 2)) for index in range(n_exact)]
+    wanted += [("near", (1 + index % 2, 0), (1, 0)) for index in range(n_near)]
+    return wanted
 
 
-def _singles(records: list[Record], cell: tuple[int, int]) -> list[int]:
-    """Indices of the cell's records whose patient has no other image."""
-    numbers = [record.patient.number for record in records]
-    return [index for index in _in_cell(records, cell) if numbers.count(numbers[index]) == 1]
+def _cell(record: Record) -> tuple[int, int]:
+    return record.patient.center, record.patient.label
 
 
 def _copied(target: Record, source: Record, kind: str) -> Record:
-    patient = source.patient
+    patient = replace(source.patient, center=target.patient.center)
     if kind == "conflict":
         patient = replace(patient, label=target.patient.label, subtype=None, sites=())
     return replace(

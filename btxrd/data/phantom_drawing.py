@@ -330,7 +330,6 @@ def _proximal_femur(x: float, y: float, toward: float, size: float) -> dict[str,
         (x, y + 110 * size),
         [(0, 7 * size), (0.08, 7.6 * size), (0.2, 5.8 * size), (1, 5.2 * size)],
         (0.04, 0),
-        physes=(),
     )
     neck = _bone(head, (x + 1.5 * toward, y + 8 * size), [(0, 4.2 * size), (1, 6 * size)])
     femur.lobes = [neck.outline, _oval(*head, 6.3 * size, 6.3 * size).outline]
@@ -707,7 +706,6 @@ def _osteochondroma(film: Film, place: Place, rng: np.random.Generator) -> Array
     crown = _blob(place, cap * 1.15, cap, rng, (lean, tip + 0.3 * cap), rough=0.12)
     mask = film.fill(stalk, crown)
     film.brighten(film.soften((mask * 255).astype(np.uint8), 0.25), 0.85)
-    film.brighten(film.fill(crown, blur=0.4), 1.12)
     film.brighten(film.strokes([_closed(crown)], 1.3, blur=0.2), 1.35)
     knots = _scatter(Place(place.to_units(np.array([lean, tip + 0.3 * cap])), place.along,
                            place.out, cap), cap * 0.8, cap * 0.7, 7, rng)  # fmt: skip
@@ -782,14 +780,14 @@ def _other_benign(film: Film, place: Place, rng: np.random.Generator) -> Array:
 
 def _soft_mass(film: Film, place: Place, size: float, rng: np.random.Generator) -> Array:
     """A hazy mass on the lesion's side of the bone; returns its outline."""
-    outline = _blob(place, size * 1.15, size, rng, (0, place.width + size * 0.3), rough=0.1)
-    film.soft += 0.75 * film.fill(outline, blur=1.4)
+    outline = _blob(place, size * 1.05, size * 0.95, rng, (0, place.width + size * 0.3), rough=0.1)
+    film.soft += 0.95 * film.fill(outline, blur=1.4)
     return outline
 
 
 def _osteosarcoma(film: Film, place: Place, rng: np.random.Generator) -> Array:
     """Patchy destruction, cloudy tumour bone, sunburst spicules, soft-tissue mass."""
-    size = rng.uniform(10.5, 13.5)
+    size = rng.uniform(9.5, 11.5) + 0.22 * min(place.width, 10)
     mass = _soft_mass(film, place, size, rng)
     core = _blob(place, size, place.width + 1.5, rng, rough=0.2)
     patches = np.clip(film.texture * 0.8 + 0.55, 0, 1)
@@ -809,7 +807,7 @@ def _osteosarcoma(film: Film, place: Place, rng: np.random.Generator) -> Array:
 
 def _other_malignant(film: Film, place: Place, rng: np.random.Generator) -> Array:
     """Moth-eaten destruction, broken cortex, lamellated periosteal reaction, soft-tissue mass."""
-    size = rng.uniform(10.5, 13.5)
+    size = rng.uniform(9.5, 11.5) + 0.22 * min(place.width, 10)
     mass = _soft_mass(film, place, size * 0.9, rng)
     core = _blob(place, size, place.width + 0.8, rng, rough=0.15)
     film.mix(film.fill(core, blur=1.0) * 0.45, 0.2)

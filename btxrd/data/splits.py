@@ -1,5 +1,7 @@
 """Study groups and the splits into train, val and test."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
@@ -9,7 +11,15 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from btxrd import CLASS_NAMES
 from btxrd.data.table import REGION_COLUMNS, SITE_COLUMNS, SUBTYPE_COLUMNS
 
-__all__ = ["STRATEGIES", "leakage_table", "make_split", "near_duplicates", "study_groups"]
+__all__ = [
+    "STRATEGIES",
+    "conflicting_pairs",
+    "leakage_table",
+    "make_split",
+    "near_duplicates",
+    "read_split",
+    "study_groups",
+]
 
 STRATEGIES = {
     "stratified": "70/15/15 by image, exact duplicates together (the published baseline's split)",
@@ -64,6 +74,26 @@ def near_duplicates(image_ids: pd.Series, hashes: np.ndarray) -> pd.DataFrame:
             "distance": np.concatenate(distances),
         }
     )
+
+
+def conflicting_pairs(table: pd.DataFrame, duplicates: pd.DataFrame | None) -> pd.DataFrame:
+    """Return the duplicate pairs whose two images carry different labels: one must be wrong.
+
+    Args:
+        table: as `read_table` returns it.
+        duplicates: pairs (image_a, image_b, distance); None is no pairs.
+
+    Returns:
+        Columns image_a, class_a, image_b, class_b and distance (bits).
+    """
+    if duplicates is None:
+        duplicates = pd.DataFrame(columns=["image_a", "image_b", "distance"])
+    names = table.set_index("image_id")["label"].map(dict(enumerate(CLASS_NAMES)))
+    pairs = duplicates.assign(
+        class_a=duplicates["image_a"].map(names), class_b=duplicates["image_b"].map(names)
+    ).dropna(subset=["class_a", "class_b"])
+    columns = ["image_a", "class_a", "image_b", "class_b", "distance"]
+    return pairs[pairs["class_a"] != pairs["class_b"]][columns].reset_index(drop=True)
 
 
 def study_groups(table: pd.DataFrame, duplicates: pd.DataFrame | None = None) -> pd.Series:
@@ -131,7 +161,9 @@ def make_split(
         group=study_groups(table, duplicates), together=_exact_groups(table, duplicates)
     )
     if strategy == "grouped":
-        frame["split"] = _grouped(frame, _conflicting_groups(frame, table, duplicates), seed)
+        disputed = conflicting_pairs(table, duplicates)["image_a"]
+        only_train = set(frame["group"][frame["image_id"].isin(disputed)])
+        frame["split"] = _grouped(frame, only_train, seed)
     elif strategy == "random":
         frame = _random(frame, seed)
     else:
@@ -178,17 +210,6 @@ def _random(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
     return pd.concat([*parts, held_out.assign(split="test")]).sort_index(kind="stable")
 
 
-def _conflicting_groups(
-    frame: pd.DataFrame, table: pd.DataFrame, duplicates: pd.DataFrame | None
-) -> set[int]:
-    """Return the study groups that hold a duplicate pair with two labels."""
-    if duplicates is None or duplicates.empty:
-        return set()
-    rows = _rows(table, duplicates)
-    labels = frame["label"].to_numpy()[rows]
-    return set(frame["group"].to_numpy()[rows[labels[:, 0] != labels[:, 1], 0]])
-
-
 def _grouped(frame: pd.DataFrame, only_train: set[int], seed: int) -> pd.Series:
     """Deal whole study groups into 20 stratified folds: three are test, three val, 14 train."""
     split = pd.Series("train", index=frame.index)
@@ -202,6 +223,21 @@ def _grouped(frame: pd.DataFrame, only_train: set[int], seed: int) -> pd.Series:
         if number < 2 * held_out:
             split[free.index[fold]] = "test" if number < held_out else "val"
     return split
+
+
+def read_split(study_dir: str | Path, strategy: str) -> pd.DataFrame:
+    """Read the split that notebook 02 wrote for a study.
+
+    Raises:
+        FileNotFoundError: it has not been written; says how to.
+    """
+    path = Path(study_dir) / "splits" / f"{strategy}.csv"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no split {path}: run notebook 02_splits with this study_dir and {strategy!r} in its "
+            "`splits` first"
+        )
+    return pd.read_csv(path)
 
 
 def leakage_table(

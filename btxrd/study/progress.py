@@ -14,11 +14,10 @@ from rich.live import Live
 from rich.table import Table
 
 from btxrd.params import RunParams
-from btxrd.study.run import read_run
+from btxrd.study.records import STAGES, read_run
 
 __all__ = ["RunState", "StudyProgress", "run_state"]
 
-STAGE_NAMES = {"03_train": "training", "04_evaluate": "evaluating", "05_gradcam": "Grad-CAM"}
 POLL_SECONDS = 0.5
 
 
@@ -52,7 +51,7 @@ def run_state(run: RunParams) -> RunState:
     record = read_run(run.run_dir)
     rows = _history(run.run_dir / "history.csv")
     status = record.get("status", "waiting")
-    state = STAGE_NAMES.get(record.get("stage", ""), status) if status == "running" else status
+    state = STAGES.get(record.get("stage", ""), status) if status == "running" else status
     val_loss = float(rows[-1]["val_loss"]) if rows else None
     return RunState(state, len(rows), run.training.epochs, val_loss, record.get("error"))
 

@@ -14,11 +14,10 @@ from btxrd.files import project_path, write_json
 from btxrd.params import EvaluateParams, GradcamParams, RunParams
 from btxrd.provenance import code_version, file_digest, now, package_versions
 from btxrd.study.notebooks import NotebookError, execute_notebook
+from btxrd.study.records import RUN_FILE, STAGES, read_json, read_run
 
-__all__ = ["RUN_FILE", "STAGES", "RunTask", "execute_run", "read_run"]
+__all__ = ["RunTask", "execute_run"]
 
-RUN_FILE = "run.json"
-STAGES = ("03_train", "04_evaluate", "05_gradcam")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -69,14 +68,6 @@ class RunTask:
         return self.params.model_dump()
 
 
-def read_run(run_dir: str | Path) -> dict[str, Any]:
-    """Return a run's `run.json`, or an empty dict where there is none or it cannot be read."""
-    try:
-        return json.loads((Path(run_dir) / RUN_FILE).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
-
-
 def execute_run(task: RunTask, threads: int = 1) -> dict[str, Any]:
     """Run the three notebooks of a run in its folder and record how it went.
 
@@ -121,7 +112,7 @@ def execute_run(task: RunTask, threads: int = 1) -> dict[str, Any]:
     else:
         record |= {"status": "finished", "ended": now()}
         (run_dir / "error.txt").unlink(missing_ok=True)
-    record |= _training_facts(run_dir)
+    record["training"] = read_json(run_dir / "training.json")
     write_json(run_dir / RUN_FILE, record)
     return record
 
@@ -131,11 +122,3 @@ def _make_room(run_dir: Path, run_hash: str) -> None:
         aside = run_dir.with_name(f"{run_dir.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
         shutil.move(run_dir, aside)
     run_dir.mkdir(parents=True, exist_ok=True)
-
-
-def _training_facts(run_dir: Path) -> dict[str, Any]:
-    """Return the device, duration and size of the training, as notebook 03 wrote them."""
-    try:
-        return {"training": json.loads((run_dir / "training.json").read_text())}
-    except FileNotFoundError:
-        return {}

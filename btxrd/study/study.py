@@ -18,7 +18,8 @@ from btxrd.params import CompareParams, EdaParams, ParameterError, SplitsParams,
 from btxrd.provenance import code_version, data_name, now, package_versions
 from btxrd.study.notebooks import execute_notebook
 from btxrd.study.progress import StudyProgress
-from btxrd.study.run import RunTask, execute_run, read_run
+from btxrd.study.records import read_run
+from btxrd.study.run import RunTask, execute_run
 
 __all__ = ["StudyResult", "run_study", "select"]
 
@@ -87,7 +88,7 @@ def run_study(study: StudyParams, jobs: int = 1) -> StudyResult:
         stage = time.perf_counter()
         progress.say("01_eda and 02_splits")
         eda = _submit(client, "01_eda", EdaParams(**common), study.study_dir / "eda.html")
-        splits_params = SplitsParams(**common, splits=study.splits, split_seed=study.split_seed)
+        splits_params = SplitsParams(**common, split_seed=study.split_seed)
         _submit(client, "02_splits", splits_params, study.study_dir / "splits.html").result()
         data = data_fingerprint(read_table(root), project_path(study.cache_dir))
         tasks = [RunTask(run, study.replicates, study.gradcam, data) for run in runs]
@@ -99,7 +100,7 @@ def run_study(study: StudyParams, jobs: int = 1) -> StudyResult:
         records = {task.params.name: read_run(task.params.run_dir) for task in tasks}
         stage = time.perf_counter()
         progress.say("06_compare")
-        compare = CompareParams(study_dir=str(study.study_dir), replicates=study.replicates)
+        compare = CompareParams(study_dir=str(study.study_dir))
         study_json = {
             "parameters": study.model_dump(),
             "data": {"name": data_name(root), "fingerprint": data},

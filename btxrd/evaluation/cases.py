@@ -1,0 +1,46 @@
+"""Which images a reader is shown: chosen by rule, not by taste."""
+
+import pandas as pd
+
+from btxrd import CLASS_NAMES
+from btxrd.evaluation.predictions import probabilities
+
+__all__ = ["KINDS", "ranked_cases"]
+
+KINDS = {
+    "true positive": "most confident first",
+    "false positive": "most confident first",
+    "false negative": "least probability of their true class first",
+}
+"""The kinds of cases of a class, and the order in which they are shown."""
+
+
+def ranked_cases(predictions: pd.DataFrame, class_name: str, kind: str) -> pd.DataFrame:
+    """Return one kind of case of one class, in the order of `KINDS`.
+
+    Args:
+        predictions: rows of `predictions.csv`.
+        class_name: the class in question.
+        kind: `true positive`, `false positive` or `false negative`.
+
+    Returns:
+        The rows in question, with a column `predicted` (0, 1, 2).
+
+    Raises:
+        ValueError: the class or the kind is unknown.
+    """
+    if class_name not in CLASS_NAMES or kind not in KINDS:
+        raise ValueError(
+            f"no cases of kind {kind!r} of {class_name!r}; kinds: {', '.join(KINDS)}; "
+            f"classes: {', '.join(CLASS_NAMES)}"
+        )
+    wanted = CLASS_NAMES.index(class_name)
+    frame = predictions.assign(predicted=probabilities(predictions).argmax(axis=1))
+    is_class, called = frame["label"] == wanted, frame["predicted"] == wanted
+    chosen = {
+        "true positive": is_class & called,
+        "false positive": ~is_class & called,
+        "false negative": is_class & ~called,
+    }[kind]
+    ascending = kind == "false negative"
+    return frame[chosen].sort_values(f"p_{class_name}", ascending=ascending, kind="stable")
