@@ -252,6 +252,7 @@ class StudyParams(_Section):
     dataset_root: str
     phantom: PhantomParams | None = None
     cache_dir: str = "data/cache"
+    reports_dir: str = "reports"
     splits: list[Strategy] = Field(min_length=1)
     split_seed: Seed = 42
     seeds: list[Seed] = Field(default=[42], min_length=1)
@@ -271,7 +272,7 @@ class StudyParams(_Section):
     @property
     def study_dir(self) -> Path:
         """Where the study's artefacts stand."""
-        return project_path("reports") / self.name
+        return project_path(self.reports_dir) / self.name
 
     def runs(self) -> list[RunParams]:
         """Return the grid: every experiment × split × seed, with the overrides laid over it.

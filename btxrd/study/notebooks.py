@@ -1,6 +1,7 @@
 """Run one notebook with papermill and convert it to a page that reads as a report."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 from btxrd.files import PROJECT_ROOT, atomic_path
 
@@ -16,6 +18,10 @@ __all__ = ["NOTEBOOKS", "NotebookError", "execute_notebook", "write_html"]
 
 NOTEBOOKS = PROJECT_ROOT / "notebooks"
 TEMPLATES = Path(__file__).with_name("templates")
+
+# Sockets of this user alone: kernels that start together cannot take each other's TCP port, and
+# nobody else on the machine can talk to them.
+KERNEL_CONFIG = Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}})
 
 
 class NotebookError(RuntimeError):
@@ -55,6 +61,7 @@ def execute_notebook(
                 progress_bar=False,
                 cwd=NOTEBOOKS,
                 kernel_name="python3",
+                config=KERNEL_CONFIG,
             )
         except PapermillExecutionError as error:
             last_line = str(error.evalue).strip().splitlines()[:6]
@@ -74,6 +81,7 @@ def write_html(notebook: str | Path, html: str | Path) -> None:
     The page's title is the notebook's first heading.
     """
     content = nbformat.read(notebook, as_version=4)
+    _describe_figures(content)
     exporter = HTMLExporter(
         template_name="report",
         extra_template_basedirs=[str(TEMPLATES)],
@@ -84,6 +92,18 @@ def write_html(notebook: str | Path, html: str | Path) -> None:
     body, _ = exporter.from_notebook_node(content, {"metadata": {"name": _title(content)}})
     with atomic_path(html) as temporary:
         temporary.write_text(body)
+
+
+def _describe_figures(content: nbformat.NotebookNode) -> None:
+    """Give every figure the heading above it as its alternative text."""
+    heading = _title(content)
+    for cell in content.cells:
+        if cell.cell_type == "markdown":
+            headings = [line for line in cell.source.splitlines() if line.startswith("#")]
+            heading = headings[-1].lstrip("# ") if headings else heading
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output.metadata["image/png"] = {"alt": f"Figure: {heading}"}
 
 
 def _title(content: nbformat.NotebookNode) -> str:

@@ -1,0 +1,67 @@
+"""What several test files share: a small phantom, its cache and split, and the real samples."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from btxrd.data import (
+    ImageCache,
+    Preprocessing,
+    make_phantom,
+    make_split,
+    near_duplicates,
+    open_cache,
+    read_table,
+)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_phantom(tmp_path_factory.mktemp("data") / "phantom", n_images=120, workers=1)
+
+
+@pytest.fixture(scope="session")
+def table(phantom: Path) -> pd.DataFrame:
+    return read_table(phantom)
+
+
+@pytest.fixture(scope="session")
+def cache_dir(phantom: Path) -> Path:
+    return phantom.parent / "cache"
+
+
+@pytest.fixture(scope="session")
+def cache(table: pd.DataFrame, cache_dir: Path) -> ImageCache:
+    return open_cache(table, Preprocessing(32), cache_dir, progress=False)
+
+
+@pytest.fixture(scope="session")
+def duplicates(cache: ImageCache) -> pd.DataFrame:
+    return near_duplicates(cache.index["image_id"], cache.index["phash"].to_numpy())
+
+
+@pytest.fixture(scope="session")
+def split(table: pd.DataFrame, duplicates: pd.DataFrame) -> pd.DataFrame:
+    return make_split(table, "stratified", duplicates=duplicates)
+
+
+@pytest.fixture(scope="session")
+def real_sample() -> Path:
+    return _shared("btxrd-sample")
+
+
+@pytest.fixture(scope="session")
+def real_table() -> Path:
+    return _shared("btxrd-table")
+
+
+def _shared(name: str) -> Path:
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"the real {name} is not beside this clone")
+    return SHARED / name

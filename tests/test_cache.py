@@ -1,0 +1,89 @@
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from btxrd.data import Preprocessing, open_cache, read_annotation, read_table
+from btxrd.data.annotations import annotation_file
+from btxrd.data.cache import data_fingerprint
+
+
+@pytest.fixture
+def few(phantom, table, tmp_path) -> pd.DataFrame:
+    """Ten images in a folder of their own, so that a test may damage them."""
+    chosen = table.head(10)
+    for path in map(Path, chosen["path"]):
+        for source in (path, annotation_file(path)):
+            target = tmp_path / "data" / source.relative_to(phantom)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+    chosen.drop(columns=["label", "path"]).to_csv(tmp_path / "data" / "dataset.csv", index=False)
+    return read_table(tmp_path / "data")
+
+
+def build(table: pd.DataFrame, tmp_path):
+    return open_cache(table, Preprocessing(48), tmp_path / "cache", progress=False)
+
+
+def test_the_cache_holds_what_preprocessing_gives(cache, table):
+    for row in (0, 57, len(table) - 1):
+        expected = Preprocessing(32).read(table["path"][row])
+        np.testing.assert_array_equal(cache.images[row], expected)
+    assert cache.images.shape == cache.masks.shape == (len(table), 32, 32)
+
+
+def test_masks_stand_beside_tumours_only(cache, table):
+    has_mask = cache.masks.any(axis=(1, 2))
+    np.testing.assert_array_equal(has_mask, table["label"] > 0)
+    np.testing.assert_array_equal(cache.index["lesion_area"] > 0, has_mask)
+
+
+def test_the_index_tells_the_files_properties(cache, table):
+    row = cache.index.iloc[3]
+    with Image.open(table["path"][3]) as image:
+        assert (row["width"], row["height"], row["mode"]) == (*image.size, image.mode)
+    annotation = read_annotation(annotation_file(table["path"][3]))
+    full = annotation.mask().mean()
+    assert row["lesion_area"] == pytest.approx(full, rel=0.5)
+
+
+def test_rows_follow_the_names(cache, table):
+    ids = table["image_id"].iloc[[5, 2]]
+    assert cache.rows(ids).tolist() == [5, 2]
+    with pytest.raises(KeyError, match="IMG999999"):
+        cache.rows(["IMG999999.jpeg"])
+
+
+def test_a_changed_file_is_noticed(few, tmp_path):
+    first = build(few, tmp_path)
+    assert build(few, tmp_path).key == first.key
+    Image.fromarray(np.zeros((99, 77), np.uint8)).save(few["path"][4])
+    second = build(few, tmp_path)
+    assert second.key != first.key
+    assert second.index["width"][4] == 77
+
+
+def test_the_fingerprint_covers_table_and_annotations(few, tmp_path):
+    first = data_fingerprint(few, tmp_path)
+    assert data_fingerprint(few.assign(age=5), tmp_path) != first
+    annotation_file(few["path"][0]).write_text("{}")
+    assert data_fingerprint(few, tmp_path) != first
+
+
+def test_a_broken_image_is_named_and_leaves_no_cache(few, tmp_path):
+    Path(few["path"][7]).write_bytes(b"broken")
+    with pytest.raises(ValueError, match=few["image_id"][7]):
+        build(few, tmp_path)
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
+def test_builders_at_the_same_time_do_not_harm_each_other(few, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        caches = list(pool.map(lambda _: build(few, tmp_path), range(4)))
+    assert len({cache.key for cache in caches}) == 1
+    for cache in caches[1:]:
+        np.testing.assert_array_equal(cache.images, caches[0].images)

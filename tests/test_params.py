@@ -1,0 +1,107 @@
+import pytest
+
+from btxrd.files import PROJECT_ROOT, read_yaml
+from btxrd.params import EvaluateParams, ParameterError, RunParams, StudyParams
+
+GRID = {
+    "E1_b0_baseline": ("efficientnet_b0", 224, 32, 0.2, "none", None),
+    "E2_b0_annotated": ("efficientnet_b0", 224, 32, 0.2, "roi_dim", None),
+    "E3_b3_annotated": ("efficientnet_b3", 300, 16, 0.3, "roi_dim", None),
+    "E4_resnet50_cbam": ("resnet50", 224, 16, 0.3, "roi_dim", "cbam"),
+}
+
+
+def load(name: str) -> StudyParams:
+    path = PROJECT_ROOT / "params" / f"{name}.yaml"
+    return StudyParams.parse(read_yaml(path), path)
+
+
+def test_the_full_study_is_the_grid_of_the_specification():
+    runs = {run.experiment: run for run in load("study").runs()}
+    for name, (backbone, size, batch, dropout, annotations, attention) in GRID.items():
+        run = runs[name]
+        assert (run.model.backbone, run.data.image_size) == (backbone, size)
+        assert (run.training.batch_size, run.model.dropout) == (batch, dropout)
+        assert (run.data.annotations, run.model.attn_layer) == (annotations, attention)
+        assert run.model.pretrained
+        assert (run.training.epochs, run.training.lr, run.training.patience) == (50, 3e-4, 15)
+
+
+def test_the_demo_shrinks_every_experiment_alike():
+    demo = load("demo")
+    runs = demo.runs()
+    assert {run.experiment for run in runs} == set(GRID)
+    assert {run.split for run in runs} == {"stratified", "center"}
+    assert len({(r.data.image_size, r.training.epochs, r.training.lr) for r in runs}) == 1
+    assert not any(run.model.pretrained for run in runs)
+
+
+def test_no_two_runs_share_a_folder():
+    runs = load("study").runs()
+    assert len({run.run_dir for run in runs}) == len(runs) == 12
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"experiment": "x", "modle": {}}, ["modle", "did you mean model?"]),
+        ({"experiment": "x", "model": {"dropot": 0.1}}, ["model.dropot", "dropout"]),
+        ({"experiment": "x", "training": {"lr": "fast"}}, ["training.lr", "'fast'"]),
+        ({"experiment": "x", "training": {"lr": -1}}, ["training.lr", "greater than 0"]),
+        ({"experiment": "x", "split": "centre"}, ["split", "'stratified'", "'center'"]),
+        ({"experiment": "x", "data": {"annotations": "roi"}}, ["data.annotations", "roi_dim"]),
+        ({"experiment": "../x"}, ["experiment", "pattern"]),
+        ({}, ["experiment: missing"]),
+    ],
+)
+def test_a_wrong_parameter_is_named_with_its_source(values, words):
+    with pytest.raises(ParameterError) as caught:
+        RunParams.parse(values, "some.yaml")
+    for word in ["some.yaml", *words]:
+        assert word in str(caught.value)
+
+
+def test_yaml_reads_1e_4_as_text_and_it_is_taken_as_a_number():
+    run = RunParams.parse({"experiment": "x", "training": {"lr": "1e-4"}}, "some.yaml")
+    assert run.training.lr == 1e-4
+
+
+def test_a_notebook_refuses_what_papermill_only_warns_of():
+    injected = '# Parameters\nrun_dir = "x"\nlevl = 0.9'
+    namespace = {"run_dir": "x", "levl": 0.9, "In": ["", "import os", injected]}
+    with pytest.raises(ParameterError, match=r"levl.*did you mean level\?"):
+        EvaluateParams.from_notebook(namespace)
+
+
+def test_other_names_of_a_notebook_are_its_own_affair():
+    namespace = {"run_dir": "x", "table": 3, "In": ["", "table = 3"]}
+    assert EvaluateParams.from_notebook(namespace).run_dir == "x"
+
+
+def test_every_parameter_that_changes_numbers_changes_the_fingerprint():
+    run = RunParams(experiment="x")
+    for change in (
+        {"seed": 1},
+        {"split": "center"},
+        {"model": {"dropout": 0.3}},
+        {"data": {"contrast": "none"}},
+        {"training": {"lr": 1e-3}},
+    ):
+        other = RunParams.parse({"experiment": "x", **change}, "test")
+        assert other.fingerprint() != run.fingerprint()
+    elsewhere = RunParams.parse(
+        {"experiment": "x", "dataset_root": "/elsewhere", "training": {"workers": 4}}, "test"
+    )
+    assert elsewhere.fingerprint() == run.fingerprint()
+
+
+def test_a_study_that_names_something_twice_is_refused():
+    values = {"name": "s", "dataset_root": "d", "splits": ["center"], "experiments": ["a", "a"]}
+    with pytest.raises(ParameterError, match="experiments names something twice"):
+        StudyParams.parse(values, "study.yaml")
+
+
+def test_an_experiment_without_a_file_is_named():
+    values = {"name": "s", "dataset_root": "d", "splits": ["center"], "experiments": ["E9_none"]}
+    with pytest.raises(FileNotFoundError, match=r"E9_none\.yaml"):
+        StudyParams.parse(values, "study.yaml").runs()

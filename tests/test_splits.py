@@ -1,0 +1,132 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from btxrd.data import STRATEGIES, make_split, near_duplicates, read_table, study_groups
+from btxrd.data.splits import conflicting_pairs, leakage_table, read_split
+
+
+def sizes(split: pd.DataFrame) -> dict[str, list[int]]:
+    counts = pd.crosstab(split["split"], split["label"])
+    return {part: counts.loc[part].tolist() for part in ("train", "val", "test")}
+
+
+@pytest.fixture(scope="module")
+def real(real_table) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return read_table(real_table), pd.read_csv(real_table / "duplicates.csv")
+
+
+def test_stratified_is_the_published_split(real):
+    split = make_split(real[0], "stratified", duplicates=real[1])
+    assert sizes(split) == {
+        "train": [1315, 1066, 240],
+        "val": [282, 228, 51],
+        "test": [282, 231, 51],
+    }
+    parts = split.set_index("image_id")["split"]
+    assert parts["IMG000707.jpeg"] == parts["IMG003346.jpeg"] == "test"
+
+
+def test_center_is_the_published_split(real):
+    split = make_split(real[0], "center", duplicates=real[1])
+    assert sizes(split) == {
+        "train": [1355, 944, 200],
+        "val": [238, 166, 35],
+        "test": [286, 415, 107],
+    }
+
+
+def test_study_groups_of_the_real_table(real):
+    table, duplicates = real
+    runs = study_groups(table)
+    assert runs.nunique() == 1950
+    assert study_groups(table, duplicates).nunique() == 1923
+    assert (runs.map(runs.value_counts()) > 1).sum() == 2826
+
+
+def test_grouped_keeps_groups_whole_and_shares_even(real):
+    split = make_split(real[0], "grouped", duplicates=real[1])
+    assert len(split[["group", "split"]].drop_duplicates()) == split["group"].nunique()
+    part_sizes = split["split"].value_counts(normalize=True)
+    for part, share in {"train": 0.70, "val": 0.15, "test": 0.15}.items():
+        assert part_sizes[part] == pytest.approx(share, abs=0.01)
+    shares = pd.crosstab(split["split"], split["label"], normalize="index")
+    overall = split["label"].value_counts(normalize=True).sort_index()
+    assert (abs(shares - overall) < 0.01).all(axis=None)
+
+
+def test_grouped_keeps_disputed_labels_out_of_val_and_test(real):
+    table, duplicates = real
+    split = make_split(table, "grouped", duplicates=duplicates).set_index("image_id")["split"]
+    disputed = conflicting_pairs(table, duplicates)
+    assert len(disputed) == 3
+    assert set(split[disputed["image_a"]]) | set(split[disputed["image_b"]]) == {"train"}
+
+
+def test_leakage_of_the_real_table(real):
+    table, duplicates = real
+    splits = {name: make_split(table, name, duplicates=duplicates) for name in STRATEGIES}
+    leakage = leakage_table(table, splits, duplicates).set_index(["strategy", "part"])
+    assert leakage.loc[("random", "test"), "sibling_share"] == pytest.approx(0.68, abs=0.03)
+    assert leakage.loc[("grouped", "test"), ["with_sibling", "with_duplicate"]].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_image_has_its_place(table, duplicates, strategy):
+    split = make_split(table, strategy, duplicates=duplicates)
+    assert list(split.columns) == ["image_id", "split", "label", "group"]
+    assert set(split["image_id"]) == set(table["image_id"])
+    assert set(split["split"]) == {"train", "val", "test"}
+    held_out = split[split["split"] != "train"]
+    assert not set(held_out["image_id"]) & set(split["image_id"][split["split"] == "train"])
+    assert split["image_id"].is_unique == (strategy != "random")
+    pd.testing.assert_frame_equal(split, make_split(table, strategy, duplicates=duplicates))
+
+
+def test_random_scores_on_what_it_selects_on(table):
+    split = make_split(table, "random")
+    parts = {part: set(rows["image_id"]) for part, rows in split.groupby("split")}
+    assert parts["val"] == parts["test"]
+
+
+def test_center_tests_on_other_centers(table, duplicates):
+    exact = duplicates[duplicates["distance"] == 0]
+    tied = set(exact["image_a"]) | set(exact["image_b"])
+    split = make_split(table, "center", duplicates=duplicates).merge(table[["image_id", "center"]])
+    untied = split[~split["image_id"].isin(tied)]
+    assert (untied["split"].eq("test") == untied["center"].ne(1)).all()
+
+
+def test_exact_duplicates_stay_together(table, duplicates):
+    parts = make_split(table, "stratified", duplicates=duplicates).set_index("image_id")["split"]
+    for pair in duplicates[duplicates["distance"] == 0].itertuples():
+        assert parts[pair.image_a] == parts[pair.image_b]
+
+
+def test_an_unknown_strategy_lists_the_known(table):
+    with pytest.raises(ValueError, match=r"'centre'.*stratified, center, grouped, random"):
+        make_split(table, "centre")
+
+
+def test_too_few_of_a_class(table):
+    few = pd.concat([table[table["label"] < 2], table[table["label"] == 2].head(1)])
+    with pytest.raises(ValueError, match="too few images of a class"):
+        make_split(few, "stratified")
+
+
+def test_near_duplicates_against_a_plain_search():
+    random = np.random.default_rng(1)
+    hashes = random.integers(0, 2**63, 1500, dtype=np.uint64)
+    hashes[1400] = hashes[3] ^ np.uint64(0b101)
+    hashes[700] = hashes[699]
+    names = pd.Series([f"i{n}" for n in range(1500)])
+    found = near_duplicates(names, hashes)
+    assert set(found.itertuples(index=False, name=None)) == {
+        ("i3", "i1400", 2),
+        ("i699", "i700", 0),
+    }
+
+
+def test_a_missing_split_says_how_to_make_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="02_splits"):
+        read_split(tmp_path, "center")
