@@ -80,8 +80,7 @@ def _run(file: Path, jobs: int, only: list[str], splits: list[str]) -> None:
         raise SystemExit(130) from None
     click.echo(f"report: {result.report}")
     for name, record in result.failed.items():
-        run_dir = Path(record["parameters"]["study_dir"])
         click.echo(f"FAILED {name}: {record['error']}", err=True)
-        click.echo(f"  see error.txt in {run_dir}", err=True)
+        click.echo(f"  see {result.run_dirs[name] / 'error.txt'}", err=True)
     if result.failed:
         raise SystemExit(1)

@@ -31,6 +31,8 @@ Strategy = Literal["stratified", "center", "grouped", "random"]
 CamMethod = Literal["gradcam", "hirescam", "gradcam++", "eigencam"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+ImageSize = Annotated[int, Field(ge=64, le=2048)]
+"""Pixels. Below 64 the backbones' last feature maps have a single place: no activation map."""
 
 
 class ParameterError(ValueError):
@@ -127,7 +129,7 @@ class ModelParams(_Section):
 class DataParams(_Section):
     """What the network sees: preprocessing, and what annotations add to the training set."""
 
-    image_size: int = Field(default=224, ge=32, le=2048)
+    image_size: ImageSize = 224
     contrast: Literal["clahe", "none"] = "clahe"
     resize: Literal["letterbox", "stretch"] = "letterbox"
     annotations: Literal["none", "roi_dim"] = "none"
@@ -226,7 +228,7 @@ class EdaParams(_Section):
     dataset_root: str = "data/phantom"
     cache_dir: str = "data/cache"
     study_dir: str = "reports/notebooks"
-    image_size: int = Field(default=224, ge=32, le=2048)
+    image_size: ImageSize = 224
 
 
 class SplitsParams(_Section):
@@ -235,7 +237,7 @@ class SplitsParams(_Section):
     dataset_root: str = "data/phantom"
     cache_dir: str = "data/cache"
     study_dir: str = "reports/notebooks"
-    image_size: int = Field(default=224, ge=32, le=2048)
+    image_size: ImageSize = 224
     split_seed: Seed = 42
 
 

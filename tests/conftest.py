@@ -1,5 +1,6 @@
 """What several test files share: a small phantom, its cache and split, and the real samples."""
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,8 @@ from btxrd.data import (
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
+# One thread here and in the kernels that tests start: small tensors only lose by more.
+os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
@@ -38,7 +41,7 @@ def cache_dir(phantom: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def cache(table: pd.DataFrame, cache_dir: Path) -> ImageCache:
-    return open_cache(table, Preprocessing(32), cache_dir, progress=False)
+    return open_cache(table, Preprocessing(64), cache_dir, progress=False)
 
 
 @pytest.fixture(scope="session")

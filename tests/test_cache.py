@@ -31,9 +31,9 @@ def build(table: pd.DataFrame, tmp_path):
 
 def test_the_cache_holds_what_preprocessing_gives(cache, table):
     for row in (0, 57, len(table) - 1):
-        expected = Preprocessing(32).read(table["path"][row])
+        expected = Preprocessing(64).read(table["path"][row])
         np.testing.assert_array_equal(cache.images[row], expected)
-    assert cache.images.shape == cache.masks.shape == (len(table), 32, 32)
+    assert cache.images.shape == cache.masks.shape == (len(table), 64, 64)
 
 
 def test_masks_stand_beside_tumours_only(cache, table):
@@ -48,7 +48,7 @@ def test_the_index_tells_the_files_properties(cache, table):
         assert (row["width"], row["height"], row["mode"]) == (*image.size, image.mode)
     annotation = read_annotation(annotation_file(table["path"][3]))
     full = annotation.mask().mean()
-    assert row["lesion_area"] == pytest.approx(full, rel=0.5)
+    assert row["lesion_area"] == pytest.approx(full, rel=0.25)
 
 
 def test_rows_follow_the_names(cache, table):

@@ -35,7 +35,7 @@ def test_dimming_adds_a_copy_of_each_annotated_image(cache, table):
 
 
 def test_only_training_is_augmented_annotated_or_shuffled(cache, split):
-    params = DataParams(image_size=32, annotations="roi_dim", shuffle_labels=True)
+    params = DataParams(image_size=64, annotations="roi_dim", shuffle_labels=True)
     datasets = make_datasets(cache, split, params, seed=1)
     for part in ("val", "test"):
         labels = split[split["split"] == part]["label"].to_numpy()
@@ -51,7 +51,7 @@ def test_only_training_is_augmented_annotated_or_shuffled(cache, split):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_augmentation_depends_on_seed_and_epoch_alone(cache, split, workers):
     def loader(seed: int, workers: int = 0):
-        dataset = make_datasets(cache, split, DataParams(image_size=32), seed)["train"]
+        dataset = make_datasets(cache, split, DataParams(image_size=64), seed)["train"]
         return make_loader(dataset, 16, seed, shuffle=True, workers=workers)
 
     first = batches(loader(1), 3)

@@ -1,5 +1,6 @@
 """The classifier and its factory: sizes, target layers, weights, and no network."""
 
+import math
 import socket
 import time
 from pathlib import Path
@@ -281,3 +282,13 @@ def test_other_devices_as_torch_takes_them() -> None:
     assert get_device("cuda:1") == torch.device("cuda", 1)
     with pytest.raises(RuntimeError):
         get_device("abacus")
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_b0", "resnet18"])
+def test_an_untrained_network_is_undecided(backbone):
+    """timm's own rule gives an EfficientNet of three classes a first loss of several nats."""
+    torch.manual_seed(0)
+    model = BTXRDClassifier(backbone, pretrained=False)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+    loss = torch.nn.functional.cross_entropy(model(torch.randn(8, 3, 64, 64)), labels)
+    assert loss.item() == pytest.approx(math.log(3), abs=0.2)

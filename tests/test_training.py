@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 SMALL = {
     "experiment": "test",
     "model": {"backbone": "resnet10t", "pretrained": False},
-    "data": {"image_size": 32},
+    "data": {"image_size": 64},
     "training": {"epochs": 3, "warmup_epochs": 1, "lr": 1e-3},
 }
 

@@ -16,6 +16,7 @@ The release's rectangles enclose their polygons with a few pixels to spare: the 
 12 published examples is 0.74, between different lesions it is near 0.
 """
 
+SUPERSAMPLING = 4
 SUBPIXEL_BITS = 4
 
 
@@ -52,11 +53,30 @@ class Annotation:
         transform = np.eye(2, 3) if transform is None else transform
         mask = np.zeros((height, width), np.uint8)
         for outline in self.outlines:
-            # An edge coordinate of 0.5 is the centre of pixel 0, which OpenCV calls 0.
-            points = outline @ transform[:, :2].T + transform[:, 2] - 0.5
-            fixed = np.rint(points * 2**SUBPIXEL_BITS).astype(np.int32)
-            cv2.fillPoly(mask, [fixed], 1, shift=SUBPIXEL_BITS)
+            _fill(mask, outline @ transform[:, :2].T + transform[:, 2])
         return mask
+
+
+def _fill(mask: np.ndarray, outline: np.ndarray) -> None:
+    """Set the pixels of `mask` that a polygon covers by half or more.
+
+    OpenCV's own filling counts every pixel that the outline touches, which enlarges a lesion of
+    eight pixels' radius by 14 %; on a grid four times as fine that error is a quarter.
+    """
+    limits = np.array(mask.shape[::-1])
+    low = np.clip(np.floor(outline.min(axis=0)).astype(int), 0, limits)
+    high = np.clip(np.ceil(outline.max(axis=0)).astype(int), low, limits)
+    width, height = high - low
+    if width == 0 or height == 0:
+        return
+    fine = np.zeros((height * SUPERSAMPLING, width * SUPERSAMPLING), np.uint8)
+    # An edge coordinate of 0.5 is the centre of pixel 0, which OpenCV calls 0.
+    points = (outline - low) * SUPERSAMPLING - 0.5
+    cv2.fillPoly(
+        fine, [np.rint(points * 2**SUBPIXEL_BITS).astype(np.int32)], 255, shift=SUBPIXEL_BITS
+    )
+    coverage = cv2.resize(fine, (int(width), int(height)), interpolation=cv2.INTER_AREA)
+    mask[low[1] : high[1], low[0] : high[0]] |= coverage >= 128
 
 
 def annotation_file(image_path: str | Path) -> Path:

@@ -697,7 +697,7 @@ def _closed(outline: Array) -> Array:
 
 def _osteochondroma(film: Film, place: Place, rng: np.random.Generator) -> Array:
     """Exostosis: a stalk leaning away from the joint, with a bright lobulated cap."""
-    length, cap, lean = rng.uniform((4.5, 5.4, 1.0), (7.5, 7.2, 4.5))
+    length, cap, lean = rng.uniform((4.5, 7.4, 1.0), (7.5, 9.4, 4.5))
     base = place.width * 0.75
     tip = base + length
     stalk = place.to_units(
@@ -705,8 +705,8 @@ def _osteochondroma(film: Film, place: Place, rng: np.random.Generator) -> Array
     )
     crown = _blob(place, cap * 1.15, cap, rng, (lean, tip + 0.3 * cap), rough=0.12)
     mask = film.fill(stalk, crown)
-    film.brighten(film.soften((mask * 255).astype(np.uint8), 0.25), 0.85)
-    film.brighten(film.strokes([_closed(crown)], 1.3, blur=0.2), 1.35)
+    film.brighten(film.soften((mask * 255).astype(np.uint8), 0.25), 1.3)
+    film.brighten(film.strokes([_closed(crown)], 1.5, blur=0.2), 1.6)
     knots = _scatter(Place(place.to_units(np.array([lean, tip + 0.3 * cap])), place.along,
                            place.out, cap), cap * 0.8, cap * 0.7, 7, rng)  # fmt: skip
     film.brighten(film.dots(knots, rng.uniform(0.7, 1.4, 7), blur=0.2), 1.5)
@@ -715,17 +715,17 @@ def _osteochondroma(film: Film, place: Place, rng: np.random.Generator) -> Array
 
 def _bone_cyst(film: Film, place: Place, rng: np.random.Generator) -> Array:
     """Central lucency, longer than wide, slightly expansile, with a thin sclerotic rim."""
-    out = float(np.clip(place.width * rng.uniform(1.1, 1.3), 5.6, 10))
+    out = float(np.clip(place.width * rng.uniform(1.2, 1.5), 7.4, 11))
     outline = _blob(place, out * rng.uniform(1.4, 1.8), out, rng, rough=0.05)
     mask = film.fill(outline)
     film.mix(film.fill(outline, blur=0.2), 0.06 + 0.02 * film.texture)
-    film.brighten(film.strokes([_closed(outline)], 1.3, blur=0.2), 1.35)
+    film.brighten(film.strokes([_closed(outline)], 1.7, blur=0.2), 1.5)
     return mask
 
 
 def _giant_cell_tumour(film: Film, place: Place, rng: np.random.Generator) -> Array:
     """Eccentric round lucency at the bone's end, with soap-bubble septa and a thin shell."""
-    radius = float(np.clip(place.width * rng.uniform(0.85, 1.05), 6.5, 10.5))
+    radius = float(np.clip(place.width * rng.uniform(0.95, 1.2), 8.4, 12))
     outline = _blob(place, radius, radius, rng, (0, place.width * 0.35), rough=0.08)
     mask = film.fill(outline)
     film.mix(film.fill(outline, blur=0.25), 0.08)
@@ -733,17 +733,17 @@ def _giant_cell_tumour(film: Film, place: Place, rng: np.random.Generator) -> Ar
     rings = [_closed(_blob(Place(c, place.along, place.out, 1), radius * 0.5, radius * 0.45, rng))
              for c in centers]  # fmt: skip
     film.brighten(film.strokes(rings, 0.5, blur=0.2) * mask, 0.55)
-    film.brighten(film.strokes([_closed(outline)], 1.1, blur=0.25), 1.2)
+    film.brighten(film.strokes([_closed(outline)], 1.6, blur=0.25), 1.4)
     return mask
 
 
 def _osteofibroma(film: Film, place: Place, rng: np.random.Generator) -> Array:
     """A chain of small cortical lucencies in a dense sclerotic band."""
     height = place.width * 0.6
-    band = _blob(place, rng.uniform(9.5, 12), 5.6, rng, (0, height), rough=0.06)
+    band = _blob(place, rng.uniform(11, 14), 7.2, rng, (0, height), rough=0.06)
     film.mix(film.fill(band, blur=0.5), 1.35)
-    for step in np.linspace(-6, 6, 3) + rng.normal(0, 0.4, 3):
-        hole = _blob(place, 2.5, rng.uniform(2.8, 3.6), rng, (step, height), rough=0.08)
+    for step in np.linspace(-7, 7, 3) + rng.normal(0, 0.4, 3):
+        hole = _blob(place, 2.8, rng.uniform(3.6, 4.6), rng, (step, height), rough=0.08)
         film.mix(film.fill(hole, blur=0.2), 0.15)
     return film.fill(band)
 
@@ -753,8 +753,8 @@ def _loose_bodies(film: Film, place: Place, rng: np.random.Generator) -> Array:
     reach = float(np.clip(place.width, 6, 12))
     hub = Place(place.to_units(np.array([0, reach * 0.9])), place.along, place.out, reach)
     count = int(rng.integers(6, 10))
-    centers = _scatter(hub, 8.5, 6.5, count, rng)
-    radii = rng.uniform(1.8, 3.2, count)
+    centers = _scatter(hub, 10.0, 8.0, count, rng)
+    radii = rng.uniform(2.6, 4.0, count)
     film.brighten(film.dots(centers, radii, blur=0.2), 1.45)
     film.mix(film.dots(centers, radii * 0.4, blur=0.2), 0.75)
     ring = np.linspace(0, 2 * np.pi, 12, endpoint=False)
@@ -767,11 +767,11 @@ def _loose_bodies(film: Film, place: Place, rng: np.random.Generator) -> Array:
 def _other_benign(film: Film, place: Place, rng: np.random.Generator) -> Array:
     """Either a lobulated chondroid lucency with calcified dots or a scalloped cortical defect."""
     chondroid = rng.uniform() < 0.5
-    out = float(np.clip(place.width * (0.95 if chondroid else 0.85), 5.8, 9.0))
+    out = float(np.clip(place.width * (1.1 if chondroid else 1.0), 7.6, 11.0))
     shift = (0.0, 0.0) if chondroid else (0.0, place.width * 0.5)
     outline = _blob(place, out * 1.35, out, rng, shift, rough=0.16)
     film.mix(film.fill(outline, blur=0.3), 0.08)
-    film.brighten(film.strokes([_closed(outline)], 1.1 if chondroid else 1.7, blur=0.25), 1.3)
+    film.brighten(film.strokes([_closed(outline)], 1.5 if chondroid else 2.0, blur=0.25), 1.45)
     if chondroid:
         dots = _scatter(place, out * 1.0, out * 0.7, 10, rng)
         film.brighten(film.dots(dots, rng.uniform(0.6, 1.1, 10), blur=0.15), 1.3)
@@ -800,7 +800,8 @@ def _osteosarcoma(film: Film, place: Place, rng: np.random.Generator) -> Array:
             reach = rng.uniform(0.55, 1.0) * size * (1.0 if side > 0 else 0.6)
             reach *= 1 - 0.4 * (root / size) ** 2
             foot = np.array([root, side * place.width * 0.9])
-            rays.append(np.array([foot, foot + (root * 0.55 + rng.normal(0, 0.6), side * reach)]))
+            tip = np.array([root * 1.55 + rng.normal(0, 0.6), side * reach + foot[1]])
+            rays.append(np.stack([foot, tip]))
     film.brighten(film.strokes([place.to_units(ray) for ray in rays], 0.8, blur=0.18), 1.45)
     return film.fill(mass, core)
 

@@ -284,7 +284,7 @@ def metric_interval_figure(
     for axis, name in zip(axes[0], metrics, strict=True):
         _whiskers(axis, named[named["metric"] == name], rows, hue, levels)
         axis.set(xlabel=name, ylim=(len(rows) - 0.5, -0.5))
-        if named[["low", "high"]].stack().between(0, 1).all():
+        if named["low"].min() >= 0 and named["high"].max() <= 1:
             axis.set_xlim(-0.03, 1.03)
         axis.set_yticks(range(len(rows)), [textwrap.fill(str(row), 28) for row in rows])
         axis.grid(visible=False, axis="y")

@@ -32,6 +32,8 @@ CONV_OR_NORM = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 class BTXRDClassifier(nn.Module):
     """A timm backbone with a linear head that returns logits. Nothing is frozen.
 
+    The head starts with nearly equal logits, whatever timm's rule for the backbone is.
+
     Args:
         backbone: a name that timm knows, with or without a tag of its pretrained weights.
         num_classes: number of logits.
@@ -79,6 +81,7 @@ class BTXRDClassifier(nn.Module):
             raise _unfetched(backbone, error) from None
         self.num_classes = num_classes
         self.num_features: int = self.model.num_features
+        _start_undecided(self.model.get_classifier())
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map normalised images, float (B, 3, H, W), to logits, float (B, num_classes)."""
@@ -107,6 +110,18 @@ class BTXRDClassifier(nn.Module):
             if isinstance(layer, CONV_OR_NORM):
                 return layer
         raise AttributeError("no convolution or norm")  # nn.Module puts its own words here
+
+
+def _start_undecided(head: nn.Module) -> None:
+    """Let a new linear head begin with nearly equal logits.
+
+    timm draws an EfficientNet's head from ±1/√classes, which suits the 1,000 of ImageNet. With
+    three it is ±0.58: the first losses are several times ln 3, and the first epochs are spent on
+    unlearning them.
+    """
+    if isinstance(head, nn.Linear):
+        nn.init.normal_(head.weight, std=0.01)
+        nn.init.zeros_(head.bias)
 
 
 def create_model(config: dict[str, Any]) -> BTXRDClassifier:

@@ -31,10 +31,12 @@ class StudyResult:
     Attributes:
         report: the comparison report.
         records: name of each run → content of its `run.json`.
+        run_dirs: name of each run → its folder.
     """
 
     report: Path
     records: dict[str, dict[str, Any]]
+    run_dirs: dict[str, Path]
 
     @property
     def failed(self) -> dict[str, dict[str, Any]]:
@@ -117,7 +119,8 @@ def run_study(study: StudyParams, jobs: int = 1) -> StudyResult:
     seconds = {name: round(value, 1) for name, value in stages.items()}
     total = {"ended": now(), "seconds": round(time.perf_counter() - clock, 1)}
     write_json(study.study_dir / "study.json", {**study_json, **total, "stage_seconds": seconds})
-    return StudyResult(study.study_dir / "index.html", records)
+    run_dirs = {run.name: run.run_dir for run in runs}
+    return StudyResult(study.study_dir / "index.html", records, run_dirs)
 
 
 def _ensure_data(study: StudyParams) -> Path:

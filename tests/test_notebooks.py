@@ -1,0 +1,164 @@
+"""The notebooks: run with tiny parameters through papermill, and kept in good order."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from btxrd.evaluation import classification_metrics, read_predictions
+from btxrd.evaluation.predictions import labels, probabilities
+from btxrd.models import load_checkpoint
+from btxrd.params import run_directory
+from btxrd.study.notebooks import NOTEBOOKS, NotebookError, execute_notebook
+
+NAMES = ("01_eda", "02_splits", "03_train", "04_evaluate", "05_gradcam", "06_compare")
+TINY = {
+    "model": {"backbone": "efficientnet_b0", "pretrained": False},
+    "data": {"image_size": 64, "annotations": "roi_dim"},
+    "training": {"epochs": 2, "warmup_epochs": 1, "lr": 2e-3},
+}
+
+
+@pytest.fixture(scope="module")
+def places(phantom, cache_dir, tmp_path_factory) -> dict[str, str]:
+    study = tmp_path_factory.mktemp("study")
+    return {"dataset_root": str(phantom), "cache_dir": str(cache_dir), "study_dir": str(study)}
+
+
+def execute(name: str, places: dict[str, str], **parameters) -> str:
+    """Run a notebook of the study; returns its page."""
+    output = Path(places["study_dir"]) / f"{name}.ipynb"
+    execute_notebook(name, output, parameters)
+    return output.with_suffix(".html").read_text()
+
+
+@pytest.fixture(scope="module")
+def eda(places) -> str:
+    return execute("01_eda", places, image_size=64, **places)
+
+
+@pytest.fixture(scope="module")
+def splits(places) -> str:
+    return execute("02_splits", places, image_size=64, **places)
+
+
+@pytest.fixture(scope="module")
+def trained(places, splits) -> Path:
+    run = {"experiment": "tiny", "split": "center", "seed": 7}
+    execute("03_train", places, **run, **places, **TINY)
+    return run_directory(places["study_dir"], **run)
+
+
+@pytest.fixture(scope="module")
+def evaluated(places, trained) -> str:
+    return execute("04_evaluate", places, run_dir=str(trained), replicates=100)
+
+
+@pytest.fixture(scope="module")
+def explained(places, trained) -> str:
+    return execute("05_gradcam", places, run_dir=str(trained), gallery=2)
+
+
+def test_the_data_are_named_as_phantoms(eda):
+    assert "phantom BTXRD: 120 drawn images" in eda
+    assert "Not for clinical use" in eda
+
+
+def test_splits_are_written_with_their_leaks(places, splits, table):
+    folder = Path(places["study_dir"]) / "splits"
+    split = pd.read_csv(folder / "stratified.csv")
+    assert split["image_id"].tolist() == table["image_id"].tolist()
+    leakage = pd.read_csv(folder / "leakage.csv").set_index(["strategy", "part"])
+    assert leakage.loc[("stratified", "test"), "with_sibling"] > 0
+    assert leakage.loc[("grouped", "test"), "with_sibling"] == 0
+
+
+def test_training_records_every_epoch_and_predicts_every_held_out_image(places, trained):
+    history = pd.read_csv(trained / "history.csv")
+    assert history["epoch"].tolist() == [1, 2]
+    best = history.loc[history["val_loss"].idxmin()]
+    checkpoint = load_checkpoint(trained / "model.pt")
+    assert checkpoint["val_loss"] == pytest.approx(best["val_loss"])
+    facts = json.loads((trained / "training.json").read_text())
+    assert facts["network_parameters"] == 4_011_391
+    predictions = read_predictions(trained / "predictions.csv")
+    split = pd.read_csv(Path(places["study_dir"]) / "splits" / "center.csv")
+    for part in ("val", "test"):
+        expected = split[split["split"] == part]["image_id"].tolist()
+        assert predictions[predictions["part"] == part]["image_id"].tolist() == expected
+    val = predictions[predictions["part"] == "val"]
+    accuracy = classification_metrics(labels(val), probabilities(val))["accuracy"]
+    assert accuracy == pytest.approx(best["val_top1"], abs=1e-6)
+
+
+def test_evaluation_comes_from_the_predictions(trained, evaluated):
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert set(metrics) == {"val", "test", "test, center 2", "test, center 3"}
+    predictions = read_predictions(trained / "predictions.csv").query("part == 'test'")
+    own = classification_metrics(labels(predictions), probabilities(predictions))
+    assert metrics["test"]["macro_auc"] == pytest.approx(own["macro_auc"])
+    estimate, low, high = metrics["test"]["intervals"]["macro_auc"]
+    assert low <= estimate <= high
+    assert f"{estimate:.3f}" in evaluated
+
+
+def test_every_annotated_test_tumour_is_explained(trained, explained):
+    maps = pd.read_csv(trained / "gradcam.csv")
+    assert maps["iou"].notna().sum() == (maps["label"] > 0).sum() > 10
+    assert maps["iou"].dropna().between(0, 1).all()
+    assert explained.count("<img") >= 8
+
+
+def test_the_comparison_takes_runs_made_by_hand(places, evaluated, explained):
+    page = execute("06_compare", places, study_dir=places["study_dir"])
+    comparison = pd.read_csv(Path(places["study_dir"]) / "comparison.csv")
+    assert comparison["Experiment ID"].tolist() == ["tiny"]
+    assert comparison["Stratified Accuracy"].isna().all()
+    assert "No experiment can be recommended" in page
+    assert "by hand" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "words"),
+    [
+        ("03_train", {"experiment": "x", "trainning": {}}, "trainning: unknown key; did you mean"),
+        ("03_train", {"model": {"backbone": "efficientnet_b0", "droput": 0}}, "model.droput"),
+        ("04_evaluate", {"level": 2}, "level: Input should be less than 1"),
+    ],
+)
+def test_a_notebook_stops_at_a_wrong_parameter(tmp_path, name, parameters, words):
+    with pytest.raises(NotebookError, match=re.escape(words)):
+        execute_notebook(name, tmp_path / "out.ipynb", parameters)
+    assert words in (tmp_path / "out.html").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_is_stored_in_good_order(name):
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    assert all("def " not in cell.source for cell in code)
+    assert notebook.cells[0].source.startswith("# ")
+    assert "**Reads**" in notebook.cells[0].source
+    assert "**Writes**" in notebook.cells[0].source
+    tags = [cell.metadata.get("tags", []) for cell in code]
+    assert tags[1] == ["parameters"]
+    assert sum("parameters" in tag for tag in tags) == 1
+    assert all("import" not in cell.source.split() for cell in code[1:])
+    assert "provenance_note" in code[-1].source
+    nbformat.validate(notebook)
+
+
+def test_the_eda_runs_on_the_real_sample_as_it_is(real_sample, tmp_path):
+    parameters = {
+        "dataset_root": str(real_sample),
+        "cache_dir": str(tmp_path / "cache"),
+        "study_dir": str(tmp_path),
+    }
+    execute_notebook("01_eda", tmp_path / "01_eda.ipynb", parameters)
+    page = (tmp_path / "01_eda.html").read_text()
+    assert "12 images: 25% Normal, 42% Benign, 33% Malignant" in page
+    assert "phantom BTXRD" not in page

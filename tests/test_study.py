@@ -1,0 +1,226 @@
+"""The runner: a grid with failures, what it leaves behind, and what it does not do twice."""
+
+import json
+import signal
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from btxrd.cli import main
+from btxrd.params import ParameterError, RunParams, StudyParams
+from btxrd.provenance import file_digest
+from btxrd.study import notebooks
+from btxrd.study.collect import COMPARISON_COLUMNS
+from btxrd.study.records import read_run
+from btxrd.study.run import RunTask, execute_run
+from btxrd.study.study import run_study, select
+
+TINY = {"epochs": 1, "warmup_epochs": 0, "lr": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def study(phantom, cache_dir, tmp_path_factory) -> StudyParams:
+    """Two experiments of the grid. EfficientNets have no place for CBAM, so E1 fails."""
+    values = {
+        "name": "small",
+        "dataset_root": str(phantom),
+        "cache_dir": str(cache_dir),
+        "reports_dir": str(tmp_path_factory.mktemp("reports")),
+        "splits": ["center", "stratified"],
+        "experiments": ["E1_b0_baseline", "E4_resnet50_cbam"],
+        "overrides": {
+            "model": {"pretrained": False, "attn_layer": "cbam"},
+            "data": {"image_size": 64},
+            "training": TINY,
+        },
+        "replicates": 50,
+    }
+    return StudyParams.parse(values, "test")
+
+
+@pytest.fixture(scope="module")
+def result(study):
+    return run_study(study, jobs=2)
+
+
+def test_one_failure_does_not_stop_the_others(study, result):
+    statuses = {name: record["status"] for name, record in result.records.items()}
+    assert [name for name in statuses if statuses[name] == "failed"] == list(result.failed)
+    assert {name.split(" ")[0] for name in result.failed} == {"E1_b0_baseline"}
+    assert sorted(statuses.values()) == ["failed", "failed", "finished", "finished"]
+
+
+def test_a_failed_run_keeps_its_traceback_and_is_in_the_report(study, result):
+    folder = study.study_dir / "runs" / "E1_b0_baseline" / "center" / "seed-42"
+    assert "model.attn_layer" in read_run(folder)["error"]
+    assert "Traceback" in (folder / "error.txt").read_text()
+    assert "model.attn_layer" in (folder / "03_train.html").read_text()
+    page = result.report.read_text()
+    assert "runs/E1_b0_baseline/center/seed-42/error.txt" in page
+    assert "2 of 4 runs finished" in page
+
+
+def test_a_finished_run_has_its_files_and_its_provenance(study, result):
+    folder = study.study_dir / "runs" / "E4_resnet50_cbam" / "stratified" / "seed-42"
+    for stage in ("03_train", "04_evaluate", "05_gradcam"):
+        assert (folder / f"{stage}.ipynb").is_file()
+        assert (folder / f"{stage}.html").is_file()
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["split"] == file_digest(study.study_dir / "splits" / "stratified.csv")
+    assert record["training"]["device"]
+    assert record["packages"]["torch"]
+    assert set(record["stage_seconds"]) == {"03_train", "04_evaluate", "05_gradcam"}
+
+
+def test_the_comparison_has_its_columns_in_order(study, result):
+    table = pd.read_csv(study.study_dir / "comparison.csv")
+    assert tuple(table.columns[:10]) == COMPARISON_COLUMNS
+    assert table["Experiment ID"].tolist() == list(study.experiments)
+    assert table["Backbone"].tolist() == ["efficientnet_b0+cbam", "resnet50+cbam"]
+    assert table["Stratified Macro AUC"].isna().tolist() == [True, False]
+    for page in ("index.html", "eda.html", "splits.html"):
+        assert "Not for clinical use" in (study.study_dir / page).read_text()
+
+
+def test_reports_need_nothing_from_elsewhere(study, result):
+    for page in study.study_dir.rglob("*.html"):
+        text = page.read_text()
+        assert "<script" not in text
+        assert 'src="http' not in text
+        assert "<link" not in text
+
+
+def test_a_finished_run_is_not_run_again(study, result):
+    before = {name: record.get("ended") for name, record in result.records.items()}
+    again = run_study(select(study, only=["E4_resnet50_cbam"]), jobs=1)
+    assert set(again.records) == {name for name in before if name.startswith("E4")}
+    for name, record in again.records.items():
+        assert record["ended"] == before[name]
+
+
+def test_a_study_is_reduced_by_name_only(study):
+    assert select(study, splits=["center"]).splits == ["center"]
+    with pytest.raises(ParameterError, match=r"no experiments \['E9'\]; it has"):
+        select(study, only=["E9"])
+
+
+@pytest.fixture
+def task(phantom, cache_dir, study, result, tmp_path) -> RunTask:
+    """A run in a study of its own, whose splits are there already."""
+    params = {
+        "experiment": "one",
+        "dataset_root": str(phantom),
+        "cache_dir": str(cache_dir),
+        "study_dir": str(tmp_path),
+        "model": {"backbone": "resnet10t", "pretrained": False},
+        "data": {"image_size": 64},
+        "training": TINY,
+    }
+    (tmp_path / "splits").symlink_to(study.study_dir / "splits")
+    return RunTask(RunParams.parse(params, "test"), replicates=20, gradcam="gradcam", data="x")
+
+
+def with_params(task: RunTask, **sections) -> RunTask:
+    values = task.params.model_dump()
+    for name, section in sections.items():
+        values[name] |= section
+    return RunTask(RunParams.parse(values, "test"), task.replicates, task.gradcam, task.data)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": {"backbone": "efficientnet_bo"}}, "did you mean efficientnet_b"),
+        ({"training": {"lr": 1e30}}, "training loss is nan"),
+        ({"model": {"pretrained": True, "weights": "/nowhere.pt"}}, "model.weights"),
+    ],
+)
+def test_a_failing_run_says_why_in_its_record(task, change, words):
+    task = with_params(task, **change)
+    record = execute_run(task)
+    assert record["status"] == "failed"
+    assert words in record["error"]
+    assert "\n" not in record["error"]
+    assert not task.is_finished()
+
+
+def test_a_killed_kernel_is_a_failed_run(task, tmp_path, monkeypatch):
+    """papermill records such a notebook as completed; its word is not taken for it."""
+    (tmp_path / "notebooks").mkdir()
+    source = f"import os\nos.kill(os.getpid(), {int(signal.SIGKILL)})"
+    cells = [nbformat.v4.new_code_cell("", metadata={"tags": ["parameters"]})]
+    notebook = nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(source)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "notebooks" / "03_train.ipynb")
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
+    record = execute_run(task)
+    assert record["status"] == "failed"
+    assert "kernel of 03_train died" in record["error"]
+    assert (task.params.run_dir / "03_train.ipynb").exists()
+
+
+def test_another_run_in_the_folder_is_moved_aside(task):
+    folder = task.params.run_dir
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text('{"hash": "another", "status": "finished"}')
+    (folder / "model.pt").write_text("precious")
+    record = execute_run(with_params(task, model={"backbone": "nonsense"}))
+    assert record["status"] == "failed"
+    (aside,) = folder.parent.glob("seed-42.old-*")
+    assert (aside / "model.pt").read_text() == "precious"
+    assert not (folder / "model.pt").exists()
+
+
+def test_the_hash_follows_everything_that_changes_the_numbers(task, tmp_path):
+    hashes = {
+        task.hash(),
+        with_params(task, training={"lr": 2e-3}).hash(),
+        RunTask(task.params, 30, "gradcam", "x").hash(),
+        RunTask(task.params, 20, "hirescam", "x").hash(),
+        RunTask(task.params, 20, "gradcam", "y").hash(),
+    }
+    (tmp_path / "splits").unlink()
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "stratified.csv").write_text("another split")
+    assert len(hashes | {task.hash()}) == 6
+
+
+def test_the_command_ends_with_the_failures_and_a_status(study, result, tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(study.model_dump()))
+    arguments = ["study", str(path), "--only", "E1_b0_baseline", "--splits", "center"]
+    outcome = CliRunner().invoke(main, arguments)
+    assert outcome.exit_code == 1
+    last = outcome.output.strip().splitlines()[-2:]
+    assert last[0].startswith("FAILED E1_b0_baseline · center · seed 42: ")
+    assert last[1].endswith("runs/E1_b0_baseline/center/seed-42/error.txt")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("name: x", "dataset_root: missing"),
+        ("nam: x", "did you mean name?"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_a_wrong_study_file_is_one_clear_error(tmp_path, content, words):
+    path = tmp_path / "study.yaml"
+    path.write_text(content)
+    outcome = CliRunner().invoke(main, ["study", str(path)])
+    assert outcome.exit_code == 1
+    assert words in outcome.output
+    assert "Traceback" not in outcome.output
+
+
+def test_the_phantom_command(tmp_path):
+    outcome = CliRunner().invoke(main, ["phantom", str(tmp_path / "p"), "--images", "80"])
+    assert outcome.exit_code == 0
+    assert len(list(Path(tmp_path / "p" / "images").iterdir())) == 80
+    again = CliRunner().invoke(main, ["phantom", str(tmp_path / "p")])
+    assert again.exit_code == 1
+    assert "exists" in again.output
