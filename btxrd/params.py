@@ -247,8 +247,14 @@ class CompareParams(_Section):
     study_dir: str = "reports/notebooks"
 
 
+Overrides = dict[Literal["model", "data", "training"], dict[str, Any]]
+
+
 class StudyParams(_Section):
-    """A study file: the data, the grid and what is laid over every experiment of it."""
+    """A study file: the data, the grid and what is laid over its experiments.
+
+    `overrides` go over every experiment, `experiment_overrides` over single ones after that.
+    """
 
     name: Name
     dataset_root: str
@@ -259,12 +265,16 @@ class StudyParams(_Section):
     split_seed: Seed = 42
     seeds: list[Seed] = Field(default=[42], min_length=1)
     experiments: list[Name] = Field(min_length=1)
-    overrides: dict[Literal["model", "data", "training"], dict[str, Any]] = {}
+    overrides: Overrides = {}
+    experiment_overrides: dict[Name, Overrides] = {}
     replicates: int = Field(default=2000, ge=10)
     gradcam: CamMethod = "gradcam"
 
     @model_validator(mode="after")
-    def _no_repeats(self) -> Self:
+    def _names_agree(self) -> Self:
+        unknown = set(self.experiment_overrides) - set(self.experiments)
+        if unknown:
+            raise ValueError(f"experiment_overrides names no experiment of the study: {unknown}")
         for key in ("splits", "seeds", "experiments"):
             values = getattr(self, key)
             if len(set(values)) < len(values):
@@ -295,8 +305,9 @@ class StudyParams(_Section):
         values = read_yaml(source)
         if values.get("experiment") != experiment:
             raise ParameterError(f"{source}: `experiment` must be {experiment}, as the file's name")
-        for section, override in self.overrides.items():
-            values[section] = {**(values.get(section) or {}), **override}
+        for overrides in (self.overrides, self.experiment_overrides.get(experiment, {})):
+            for section, override in overrides.items():
+                values[section] = {**(values.get(section) or {}), **override}
         places = {
             "dataset_root": self.dataset_root,
             "cache_dir": self.cache_dir,

@@ -138,7 +138,7 @@ class _Trainer:
         ).to(device)
         self.val_criterion = nn.CrossEntropyLoss()
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=params.lr, weight_decay=params.weight_decay
+            model.parameters(), lr=params.lr, weight_decay=params.weight_decay, fused=True
         )
         self.scheduler = _schedule(self.optimizer, params, len(train))
         self.scaler = torch.amp.GradScaler(

@@ -27,13 +27,28 @@ def test_the_full_study_is_the_grid_of_the_specification():
         assert (run.training.epochs, run.training.lr, run.training.patience) == (50, 3e-4, 15)
 
 
-def test_the_demo_shrinks_every_experiment_alike():
-    demo = load("demo")
-    runs = demo.runs()
+def test_the_demo_is_the_same_grid_shrunk():
+    runs = load("demo").runs()
     assert {run.experiment for run in runs} == set(GRID)
     assert {run.split for run in runs} == {"stratified", "center"}
-    assert len({(r.data.image_size, r.training.epochs, r.training.lr) for r in runs}) == 1
+    assert len({(r.data.image_size, r.training.batch_size, r.training.lr) for r in runs}) == 1
     assert not any(run.model.pretrained for run in runs)
+    for run in runs:
+        backbone, _, _, dropout, annotations, attention = GRID[run.experiment]
+        assert (run.model.backbone, run.model.dropout) == (backbone, dropout)
+        assert (run.data.annotations, run.model.attn_layer) == (annotations, attention)
+
+
+def test_an_experiments_own_override_goes_over_the_common_one():
+    values = {"name": "s", "dataset_root": "d", "splits": ["center"]}
+    values |= {"experiments": ["E1_b0_baseline", "E2_b0_annotated"]}
+    values |= {"overrides": {"training": {"epochs": 5, "lr": 0.1}}}
+    own = {"experiment_overrides": {"E2_b0_annotated": {"training": {"epochs": 2}}}}
+    first, second = StudyParams.parse({**values, **own}, "study.yaml").runs()
+    assert (first.training.epochs, second.training.epochs) == (5, 2)
+    assert first.training.lr == second.training.lr == 0.1
+    with pytest.raises(ParameterError, match="names no experiment of the study"):
+        StudyParams.parse({**values, "experiment_overrides": {"E9": {}}}, "study.yaml")
 
 
 def test_no_two_runs_share_a_folder():

@@ -246,6 +246,7 @@ def run_table(runs: list[RunResult]) -> pd.DataFrame:
     rows = []
     for run in runs:
         row = {"Experiment": run.experiment, "Split": run.split, "Seed": run.seed}
+        row["Epochs"] = run.parameters.get("training", {}).get("epochs")
         row["Test n"] = run.metrics.get("test", {}).get("n")
         for metric in COMPARED:
             row[HEADLINES[metric]] = format_interval(*run.interval(metric))

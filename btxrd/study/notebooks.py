@@ -2,6 +2,7 @@
 
 import logging
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,6 @@ __all__ = ["NOTEBOOKS", "NotebookError", "execute_notebook", "write_html"]
 
 NOTEBOOKS = PROJECT_ROOT / "notebooks"
 TEMPLATES = Path(__file__).with_name("templates")
-
-# Sockets of this user alone: kernels that start together cannot take each other's TCP port, and
-# nobody else on the machine can talk to them.
-KERNEL_CONFIG = Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}})
 
 
 class NotebookError(RuntimeError):
@@ -52,7 +49,7 @@ def execute_notebook(
     logging.getLogger("papermill").setLevel(logging.ERROR)
     output = Path(output)
     failure = None
-    with atomic_path(output) as temporary:
+    with atomic_path(output) as temporary, tempfile.TemporaryDirectory(prefix="btxrd-") as sockets:
         try:
             papermill.execute_notebook(
                 NOTEBOOKS / f"{name}.ipynb",
@@ -61,7 +58,7 @@ def execute_notebook(
                 progress_bar=False,
                 cwd=NOTEBOOKS,
                 kernel_name="python3",
-                config=KERNEL_CONFIG,
+                config=_kernel_config(sockets),
             )
         except PapermillExecutionError as error:
             last_line = str(error.evalue).strip().splitlines()[:6]
@@ -73,6 +70,17 @@ def execute_notebook(
     write_html(output, html or output.with_suffix(".html"))
     if failure is not None:
         raise failure
+
+
+def _kernel_config(folder: str) -> Config:
+    """Let the kernel talk through sockets in a folder of its own.
+
+    Kernels that start together cannot take each other's TCP port then, and nobody else on the
+    machine can talk to them.
+    """
+    if os.name != "posix":
+        return Config()
+    return Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
 
 
 def write_html(notebook: str | Path, html: str | Path) -> None:

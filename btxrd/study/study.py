@@ -95,7 +95,10 @@ def run_study(study: StudyParams, jobs: int = 1) -> StudyResult:
         data = data_fingerprint(read_table(root), project_path(study.cache_dir))
         tasks = [RunTask(run, study.replicates, study.gradcam, data) for run in runs]
         waiting = [task for task in tasks if not task.is_finished()]
-        futures = [client.submit(execute_run, task, threads, pure=False) for task in waiting]
+        futures = [
+            client.submit(execute_run, task, threads, priority=-place, pure=False)
+            for place, task in enumerate(waiting)
+        ]
         progress.follow(futures)
         eda.result()
         stages["eda, splits and runs"] = time.perf_counter() - stage
