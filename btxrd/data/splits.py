@@ -14,6 +14,7 @@ from btxrd.data.table import REGION_COLUMNS, SITE_COLUMNS, SUBTYPE_COLUMNS
 __all__ = [
     "STRATEGIES",
     "conflicting_pairs",
+    "leakage_report",
     "leakage_table",
     "make_split",
     "near_duplicates",
@@ -278,3 +279,19 @@ def leakage_table(
         sibling_share=result["with_sibling"] / result["images"],
         duplicate_share=result["with_duplicate"] / result["images"],
     )
+
+
+def leakage_report(leakage: pd.DataFrame) -> pd.DataFrame:
+    """Lay out a leakage table for reading: a row a strategy and part, count and share in a cell."""
+    cells = {
+        title: [
+            f"{count} ({count / images:.1%})"
+            for count, images in zip(leakage[column], leakage["images"], strict=True)
+        ]
+        for title, column in {
+            "With a sibling in train": "with_sibling",
+            "With a duplicate in train": "with_duplicate",
+        }.items()
+    }
+    names = {"strategy": "Split", "part": "Part", "images": "Images"}
+    return leakage[list(names)].rename(columns=names).assign(**cells)
