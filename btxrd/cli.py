@@ -49,6 +49,43 @@ def demo(jobs: int | None) -> None:
 
 
 @main.command()
+@click.argument("directory", type=click.Path(path_type=Path), required=False)
+@click.option("--url", help="Another address of the same archive.")
+def fetch(directory: Path | None, url: str | None) -> None:
+    """Fetch BTXRD (about 801 MB) into DIRECTORY, by default data/BTXRD of the clone.
+
+    Verified, resumed where it broke off, and not fetched again when it is complete.
+    """
+    from btxrd.data.fetch import ARCHIVE_URL, FetchError, fetch
+
+    try:
+        root = fetch(directory or project_path("data/BTXRD"), url or ARCHIVE_URL)
+    except FetchError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"BTXRD is complete in {root}")
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+def check(directory: Path) -> None:
+    """Say what is wrong with the data set in DIRECTORY, row by row.
+
+    Exit status: 0 clean, 1 warnings, 2 errors.
+    """
+    from btxrd.data.audit import audit, exit_status
+
+    try:
+        findings = audit(directory, progress=True)
+    except FileNotFoundError as error:
+        raise click.ClickException(str(error)) from error
+    for finding in findings.itertuples():
+        click.echo(f"{finding.severity}: {finding.subject}: {finding.what} {finding.remedy}")
+    errors = int((findings["severity"] == "error").sum())
+    click.echo(f"{errors} errors, {len(findings) - errors} warnings")
+    raise SystemExit(exit_status(findings))
+
+
+@main.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--images", default=360, show_default=True, help="How many images.")
 @click.option("--seed", default=42, show_default=True, help="Of every random choice.")

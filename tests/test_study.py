@@ -224,3 +224,22 @@ def test_the_phantom_command(tmp_path):
     again = CliRunner().invoke(main, ["phantom", str(tmp_path / "p")])
     assert again.exit_code == 1
     assert "exists" in again.output
+
+
+def test_the_check_command_lists_findings_and_ends_with_their_severity(phantom, tmp_path):
+    clean = CliRunner().invoke(main, ["check", str(phantom)])
+    assert clean.exit_code == 0
+    assert clean.output.endswith("0 errors, 0 warnings\n")
+    (tmp_path / "images").mkdir()
+    broken = CliRunner().invoke(main, ["check", str(tmp_path)])
+    assert broken.exit_code == 2
+    assert "error: " in broken.output
+    assert CliRunner().invoke(main, ["check", str(tmp_path / "nowhere")]).exit_code == 1
+
+
+def test_the_fetch_command_says_in_one_line_what_is_wrong(tmp_path):
+    url = "http://127.0.0.1:9/BTXRD.zip"
+    outcome = CliRunner().invoke(main, ["fetch", str(tmp_path / "x"), "--url", url])
+    assert outcome.exit_code == 1
+    assert "cannot reach 127.0.0.1" in outcome.output.splitlines()[-1]
+    assert "Traceback" not in outcome.output

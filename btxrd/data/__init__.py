@@ -5,6 +5,7 @@ by name, so that reading a table stays quick.
 """
 
 from btxrd.data.annotations import lesion_mask, read_annotation
+from btxrd.data.audit import audit
 from btxrd.data.cache import ImageCache, open_cache
 from btxrd.data.phantom import make_phantom
 from btxrd.data.preprocessing import Preprocessing
@@ -15,6 +16,7 @@ __all__ = [
     "STRATEGIES",
     "ImageCache",
     "Preprocessing",
+    "audit",
     "lesion_mask",
     "make_phantom",
     "make_split",

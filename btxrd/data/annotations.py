@@ -98,7 +98,7 @@ def read_annotation(path: str | Path) -> Annotation:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         width, height = int(content["imageWidth"]), int(content["imageHeight"])
         shapes = [_shape(shape) for shape in content["shapes"]]
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:

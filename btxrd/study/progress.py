@@ -18,7 +18,7 @@ from btxrd.study.records import STAGES, read_run
 
 __all__ = ["RunState", "StudyProgress", "run_state"]
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
