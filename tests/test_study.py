@@ -229,11 +229,11 @@ def test_the_phantom_command(tmp_path):
 def test_the_check_command_lists_findings_and_ends_with_their_severity(phantom, tmp_path):
     clean = CliRunner().invoke(main, ["check", str(phantom)])
     assert clean.exit_code == 0
-    assert clean.output.endswith("0 errors, 0 warnings\n")
+    assert clean.stdout == "0 errors, 0 warnings\n"
     (tmp_path / "images").mkdir()
     broken = CliRunner().invoke(main, ["check", str(tmp_path)])
     assert broken.exit_code == 2
-    assert "error: " in broken.output
+    assert "error: " in broken.stdout
     assert CliRunner().invoke(main, ["check", str(tmp_path / "nowhere")]).exit_code == 1
 
 
