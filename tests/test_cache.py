@@ -74,11 +74,26 @@ def test_the_fingerprint_covers_table_and_annotations(few, tmp_path):
     assert data_fingerprint(few, tmp_path) != first
 
 
-def test_a_broken_image_is_named_and_leaves_no_cache(few, tmp_path):
+def test_a_broken_image_is_an_entry_and_not_the_end(few, tmp_path):
     Path(few["path"][7]).write_bytes(b"broken")
-    with pytest.raises(ValueError, match=few["image_id"][7]):
+    cache = build(few, tmp_path)
+    errors = cache.index.set_index("image_id")["error"].dropna()
+    assert errors.index.tolist() == [few["image_id"][7]]
+    assert few["image_id"][7] in errors.iloc[0]
+    assert not cache.images[7].any()
+    assert cache.images[8].any()
+
+
+def test_a_build_that_dies_leaves_no_cache(few, tmp_path, monkeypatch):
+    def die(*_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("btxrd.data.cache._decode_one", die)
+    with pytest.raises(KeyboardInterrupt):
         build(few, tmp_path)
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    monkeypatch.undo()
+    assert build(few, tmp_path).images[0].any()
 
 
 def test_builders_at_the_same_time_do_not_harm_each_other(few, tmp_path):

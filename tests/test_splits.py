@@ -1,8 +1,20 @@
+import itertools
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
+from imagehash import phash
+from PIL import Image
 
-from btxrd.data import STRATEGIES, make_split, near_duplicates, read_table, study_groups
+from btxrd.data import (
+    STRATEGIES,
+    make_phantom,
+    make_split,
+    near_duplicates,
+    read_table,
+    study_groups,
+)
 from btxrd.data.splits import conflicting_pairs, leakage_table, read_split
 
 
@@ -106,6 +118,31 @@ def test_exact_duplicates_stay_together(table, duplicates):
 def test_an_unknown_strategy_lists_the_known(table):
     with pytest.raises(ValueError, match=r"'centre'.*stratified, center, grouped, random"):
         make_split(table, "centre")
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory) -> tuple[pd.DataFrame, pd.Series, pd.DataFrame]:
+    """A phantom of 400 images: its table, true patients and near-duplicates."""
+    root = make_phantom(tmp_path_factory.mktemp("crowd") / "p", 400, scale=0.1, workers=1)
+    table = read_table(root)
+    patients = json.loads((root / "phantom.json").read_text())["patients"]
+    hashes = [phash(Image.open(path)) for path in table["path"]]
+    numbers = np.array([int(str(value), 16) for value in hashes], np.uint64)
+    return table, table["image_id"].map(patients), near_duplicates(table["image_id"], numbers)
+
+
+def pairs_within(groups: pd.Series) -> set[tuple[int, int]]:
+    members = groups.groupby(groups).groups.values()
+    return {pair for rows in members for pair in itertools.combinations(sorted(rows), 2)}
+
+
+def test_study_groups_find_the_true_patients(crowd):
+    table, patients, duplicates = crowd
+    true, found = pairs_within(patients), pairs_within(study_groups(table, duplicates))
+    precision, recall = len(true & found) / len(found), len(true & found) / len(true)
+    print(f"surrogate groups: precision {precision:.3f}, recall {recall:.3f}")
+    assert precision >= 0.95
+    assert recall >= 0.95
 
 
 def test_too_few_of_a_class(table):

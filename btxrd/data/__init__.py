@@ -7,6 +7,7 @@ by name, so that reading a table stays quick.
 from btxrd.data.annotations import lesion_mask, read_annotation
 from btxrd.data.audit import audit
 from btxrd.data.cache import ImageCache, open_cache
+from btxrd.data.dataset import open_dataset
 from btxrd.data.phantom import make_phantom
 from btxrd.data.preprocessing import Preprocessing
 from btxrd.data.splits import STRATEGIES, make_split, near_duplicates, study_groups
@@ -22,6 +23,7 @@ __all__ = [
     "make_split",
     "near_duplicates",
     "open_cache",
+    "open_dataset",
     "read_annotation",
     "read_table",
     "study_groups",

@@ -25,7 +25,7 @@ from btxrd.files import atomic_path, write_json
 
 __all__ = ["ImageCache", "data_fingerprint", "open_cache"]
 
-LAYOUT = 1
+LAYOUT = 2
 """Raise it when the meaning of the cached arrays changes: old caches are then built anew."""
 
 
@@ -38,7 +38,8 @@ class ImageCache:
         masks: uint8 {0, 1} (N, S, S), read-only memmap; all zero where there is no annotation.
         index: one row an image, in the arrays' order: image_id, width, height (pixels of the
             file), lesion_area (share of the image in [0, 1]), phash (uint64), and the file's
-            bytes, mode and quantisation (mean of its first JPEG table; NaN without one).
+            bytes, mode and quantisation (mean of its first JPEG table; NaN without one). `error`
+            says why an image could not be decoded (its pixels are zero then); NaN for the others.
         key: 16 hex digits of the files' contents and the settings.
     """
 
@@ -78,9 +79,7 @@ def open_cache(
         cache_dir: the folder of all caches.
         progress: show a progress bar while building.
 
-    Raises:
-        FileNotFoundError: an image of the table is not there; the message names it.
-        ValueError: an image or annotation cannot be read; the message names it.
+    A file that cannot be read does not stop the others: it gets an `error` in the index.
     """
     cache_dir = Path(cache_dir)
     cache_dir.mkdir(parents=True, exist_ok=True)
@@ -178,22 +177,32 @@ def _build(table: pd.DataFrame, preprocessing: Preprocessing, folder: Path, prog
 def _cache_one(
     path: str, preprocessing: Preprocessing
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    try:
+        return _decode_one(Path(path), preprocessing)
+    except (OSError, ValueError, cv2.error) as error:
+        nothing = np.zeros((preprocessing.image_size,) * 2, np.uint8)
+        return nothing, nothing, {"phash": 0, "error": str(error)}
+
+
+def _decode_one(
+    path: Path, preprocessing: Preprocessing
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     radiograph = preprocessing.decode(path)
-    side = preprocessing.image_size
-    mask = np.zeros((side, side), np.uint8)
+    mask = np.zeros((preprocessing.image_size,) * 2, np.uint8)
     lesion_area = 0.0
     if annotation_file(path).is_file():
         annotation = read_annotation(annotation_file(path))
         inner = preprocessing.geometry(annotation.width, annotation.height)
-        mask = annotation.mask((side, side), inner.transform)
+        mask = annotation.mask(mask.shape, inner.transform)
         lesion_area = float(mask.sum()) / (inner.width * inner.height)
     facts = {
         "width": radiograph.width,
         "height": radiograph.height,
         "lesion_area": lesion_area,
         "phash": int(str(imagehash.phash(Image.fromarray(radiograph.pixels))), 16),
-        "bytes": Path(path).stat().st_size,
+        "bytes": path.stat().st_size,
         "mode": radiograph.mode,
         "quantisation": radiograph.quantisation,
+        "error": None,
     }
     return preprocessing.fit(radiograph), mask, facts

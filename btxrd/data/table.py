@@ -1,5 +1,6 @@
 """The release's table: one row an image, 37 columns, and the label that follows from them."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -55,12 +56,13 @@ RELEASE_COLUMNS = ("image_id", "center", "age", "gender", *FLAG_COLUMNS)
 """The release's 37 columns in its order."""
 
 
-def read_table(root: str | Path) -> pd.DataFrame:
+def read_table(root: str | Path, set_aside: Collection[str] = ()) -> pd.DataFrame:
     """Read the table of a data set in the release's layout.
 
     Args:
         root: the folder that holds `dataset.xlsx` (or `dataset.csv`), `images/` and
             `Annotations/`; a `BTXRD/` folder inside it, as the archive unpacks, is found too.
+        set_aside: ids of images whose rows are left out before anything is checked.
 
     Returns:
         One row an image in the release's order: its 37 columns, then `label` (int64: 0 Normal,
@@ -78,6 +80,7 @@ def read_table(root: str | Path) -> pd.DataFrame:
     if missing:
         raise ValueError(f"{source} lacks the columns {missing}; the release has 37 of them")
     table = table[list(RELEASE_COLUMNS)]
+    table = table[~table["image_id"].isin(set_aside)].reset_index(drop=True)
     _refuse_bad_cells(table, source)
     table[list(FLAG_COLUMNS)] = table[list(FLAG_COLUMNS)].astype("int64")
     labels = np.select([table["malignant"] == 1, table["benign"] == 1], [2, 1], 0)

@@ -16,6 +16,7 @@ EXAMPLE_STUDY = "reports/notebooks"
 EXAMPLE_IMAGES = 160
 
 PRODUCTS = {
+    "01_eda": Path("shortcuts.csv"),
     "02_splits": Path("splits/stratified.csv"),
     "03_train": Path("runs/example/stratified/seed-42/training.json"),
     "04_evaluate": Path("runs/example/stratified/seed-42/metrics.json"),

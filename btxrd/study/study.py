@@ -11,8 +11,8 @@ from typing import Any
 from distributed import Client, Future, LocalCluster
 
 from btxrd.data.cache import data_fingerprint
+from btxrd.data.dataset import usable_table
 from btxrd.data.phantom import make_phantom
-from btxrd.data.table import read_table
 from btxrd.files import project_path, write_json
 from btxrd.params import CompareParams, EdaParams, ParameterError, SplitsParams, StudyParams
 from btxrd.provenance import code_version, data_name, now, package_versions
@@ -92,7 +92,7 @@ def run_study(study: StudyParams, jobs: int = 1) -> StudyResult:
         eda = _submit(client, "01_eda", EdaParams(**common), study.study_dir / "eda.html")
         splits_params = SplitsParams(**common, split_seed=study.split_seed)
         _submit(client, "02_splits", splits_params, study.study_dir / "splits.html").result()
-        data = data_fingerprint(read_table(root), project_path(study.cache_dir))
+        data = data_fingerprint(usable_table(root)[0], project_path(study.cache_dir))
         tasks = [RunTask(run, study.replicates, study.gradcam, data) for run in runs]
         waiting = [task for task in tasks if not task.is_finished()]
         futures = [

@@ -1,0 +1,82 @@
+"""A data set as the study uses it: audited, its bad rows set aside, decoded once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from btxrd.data.audit import audit, unusable_images
+from btxrd.data.cache import ImageCache, open_cache
+from btxrd.data.preprocessing import Preprocessing
+from btxrd.data.table import read_table
+
+__all__ = ["Dataset", "open_dataset", "usable_table"]
+
+MOST_SET_ASIDE = 0.02
+"""A study goes on without bad rows up to this share of all; beyond, something larger is wrong."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Attributes are what later stages read.
+
+    Attributes:
+        table: the usable rows, as `read_table` returns them.
+        cache: the image cache; holds at least the table's images.
+        findings: as `audit` returns them, and the images that could not be decoded.
+    """
+
+    table: pd.DataFrame
+    cache: ImageCache
+    findings: pd.DataFrame
+
+
+def usable_table(root: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Audit a data set and read its table without the rows that cannot be used.
+
+    Returns:
+        The table, as `read_table` returns it, and the findings, as `audit` returns them.
+
+    Raises:
+        FileNotFoundError: no data set at `root`.
+        ValueError: the table as a whole cannot be read, or more than 2 % of the rows are bad.
+    """
+    findings = audit(root)
+    bad = unusable_images(findings)
+    table = read_table(root, set_aside=bad)
+    _refuse_too_many(len(bad), len(table) + len(bad), root)
+    return table, findings
+
+
+def open_dataset(
+    root: str | Path, preprocessing: Preprocessing, cache_dir: str | Path, progress: bool = True
+) -> Dataset:
+    """Audit a data set, set its bad rows aside and open the image cache of the others.
+
+    Raises:
+        FileNotFoundError, ValueError: as `usable_table`.
+    """
+    table, findings = usable_table(root)
+    cache = open_cache(table, preprocessing, cache_dir, progress)
+    broken = cache.index[cache.index["error"].notna()]
+    late = pd.DataFrame(
+        {
+            "severity": "error",
+            "subject": "images/" + broken["image_id"],
+            "image_id": broken["image_id"],
+            "check": "image-undecodable",
+            "what": broken["error"],
+            "remedy": "Fetch the file again.",
+        }
+    )
+    usable = table[~table["image_id"].isin(broken["image_id"])].reset_index(drop=True)
+    _refuse_too_many(len(unusable_images(findings)) + len(broken), len(table), root)
+    return Dataset(usable, cache, pd.concat([findings, late], ignore_index=True))
+
+
+def _refuse_too_many(bad: int, images: int, root: str | Path) -> None:
+    if bad > MOST_SET_ASIDE * images:
+        raise ValueError(
+            f"{bad} of {images} images of {root} cannot be used; a study sets aside at most "
+            f"{MOST_SET_ASIDE:.0%}: see `btxrd check {root}`"
+        )

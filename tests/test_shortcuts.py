@@ -1,0 +1,190 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from btxrd.data import ImageCache, read_table, study_groups
+from btxrd.data.table import RELEASE_COLUMNS
+from btxrd.evaluation.shortcuts import SHORTCUTS, shortcut_features, shortcut_table
+
+SIDE = 32
+
+
+def blank_table(labels: np.ndarray) -> pd.DataFrame:
+    """Rows that tell nothing: one age, one sex, no flag set."""
+    table = pd.DataFrame(0, index=np.arange(len(labels)), columns=list(RELEASE_COLUMNS))
+    names = [f"IMG{row:06d}.jpeg" for row in table.index]
+    return table.assign(image_id=names, age=40, gender="F", label=labels)
+
+
+def blank_cache(table: pd.DataFrame) -> ImageCache:
+    """Files that tell nothing, in another order than the table's; noise for pixels."""
+    rng = np.random.default_rng(1)
+    shape = (len(table), SIDE, SIDE)
+    index = pd.DataFrame({"image_id": table["image_id"].to_numpy()[::-1]}).assign(
+        width=1000, height=1500, bytes=90_000, mode="L", quantisation=10.0
+    )
+    images = rng.integers(100, 140, shape).astype(np.uint8)
+    return ImageCache(images, np.zeros(shape, np.uint8), index, "0" * 16)
+
+
+@pytest.fixture
+def blank() -> tuple[pd.DataFrame, ImageCache]:
+    table = blank_table(np.random.default_rng(0).choice(3, 240, p=[0.5, 0.3, 0.2]))
+    return table, blank_cache(table)
+
+
+def auc(result: pd.DataFrame, split: str = "image") -> pd.Series:
+    return result[result["split"] == split].set_index("shortcut")["macro_auc"]
+
+
+def assert_only(found: pd.Series, *planted: str) -> None:
+    assert (found[list(planted)] > 0.95).all(), found
+    assert found.drop(list(planted)).between(0.35, 0.65).all(), found
+
+
+def plant_width(table, cache):
+    labels = table["label"].to_numpy()[::-1]
+    return table, replace(cache, index=cache.index.assign(width=1000 - 200 * labels))
+
+
+def plant_age(table, cache):
+    return table.assign(age=20 + 20 * table["label"]), cache
+
+
+def plant_site(table, cache):
+    return table.assign(femur=table["label"] == 1, tibia=table["label"] == 2), cache
+
+
+def plant_middle(table, cache):
+    images = cache.images.copy()
+    images[:, 8:24, 8:24] += 40 * table["label"].to_numpy()[::-1, None, None].astype(np.uint8)
+    return table, replace(cache, images=images)
+
+
+@pytest.mark.parametrize(
+    ("plant", "found_by"),
+    [
+        (plant_width, ["file"]),
+        (plant_age, ["metadata", "sites"]),
+        (plant_site, ["sites"]),
+        (plant_middle, ["thumbnail"]),
+    ],
+)
+def test_a_planted_shortcut_is_found_by_its_baseline_alone(blank, plant, found_by):
+    table, cache = plant(*blank)
+    result = shortcut_table(table, table.index, cache, folds=2, replicates=20)
+    assert_only(auc(result), *found_by)
+    assert_only(auc(result, "grouped"), *found_by)
+
+
+def test_a_thin_frame_is_seen_by_the_border(blank):
+    table, cache = blank
+    images = cache.images.copy()
+    images[:, :2] += 30 * table["label"].to_numpy()[::-1, None, None].astype(np.uint8)
+    features = shortcut_features(table, replace(cache, images=images))
+    plain = shortcut_features(table, cache)
+    changed = (features["border"] != plain["border"]).any(axis=0)
+    assert changed.tolist() == [True] * 16 + [False] * 44
+    result = shortcut_table(
+        table, table.index, replace(cache, images=images), folds=2, replicates=20
+    )
+    assert auc(result)["border"] > 0.95
+
+
+def test_grouped_folds_remove_what_siblings_leak():
+    """Ages that identify a patient and tell nothing of the class."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), 6)
+    table = blank_table(np.repeat(rng.integers(0, 3, 60), 6))
+    table["age"] = np.repeat(rng.permutation(60), 6)
+    result = shortcut_table(table, groups, folds=3, replicates=20)
+    assert auc(result, "image")["metadata"] > 0.8
+    assert auc(result, "grouped")["metadata"] < 0.6
+
+
+def test_features_stand_in_the_order_of_the_table(table, cache):
+    features = shortcut_features(table, cache)
+    assert list(features) == list(SHORTCUTS)
+    assert {len(rows) for rows in features.values()} == {len(table)}
+    shuffled = table.sample(frac=1, random_state=0)
+    again = shortcut_features(shuffled, cache)
+    for name, rows in features.items():
+        expected = pd.DataFrame(rows).iloc[shuffled.index.to_numpy()]
+        np.testing.assert_array_equal(np.asarray(again[name]), expected)
+
+
+def test_the_site_columns_are_the_metadata_and_fifteen_more(table):
+    features = shortcut_features(table, None)
+    assert list(features) == ["metadata", "sites"]
+    assert features["metadata"].shape[1] == 8
+    assert features["sites"].shape[1] == 8 + 15
+
+
+def test_pixels_are_grey_levels_of_the_square(blank):
+    table, cache = blank
+    flat = replace(cache, images=np.full_like(cache.images, 77))
+    features = shortcut_features(table, flat)
+    assert features["thumbnail"].shape == (240, 64)
+    assert features["border"].shape == (240, 60)
+    assert (features["thumbnail"] == 77).all()
+    assert (features["border"] == 77).all()
+
+
+def test_the_phantom_has_all_ten_rows(table, cache, duplicates):
+    groups = study_groups(table, duplicates)
+    result = shortcut_table(table, groups, cache, folds=3, replicates=50)
+    columns = ["shortcut", "sees", "split", "n", "macro_auc", "low", "high"]
+    assert list(result.columns) == columns
+    rows = [(name, split) for name in SHORTCUTS for split in ("image", "grouped")]
+    assert list(zip(result["shortcut"], result["split"], strict=True)) == rows
+    assert (result["n"] == len(table)).all()
+    assert (result["low"] <= result["macro_auc"]).all()
+    assert (result["macro_auc"] <= result["high"]).all()
+    assert auc(result)["sites"] > auc(result)["metadata"]
+
+
+def test_equal_seeds_give_equal_tables(table, duplicates):
+    groups = study_groups(table, duplicates)
+    first, again, other = (
+        shortcut_table(table, groups, folds=2, replicates=20, seed=seed) for seed in (1, 1, 2)
+    )
+    pd.testing.assert_frame_equal(first, again)
+    assert not first["macro_auc"].equals(other["macro_auc"])
+
+
+def test_rare_classes_get_fewer_folds_and_too_rare_ones_no_figure():
+    labels = np.repeat([0, 1, 2], [30, 30, 4])
+    table = blank_table(labels).assign(age=10 + labels)
+    two_groups = np.r_[np.arange(60), 60, 60, 61, 61]
+    result = shortcut_table(table, two_groups, replicates=20)
+    assert result["macro_auc"].notna().all()
+    one_group = np.r_[np.arange(60), 60, 60, 60, 60]
+    result = shortcut_table(table, one_group, replicates=20).set_index("split")
+    assert result.loc["image", "macro_auc"].notna().all()
+    assert result.loc["grouped", ["macro_auc", "low", "high"]].isna().all(axis=None)
+
+
+def test_a_missing_class_gives_no_figure():
+    table = blank_table(np.repeat([0, 1], 20))
+    result = shortcut_table(table, table.index, replicates=20)
+    assert result[["macro_auc", "low", "high"]].isna().all(axis=None)
+    assert (result["n"] == 40).all()
+
+
+def test_impossible_arguments_are_refused():
+    table = blank_table(np.repeat([0, 1, 2], 4))
+    with pytest.raises(ValueError, match="folds must be 2 or more"):
+        shortcut_table(table, table.index, folds=1)
+    with pytest.raises(ValueError, match="groups must have shape"):
+        shortcut_table(table, table.index[:3])
+
+
+def test_figures_of_the_real_table(real_table):
+    table = read_table(real_table)
+    groups = study_groups(table, pd.read_csv(real_table / "duplicates.csv"))
+    result = shortcut_table(table, groups, replicates=200)
+    assert auc(result)["metadata"] == pytest.approx(0.698, abs=0.03)
+    assert auc(result, "grouped")["metadata"] == pytest.approx(0.594, abs=0.03)
+    assert auc(result)["sites"] == pytest.approx(0.963, abs=0.03)
