@@ -219,7 +219,7 @@ class GradcamParams(_Section):
 
     run_dir: str
     method: CamMethod = "gradcam"
-    gallery: int = Field(default=4, ge=1, le=12)
+    gallery: int = Field(default=3, ge=1, le=12)
 
 
 class EdaParams(_Section):

@@ -9,7 +9,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from btxrd import NORMALIZATION
-from btxrd.data.augmentation import training_augmentation
 from btxrd.data.cache import ImageCache
 from btxrd.params import DataParams
 
@@ -84,7 +83,12 @@ class RadiographDataset(Dataset):
         self.cache = cache
         self.rows, self.labels, self.dimmed = rows, labels, dimmed
         self.dim_factor = dim_factor
-        self.augmentation = training_augmentation(seed=0) if augment else None
+        self.augmentation = None
+        if augment:
+            # albumentations takes a second to import, and only training needs it.
+            from btxrd.data.augmentation import training_augmentation
+
+            self.augmentation = training_augmentation(seed=0)
 
     def __len__(self) -> int:
         """Return the number of samples, dimmed copies included."""

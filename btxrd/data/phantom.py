@@ -25,7 +25,8 @@ from openpyxl import Workbook
 from openpyxl.xml.functions import tostring
 from tqdm.auto import tqdm
 
-from btxrd.data.phantom_drawing import TEMPLATES, Site, View, draw_view
+from btxrd.data.phantom_anatomy import TEMPLATES, Site, View
+from btxrd.data.phantom_drawing import draw_view
 from btxrd.files import atomic_path, write_json
 
 __all__ = ["PHANTOM_FILE", "is_phantom", "make_phantom"]

@@ -3,7 +3,7 @@
 import csv
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from btxrd.params import RunParams
 from btxrd.study.records import STAGES, read_run
+from btxrd.study.run import RunTask
 
 __all__ = ["RunState", "StudyProgress", "run_state"]
 
@@ -95,18 +96,26 @@ class StudyProgress:
         else:
             self._show([])
 
-    def follow(self, futures: Sequence[Future]) -> None:
-        """Show the runs' states until all of `futures` are done."""
+    def follow(
+        self, tasks: Sequence[RunTask], submit: Callable[[RunTask], Future], slots: int
+    ) -> None:
+        """Submit the tasks in their order, `slots` at a time, and show the runs until all are done.
+
+        Dask would hand out all at once and not keep the order, so a long run could start last.
+        """
         self.started = time.monotonic()
         states = [run_state(run) for run in self.runs]
         self.done_at_start = sum(state.done for state in states if state.state == "finished")
-        self.message = f"{len(futures)} of {len(self.runs)} runs to do"
+        self.message = f"{len(tasks)} of {len(self.runs)} runs to do"
         if self.live is None:
             self._print(self.message)
-        while not all(future.done() for future in futures):
+        waiting, running = list(tasks), []
+        while waiting or running:
+            running = [future for future in running if not future.done()]
+            while waiting and len(running) < slots:
+                running.append(submit(waiting.pop(0)))
             self._show([run_state(run) for run in self.runs])
             time.sleep(POLL_SECONDS)
-        self._show([run_state(run) for run in self.runs])
 
     def _show(self, states: Sequence[RunState]) -> None:
         if self.live is not None:

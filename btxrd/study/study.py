@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +96,11 @@ def run_study(study: StudyParams, jobs: int = 1) -> StudyResult:
         data = data_fingerprint(usable_table(root)[0], project_path(study.cache_dir))
         tasks = [RunTask(run, study.replicates, study.gradcam, data) for run in runs]
         waiting = [task for task in tasks if not task.is_finished()]
-        futures = [
-            client.submit(execute_run, task, threads, priority=-place, pure=False)
-            for place, task in enumerate(waiting)
-        ]
-        progress.follow(futures)
+        submit = partial(client.submit, execute_run, threads=threads, pure=False)
+        progress.follow(waiting, submit, jobs)
         eda.result()
         stages["eda, splits and runs"] = time.perf_counter() - stage
-        records = {task.params.name: read_run(task.params.run_dir) for task in tasks}
+        records = {task.params.name: _record(task) for task in tasks}
         stage = time.perf_counter()
         progress.say("06_compare")
         compare = CompareParams(study_dir=str(study.study_dir))
@@ -124,6 +122,13 @@ def run_study(study: StudyParams, jobs: int = 1) -> StudyResult:
     write_json(study.study_dir / "study.json", {**study_json, **total, "stage_seconds": seconds})
     run_dirs = {run.name: run.run_dir for run in runs}
     return StudyResult(study.study_dir / "index.html", records, run_dirs)
+
+
+def _record(task: RunTask) -> dict[str, Any]:
+    record = read_run(task.params.run_dir)
+    if record.get("status") in ("finished", "failed"):
+        return record
+    return record | {"status": "failed", "error": "its worker process died before the run ended"}
 
 
 def _ensure_data(study: StudyParams) -> Path:
