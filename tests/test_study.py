@@ -154,7 +154,8 @@ def test_a_killed_kernel_is_a_failed_run(task, tmp_path, monkeypatch):
     source = f"import os\nos.kill(os.getpid(), {int(signal.SIGKILL)})"
     cells = [nbformat.v4.new_code_cell("", metadata={"tags": ["parameters"]})]
     notebook = nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(source)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python"}
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["kernelspec"] = spec
     nbformat.write(notebook, tmp_path / "notebooks" / "03_train.ipynb")
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
     record = execute_run(task)

@@ -167,7 +167,7 @@ def _duration(seconds: float) -> str:
     """Return a duration in words.
 
     >>> _duration(42), _duration(200), _duration(7300)
-    ('42 s', '3 min', '2 h 1 min')
+    ('42 s', '3 min', '2 h 2 min')
     """
     minutes = round(seconds / 60)
     if seconds < 90:
