@@ -27,6 +27,8 @@ def seed_everything(seed: int) -> None:
     """Seed torch, on every device; numpy and albumentations take theirs from the run's seed."""
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # No code here reads memory before it is written; filling it costs B3 a tenth of its speed.
+    torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 @dataclass(frozen=True)
