@@ -97,11 +97,22 @@ class StudyProgress:
             self._show([])
 
     def follow(
-        self, tasks: Sequence[RunTask], submit: Callable[[RunTask], Future], slots: int
+        self,
+        tasks: Sequence[RunTask],
+        submit: Callable[[RunTask], Future],
+        slots: int,
+        busy: Sequence[Future] = (),
     ) -> None:
-        """Submit the tasks in their order, `slots` at a time, and show the runs until all are done.
+        """Submit the tasks in their order, one to each free slot, and show the runs to their end.
 
-        Dask would hand out all at once and not keep the order, so a long run could start last.
+        Dask would hand out all at once: it does not keep the order, so a long run could start
+        last, and it may queue a run behind another one while a worker has nothing to do.
+
+        Args:
+            tasks: the runs to do.
+            submit: hands a task to the cluster.
+            slots: runs at a time, one a worker.
+            busy: other work that occupies slots until it is done.
         """
         self.started = time.monotonic()
         states = [run_state(run) for run in self.runs]
@@ -109,7 +120,7 @@ class StudyProgress:
         self.message = f"{len(tasks)} of {len(self.runs)} runs to do"
         if self.live is None:
             self._print(self.message)
-        waiting, running = list(tasks), []
+        waiting, running = list(tasks), list(busy)
         while waiting or running:
             running = [future for future in running if not future.done()]
             while waiting and len(running) < slots:

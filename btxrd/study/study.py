@@ -97,7 +97,7 @@ def run_study(study: StudyParams, jobs: int = 1) -> StudyResult:
         tasks = [RunTask(run, study.replicates, study.gradcam, data) for run in runs]
         waiting = [task for task in tasks if not task.is_finished()]
         submit = partial(client.submit, execute_run, threads=threads, pure=False)
-        progress.follow(waiting, submit, jobs)
+        progress.follow(waiting, submit, jobs, busy=[eda])
         eda.result()
         stages["eda, splits and runs"] = time.perf_counter() - stage
         records = {task.params.name: _record(task) for task in tasks}
