@@ -15,6 +15,20 @@ from btxrd.study.collect import (
 )
 
 LEAKAGE = pd.DataFrame({"strategy": ["stratified"], "part": ["test"], "sibling_share": [0.6]})
+SHORTCUTS = pd.DataFrame(
+    {
+        "shortcut": ["metadata", "metadata", "sites", "file"],
+        "sees": ["age", "age", "sites", "the file"],
+        "split": ["image", "grouped", "grouped", "grouped"],
+        "n": 60,
+        "macro_auc": [0.9, 0.55, 0.95, 0.61],
+        "low": 0.5,
+        "high": 0.97,
+    }
+)
+GAPS = pd.DataFrame(
+    {"experiment": ["tied_on_val"], "metric": ["macro_auc"], "difference": [0.2], "low": [0.1]}
+).assign(high=0.3)
 
 
 def intervals(accuracy: float, auc: float, sensitivity: float) -> dict:
@@ -77,10 +91,18 @@ def test_the_recommendation_is_read_on_validation(study):
 
 def test_the_sentence_is_computed_from_the_runs(study):
     runs = collect_runs(study)
-    sentence = recommendation_sentence("tied_on_val", runs, LEAKAGE)
-    for words in ("tied_on_val", "0.750 (0.650–0.850)", "0.550 (0.450–0.650)", "60%", "(0.800)"):
+    sentence = recommendation_sentence("tied_on_val", runs, LEAKAGE, SHORTCUTS, GAPS)
+    for words in (
+        "(the file) reaches a macro AUC of 0.610",
+        "+0.200 (+0.100 to +0.300), told",
+        "tied_on_val",
+        "0.750 (0.650–0.850)",
+        "0.550 (0.450–0.650)",
+        "60%",
+        "(0.800)",
+    ):
         assert words in sentence
-    assert "No experiment" in recommendation_sentence(None, runs, LEAKAGE)
+    assert "No experiment" in recommendation_sentence(None, runs, LEAKAGE, SHORTCUTS, GAPS)
 
 
 def test_every_run_has_a_line_with_links_or_its_error(study):
@@ -88,7 +110,14 @@ def test_every_run_has_a_line_with_links_or_its_error(study):
     broken = lines[("broken", "stratified")]
     assert "the kernel died ([error.txt](runs/broken/stratified/seed-42/error.txt))" in broken
     assert "(runs/tied_on_val/center/seed-42/05_gradcam.html)" in lines[("tied_on_val", "center")]
-    assert len(run_table(collect_runs(study))) == 5
+
+
+def test_leakage_and_shortcuts_stand_beside_the_runs(study):
+    table = run_table(collect_runs(study), LEAKAGE, SHORTCUTS).set_index(["Experiment", "Split"])
+    assert len(table) == 5 + 3
+    assert table.loc[("tied_on_val", "stratified"), "Sibling in train"] == "60%"
+    assert table.loc[("tied_on_val", "center"), "Sibling in train"] == "–"
+    assert table.loc[("no lesion: metadata", "by study"), "Macro AUC"] == "0.550 (0.500–0.970)"
 
 
 def test_seeds_are_averaged(study):

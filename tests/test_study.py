@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -121,14 +122,14 @@ def task(phantom, cache_dir, study, result, tmp_path) -> RunTask:
         "training": TINY,
     }
     (tmp_path / "splits").symlink_to(study.study_dir / "splits")
-    return RunTask(RunParams.parse(params, "test"), replicates=20, gradcam="gradcam", data="x")
+    return RunTask(RunParams.parse(params, "test"), 20, (0.05,), "gradcam", "x")
 
 
 def with_params(task: RunTask, **sections) -> RunTask:
     values = task.params.model_dump()
     for name, section in sections.items():
         values[name] |= section
-    return RunTask(RunParams.parse(values, "test"), task.replicates, task.gradcam, task.data)
+    return replace(task, params=RunParams.parse(values, "test"))
 
 
 @pytest.mark.parametrize(
@@ -180,9 +181,9 @@ def test_the_hash_follows_everything_that_changes_the_numbers(task, tmp_path):
     hashes = {
         task.hash(),
         with_params(task, training={"lr": 2e-3}).hash(),
-        RunTask(task.params, 30, "gradcam", "x").hash(),
-        RunTask(task.params, 20, "hirescam", "x").hash(),
-        RunTask(task.params, 20, "gradcam", "y").hash(),
+        replace(task, replicates=30).hash(),
+        replace(task, gradcam="hirescam").hash(),
+        replace(task, data="y").hash(),
     }
     (tmp_path / "splits").unlink()
     (tmp_path / "splits").mkdir()

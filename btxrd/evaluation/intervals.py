@@ -13,7 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 from btxrd import CLASS_NAMES
 from btxrd.evaluation.metrics import check_predictions, cumulative_weights, metric_table
 
-__all__ = ["bootstrap_curves", "bootstrap_metrics", "bootstrap_weights", "format_interval"]
+__all__ = [
+    "bootstrap_curves",
+    "bootstrap_metrics",
+    "bootstrap_weights",
+    "format_interval",
+    "percentile_interval",
+]
 
 Floats = NDArray[np.float64]
 
@@ -121,15 +127,26 @@ def bootstrap_metrics(
     estimates = metric_table(labels, scores, np.ones((1, len(labels))), class_names)
     replicated = metric_table(labels, scores, weights, class_names)
     rows = {
-        name: [float(estimate[0]), *_percentile_interval(replicated[name], level)]
+        name: [float(estimate[0]), *percentile_interval(replicated[name], level)]
         for name, estimate in estimates.items()
     }
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "low", "high"])
     return table.rename_axis("metric")
 
 
-def _percentile_interval(values: Floats, level: float) -> tuple[float, float]:
-    """Central interval of the values that are not NaN."""
+def percentile_interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
+    """Return the central interval of replicated values; those that are NaN are left out.
+
+    Args:
+        values: (R,) floats.
+        level: the share of the values inside, between 0 and 1.
+
+    Raises:
+        ValueError: `level` is not between 0 and 1.
+
+    >>> percentile_interval(np.array([0.0, 1.0, np.nan]), 0.5)
+    (0.25, 0.75)
+    """
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, such as 0.95, found {level}")
     defined = values[~np.isnan(values)]
@@ -177,7 +194,7 @@ def bootstrap_curves(
         above, everyone = cumulative_weights(positive, scores[:, c], weights)
         for curve, read in (("roc", _sensitivity_at), ("pr", _precision_at)):
             values = np.stack([read(*row, grid) for row in zip(above, everyone, strict=True)])
-            intervals = np.array([_percentile_interval(column, level) for column in values.T])
+            intervals = np.array([percentile_interval(column, level) for column in values.T])
             bands.append(
                 pd.DataFrame(
                     {"curve": curve, "class_name": name, "x": grid}

@@ -9,7 +9,16 @@ from btxrd.evaluation.intervals import bootstrap_metrics, format_interval
 from btxrd.evaluation.metrics import classification_metrics
 from btxrd.evaluation.predictions import labels, probabilities
 
-__all__ = ["HEADLINES", "class_table", "headline_table", "parts_of", "summarise"]
+__all__ = [
+    "HEADLINES",
+    "calibration_report",
+    "class_table",
+    "headline_table",
+    "operating_point_report",
+    "parts_of",
+    "subgroup_report",
+    "summarise",
+]
 
 HEADLINES = {
     "accuracy": "Accuracy",
@@ -96,6 +105,84 @@ def class_table(metrics: dict[str, Any]) -> pd.DataFrame:
         for name in CLASS_NAMES
     }
     return pd.DataFrame(rows).T
+
+
+def operating_point_report(points: pd.DataFrame) -> pd.DataFrame:
+    """Lay out operating points for reading: a column a target, value (interval) on the test set.
+
+    Args:
+        points: as `operating_points` returns them.
+    """
+    names = [name.removesuffix("_low") for name in points if name.endswith("_low")]
+    columns = {}
+    for _, point in points.iterrows():
+        column = {
+            "Threshold, chosen on val": f"{point['threshold']:.3f}",
+            "Sensitivity on val": f"{point['val_sensitivity']:.3f}",
+        }
+        for name in names:
+            kind, _, prevalence = name.partition("@")
+            title = kind.upper() if kind in ("ppv", "npv") else kind.capitalize()
+            title += f" at {float(prevalence):.1%} malignant" if prevalence else " on test"
+            column[title] = format_interval(*(point[key] for key in _ends(name)))
+        malignant = f"{point['val_malignant_n']} malignant in val, {point['test_malignant_n']} in"
+        columns[f"Sensitivity ≥ {point['target']:.0%} ({malignant} test)"] = column
+    return pd.DataFrame(columns)
+
+
+def _ends(name: str) -> tuple[str, str, str]:
+    return name, f"{name}_low", f"{name}_high"
+
+
+def calibration_report(calibration: pd.DataFrame) -> pd.DataFrame:
+    """Lay out the calibration for reading: a row an outcome, before → after the temperature.
+
+    Args:
+        calibration: as `calibration_summary` returns it.
+    """
+    titles = {
+        "ece": "ECE",
+        "brier": "Brier",
+        "reliability": "Reliability",
+        "resolution": "Resolution",
+        "uncertainty": "Uncertainty",
+    }
+    rows = {
+        f"{outcome} ({row['positive']:.0f} of {row['n']:.0f})": {
+            title: f"{row[f'{name}_before']:.3f} → {row[f'{name}_after']:.3f}"
+            for name, title in titles.items()
+        }
+        for outcome, row in calibration.iterrows()
+    }
+    return pd.DataFrame(rows).T
+
+
+def subgroup_report(table: pd.DataFrame) -> pd.DataFrame:
+    """Lay out the subgroups for reading: a row a group, value (interval) or `too small`.
+
+    Args:
+        table: as `subgroup_table` returns it.
+    """
+    titles = {
+        "auc/Malignant": "Malignant AUC",
+        "accuracy": "Accuracy",
+        "sensitivity/Malignant": "Malignant sensitivity",
+    }
+    return pd.DataFrame(
+        {
+            "Attribute": row["attribute"].replace("_", " "),
+            "Group": row["value"],
+            "n": row["n"],
+            "Malignant": row["malignant_n"],
+        }
+        | {
+            title: "too small"
+            if pd.isna(row[name])
+            else format_interval(*(row[key] for key in _ends(name)))
+            for name, title in titles.items()
+        }
+        for _, row in table.iterrows()
+    )
 
 
 def _interval(metrics: dict[str, Any], name: str) -> str:

@@ -199,13 +199,21 @@ def recommend(table: pd.DataFrame) -> str | None:
     return None if ranked.empty else str(ranked.iloc[0]["Experiment ID"])
 
 
-def recommendation_sentence(best: str | None, runs: list[RunResult], leakage: pd.DataFrame) -> str:
-    """Say which experiment is recommended, how good and how sure, computed from the runs.
+def recommendation_sentence(
+    best: str | None,
+    runs: list[RunResult],
+    leakage: pd.DataFrame,
+    shortcuts: pd.DataFrame,
+    gaps: pd.DataFrame,
+) -> str:
+    """Say which experiment is recommended, how good, how sure, and what else could explain it.
 
     Args:
         best: as `recommend` returns it.
         runs: as `collect_runs` returns them.
         leakage: as `leakage_table` returns it.
+        shortcuts: as `shortcut_table` returns it.
+        gaps: the table of `gap_contrasts`.
     """
     by_split = {run.split: run for run in reversed(runs) if run.experiment == best}
     if best is None or "stratified" not in by_split:
@@ -221,10 +229,22 @@ def recommendation_sentence(best: str | None, runs: list[RunResult], leakage: pd
     if "center" in by_split and by_split["center"].metrics:
         held_out = format_interval(*by_split["center"].interval("macro_auc"))
         sentences.append(f"Trained on center 1 and tested in other centers: macro AUC {held_out}.")
+    gap = gaps.query("experiment == @best and metric == 'macro_auc'") if len(gaps) else gaps
+    for row in gap.itertuples():
+        holds = "not told from none" if row.low <= 0 <= row.high else "told from none"
+        sentences.append(
+            f"That is a gap of {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f}), {holds}."
+        )
     siblings = leakage.query("strategy == 'stratified' and part == 'test'")["sibling_share"]
     sentences.append(
         f"{siblings.iloc[0]:.0%} of the stratified test images have a sibling in train, so its "
         "test figures are an upper bound."
+    )
+    strongest = shortcuts.query("split == 'grouped' and shortcut != 'sites'")
+    strongest = strongest.sort_values("macro_auc", ascending=False).iloc[0]
+    sentences.append(
+        "The strongest baseline that sees no lesion "
+        f"({strongest['sees']}) reaches a macro AUC of {strongest['macro_auc']:.3f} by study."
     )
     return " ".join(sentences)
 
@@ -241,19 +261,36 @@ def run_line(run: RunResult) -> str:
     return f"{line} · {' · '.join(links)}"
 
 
-def run_table(runs: list[RunResult]) -> pd.DataFrame:
-    """Lay out the runs for reading: a row a run, its headline test figures and intervals."""
+def run_table(
+    runs: list[RunResult], leakage: pd.DataFrame, shortcuts: pd.DataFrame
+) -> pd.DataFrame:
+    """Lay out the runs for reading, and beside them what leakage and shortcuts could explain.
+
+    Args:
+        runs: as `collect_runs` returns them.
+        leakage: as `leakage_table` returns it.
+        shortcuts: as `shortcut_table` returns it.
+
+    Returns:
+        A row a run with its headline test figures, value (interval), and the share of its test
+        images that have a sibling in train; then a row a shortcut under grouped cross-validation.
+    """
+    tested = leakage[leakage["part"] == "test"].set_index("strategy")["sibling_share"]
     rows = []
     for run in runs:
         row = {"Experiment": run.experiment, "Split": run.split, "Seed": run.seed}
-        row["Epochs"] = run.parameters.get("training", {}).get("epochs")
         row["Test n"] = run.metrics.get("test", {}).get("n")
         for metric in COMPARED:
             row[HEADLINES[metric]] = format_interval(*run.interval(metric))
+        row["Sibling in train"] = f"{tested[run.split]:.0%}" if run.split in tested else "–"
         row["Grad-CAM mean IoU"] = "–" if np.isnan(run.mean_iou) else f"{run.mean_iou:.2f}"
         row["Status"] = run.status
         rows.append(row)
-    return pd.DataFrame(rows)
+    for shortcut in shortcuts[shortcuts["split"] == "grouped"].itertuples():
+        auc = format_interval(shortcut.macro_auc, shortcut.low, shortcut.high)
+        row = {"Experiment": f"no lesion: {shortcut.shortcut}", "Split": "by study"}
+        rows.append(row | {"Test n": shortcut.n, HEADLINES["macro_auc"]: auc})
+    return pd.DataFrame(rows).fillna({"Sibling in train": "–", "Status": "baseline"})
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,14 @@ class RunTask:
     Attributes:
         params: the run's parameters.
         replicates: of the bootstrap.
+        prevalences: of malignant images, for further predictive values.
         gradcam: the method of the activation maps.
         data: fingerprint of the images, annotations and table.
     """
 
     params: RunParams
     replicates: int
+    prevalences: tuple[float, ...]
     gradcam: str
     data: str
 
@@ -47,6 +49,7 @@ class RunTask:
         content = {
             "parameters": self.params.fingerprint(),
             "replicates": self.replicates,
+            "prevalences": self.prevalences,
             "gradcam": self.gradcam,
             "data": self.data,
             "split": file_digest(self.split_file),
@@ -62,7 +65,11 @@ class RunTask:
         """Return what papermill injects into the notebook of a stage."""
         run_dir = str(self.params.run_dir)
         if stage == "04_evaluate":
-            return EvaluateParams(run_dir=run_dir, replicates=self.replicates).model_dump()
+            prevalences = list(self.prevalences)
+            params = EvaluateParams(
+                run_dir=run_dir, replicates=self.replicates, prevalences=prevalences
+            )
+            return params.model_dump()
         if stage == "05_gradcam":
             return GradcamParams(run_dir=run_dir, method=self.gradcam).model_dump()
         return self.params.model_dump()
@@ -89,6 +96,7 @@ def execute_run(task: RunTask, threads: int = 1) -> dict[str, Any]:
         "hash": task.hash(),
         "parameters": task.params.model_dump(),
         "replicates": task.replicates,
+        "prevalences": task.prevalences,
         "gradcam": task.gradcam,
         "data": task.data,
         "split": file_digest(task.split_file),

@@ -94,7 +94,8 @@ def run_study(study: StudyParams, jobs: int = 1) -> StudyResult:
         splits_params = SplitsParams(**common, split_seed=study.split_seed)
         _submit(client, "02_splits", splits_params, study.study_dir / "splits.html").result()
         data = data_fingerprint(usable_table(root)[0], project_path(study.cache_dir))
-        tasks = [RunTask(run, study.replicates, study.gradcam, data) for run in runs]
+        settings = study.replicates, tuple(study.prevalences), study.gradcam
+        tasks = [RunTask(run, *settings, data) for run in runs]
         waiting = [task for task in tasks if not task.is_finished()]
         submit = partial(client.submit, execute_run, threads=threads, pure=False)
         progress.follow(waiting, submit, jobs, busy=[eda])

@@ -1,0 +1,202 @@
+"""The pictures of what a probability is good for: decisions, calibration, abstaining, subgroups.
+
+In the style of `btxrd.evaluation.figures`; call its `use_style` once in a notebook.
+"""
+
+from collections.abc import Mapping
+from itertools import cycle
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator, PercentFormatter
+
+from btxrd.evaluation.figures import (
+    CLASS_PALETTE,
+    REFERENCE_LINE,
+    WIDTH,
+    _images,
+    _panels,
+    metric_interval_figure,
+)
+from btxrd.evaluation.subgroups import EVERYONE
+
+__all__ = ["decision_curve_figure", "reliability_figure", "selective_figure", "subgroup_figure"]
+
+MODEL_COLOUR = CLASS_PALETTE["Malignant"]
+NEUTRAL = "0.15"
+"""Colour of what belongs to no class."""
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
+METRIC_TITLES = {
+    "auc/Malignant": "AUC, malignant against the rest",
+    "accuracy": "Accuracy",
+    "sensitivity/Malignant": "Malignant sensitivity",
+}
+
+
+def decision_curve_figure(
+    curve: pd.DataFrame, n: int, points: pd.DataFrame | None = None
+) -> Figure:
+    """Draw the net benefit of the model beside calling every image malignant, or none.
+
+    Args:
+        curve: as `decision_curve` returns it.
+        n: images behind it.
+        points: as `operating_points` returns them: their thresholds are marked on the curve.
+
+    Returns:
+        The figure. Net benefit far below 0 is cut off.
+    """
+    figure, axes = _panels(1, 1, (WIDTH, 5.2))
+    axis = axes[0, 0]
+    cuts = curve["threshold"]
+    axis.fill_between(
+        cuts, curve["low"], curve["high"], color=MODEL_COLOUR, alpha=0.18, linewidth=0
+    )
+    axis.plot(cuts, curve["model"], color=MODEL_COLOUR, linewidth=2, label="the model")
+    axis.plot(cuts, curve["treat_all"], color="0.45", linestyle="--", label="every image malignant")
+    axis.plot(cuts, curve["treat_none"], color=NEUTRAL, linewidth=1.2, label="no image malignant")
+    top = max(curve["high"].max(), curve["treat_all"].max(), 0.01)
+    if points is not None:
+        chosen = points.dropna(subset="threshold").itertuples()
+        for marker, point in zip(cycle("osD^vPX*"), chosen, strict=False):
+            height = np.interp(point.threshold, cuts, curve["model"])
+            label = f"sensitivity ≥ {100 * point.target:g} % on val: t = {point.threshold:.3f}"
+            axis.plot(
+                point.threshold, height, marker, color=NEUTRAL, markersize=8, label=label, zorder=3
+            )
+    axis.set(
+        xlabel="Threshold probability t of malignant",
+        ylabel="Net benefit (malignant found an image)",
+        xlim=(0, 1),
+        ylim=(-0.35 * top, 1.1 * top),
+    )
+    axis.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, frameon=False)
+    figure.suptitle(f"Decision curve, malignant against the rest, 95 % band ({_images(n)})")
+    return figure
+
+
+def reliability_figure(
+    tables_before: Mapping[str, pd.DataFrame],
+    tables_after: Mapping[str, pd.DataFrame],
+    title: str = "Reliability",
+) -> Figure:
+    """Draw reliability diagrams before and after temperature scaling, one column an outcome.
+
+    Args:
+        tables_before, tables_after: outcome → its table, as `reliability_tables` returns them;
+            both with the same outcomes.
+        title: stands before the number of images.
+
+    Raises:
+        ValueError: the outcomes before and after differ, or there are none.
+    """
+    if not tables_before or list(tables_before) != list(tables_after):
+        raise ValueError(
+            "tables before and after must have the same outcomes, found "
+            f"{list(tables_before)} and {list(tables_after)}"
+        )
+    columns = len(tables_before)
+    figure, axes = _panels(2, columns, (WIDTH, 1 + 18 / columns), sharex=True, sharey=True)
+    stages = {"Before temperature scaling": tables_before, "After": tables_after}
+    for row, (stage, tables) in zip(axes, stages.items(), strict=True):
+        for axis, (name, table) in zip(row, tables.items(), strict=True):
+            _reliability(axis, table, CLASS_PALETTE.get(name, NEUTRAL))
+        row[0].set_ylabel(f"{stage}\nObserved share")
+    for axis, name in zip(axes[0], tables_before, strict=True):
+        axis.set_title(name[:1].upper() + name[1:])
+    for axis in axes[1]:
+        axis.set_xlabel("Mean probability")
+    images = int(next(iter(tables_before.values()))["n"].sum())
+    figure.suptitle(f"{title}, 95 % intervals ({_images(images)} a panel; dotted: calibrated)")
+    return figure
+
+
+def _reliability(axis: Axes, table: pd.DataFrame, colour: str) -> None:
+    axis.plot([0, 1], [0, 1], **REFERENCE_LINE)
+    observed = table["observed"]
+    axis.errorbar(
+        table["confidence"],
+        observed,
+        # Rounding may put a Wilson limit of 0 or 1 on the wrong side of its estimate.
+        yerr=[(observed - table["low"]).clip(lower=0), (table["high"] - observed).clip(lower=0)],
+        fmt="o-",
+        color=colour,
+        markersize=4,
+        linewidth=1.2,
+        elinewidth=1.2,
+        capsize=2,
+    )
+    axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_locator(MultipleLocator(0.5))
+
+
+def selective_figure(table: pd.DataFrame, n: int) -> Figure:
+    """Draw accuracy and confidence threshold against the share of images that is answered.
+
+    Args:
+        table: as `selective_prediction` returns it.
+        n: images behind it.
+    """
+    figure, axes = _panels(1, 2, (WIDTH, 4.4), sharex=True)
+    accuracy, threshold = axes[0]
+    band = {"color": NEUTRAL, "alpha": 0.15, "linewidth": 0}
+    accuracy.fill_between(table["coverage"], table["low"], table["high"], **band)
+    accuracy.plot(table["coverage"], table["accuracy"], color=NEUTRAL, linewidth=2)
+    accuracy.axhline(table["accuracy"].iloc[-1], label="all images", **REFERENCE_LINE)
+    accuracy.legend(loc="lower left", frameon=False)
+    threshold.plot(table["coverage"], table["threshold"], color=NEUTRAL, linewidth=2)
+    accuracy.set(title="Accuracy on the images answered", ylabel="Accuracy")
+    threshold.set(title="Confidence that it takes", ylabel="Highest probability, at least")
+    threshold.set_ylim(1 / 3 - 0.02, 1.02)
+    lowest = min(table["low"].min(), table["accuracy"].min())
+    accuracy.set_ylim(max(0, lowest - 0.05), 1.02)
+    for axis in axes[0]:
+        axis.set(xlabel="Coverage (images answered)", xlim=(0, 1))
+        axis.xaxis.set_major_formatter(PercentFormatter(1.0))
+    figure.suptitle(f"Selective prediction by confidence, 95 % band ({_images(n)})")
+    return figure
+
+
+def subgroup_figure(table: pd.DataFrame, metric: str = "auc/Malignant") -> Figure:
+    """Draw a forest plot of one metric by subgroup; the dotted line is all images.
+
+    Args:
+        table: as `subgroup_table` returns it. Groups too small for the metric are counted in
+            the title and not drawn, unless all are.
+        metric: one of `btxrd.evaluation.subgroups.SUBGROUP_METRICS`.
+
+    Raises:
+        ValueError: the table has no such metric, or no rows.
+    """
+    if metric not in table.columns:
+        raise ValueError(f"table has no metric {metric!r}; its columns: {', '.join(table.columns)}")
+    everyone = table["attribute"] == EVERYONE
+    named = table["attribute"].str.replace("_", " ").str.capitalize() + ": " + table["value"]
+    sizes = [
+        f" ({n:,},{NO_BREAK}{malignant:,})"
+        for n, malignant in zip(table["n"], table["malignant_n"], strict=True)
+    ]
+    title = METRIC_TITLES.get(metric, metric)
+    rows = pd.DataFrame(
+        {
+            "label": named.mask(everyone, EVERYONE.capitalize()) + sizes,
+            "estimate": table[metric],
+            "low": table[f"{metric}_low"],
+            "high": table[f"{metric}_high"],
+            "n": table["n"],
+        }
+    )
+    whole = table.loc[everyone, metric].dropna()
+    references = {title: float(whole.iloc[0])} if len(whole) else None
+    estimable = rows.dropna(subset="estimate")
+    drawn = rows if estimable.empty else estimable
+    heading = f"{title}, by subgroup (in brackets: images, malignant)"
+    if len(estimable) < len(rows):
+        heading += f";\n{len(rows) - len(estimable)} of {len(rows)} rows too small for it"
+    return metric_interval_figure(drawn, title, references=references, title=heading)
