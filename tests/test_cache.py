@@ -1,11 +1,13 @@
+import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from btxrd.data import Preprocessing, open_cache, read_annotation, read_table
 from btxrd.data.annotations import annotation_file
@@ -97,8 +99,42 @@ def test_a_build_that_dies_leaves_no_cache(few, tmp_path, monkeypatch):
 
 
 def test_builders_at_the_same_time_do_not_harm_each_other(few, tmp_path):
-    with ThreadPoolExecutor(4) as pool:
-        caches = list(pool.map(lambda _: build(few, tmp_path), range(4)))
-    assert len({cache.key for cache in caches}) == 1
-    for cache in caches[1:]:
-        np.testing.assert_array_equal(cache.images, caches[0].images)
+    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
+        keys = [found.result() for found in [pool.submit(_key, few, tmp_path) for _ in range(3)]]
+    assert len(set(keys)) == 1
+    cache = build(few, tmp_path)
+    assert cache.key == keys[0]
+    np.testing.assert_array_equal(cache.images[2], Preprocessing(48).read(few["path"][2]))
+
+
+def _key(table: pd.DataFrame, folder: Path) -> str:
+    return build(table, folder).key
+
+
+@pytest.mark.parametrize("size", [(301, 187), (90, 805)])
+def test_a_mask_lies_on_its_lesion_in_an_exif_rotated_file(few, tmp_path, size):
+    """A white lesion on black, drawn upright, stored on its side; the annotation is upright."""
+    width, height = size
+    box = [width // 5, height // 4, width // 2, height // 2]
+    upright = Image.new("L", size)
+    upright.paste(255, box)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    path = Path(few["path"][0])
+    upright.transpose(Image.Transpose.ROTATE_90).save(path, "JPEG", exif=exif, quality=100)
+    left, top, right, bottom = box
+    corners = [[left, top], [right, top], [right, bottom], [left, bottom]]
+    content = json.loads(annotation_file(path).read_text())
+    content |= {"imageWidth": width, "imageHeight": height}
+    content["shapes"] = [
+        {"label": content["shapes"][0]["label"], "points": corners, "shape_type": "polygon"}
+    ]
+    annotation_file(path).write_text(json.dumps(content))
+    plain = Preprocessing(64, contrast="none")
+    cache = open_cache(few, plain, tmp_path / "cache", progress=False)
+    scale = plain.geometry(width, height).transform
+    expected = np.array([[left, top], [right, bottom]]) @ scale[:, :2].T + scale[:, 2]
+    for found in (cache.masks[0] == 1, cache.images[0] > 127):
+        rows, columns = np.nonzero(found)
+        edges = [[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]]
+        np.testing.assert_allclose(edges, expected, atol=1)
