@@ -1,12 +1,17 @@
 """The `btxrd` command."""
 
+import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from btxrd import RESEARCH_ONLY, __version__
-from btxrd.files import project_path, read_yaml
+from btxrd.files import project_path, read_yaml, write_csv, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["main"]
 
@@ -101,6 +106,62 @@ def phantom(directory: Path, images: int, seed: int, scale: float) -> None:
     except (FileExistsError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{images} phantom images in {directory}")
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--checkpoint",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The model.pt of a run.",
+)
+@click.option(
+    "--gradcam",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A folder for a heat map over each image.",
+)
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="A file instead of stdout."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["csv", "json"]),
+    default="csv",
+    show_default=True,
+    help="Of the table.",
+)
+def predict(
+    images: tuple[Path, ...], checkpoint: Path, gradcam: Path | None, output: Path | None, form: str
+) -> None:
+    """Classify IMAGES, files or folders, with a trained network.
+
+    An image that cannot be read gets a row with its error. Exit status: 0 all classified, 1 not
+    all, 2 wrong usage.
+    """
+    from btxrd.predict import predict
+
+    click.echo(RESEARCH_ONLY, err=True)
+    try:
+        table = predict(images, checkpoint, gradcam)
+        _write_predictions(table, checkpoint, output, form)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    raise SystemExit(int(table["error"].notna().any()))
+
+
+def _write_predictions(
+    table: "pd.DataFrame", checkpoint: Path, output: Path | None, form: str
+) -> None:
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    document = {"note": RESEARCH_ONLY, "checkpoint": str(checkpoint), "images": rows}
+    if output is not None:
+        write_csv(output, table) if form == "csv" else write_json(output, document)
+    elif form == "csv":
+        click.echo(table.to_csv(index=False), nl=False)
+    else:
+        click.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
 def _run(file: Path, jobs: int, only: list[str], splits: list[str]) -> None:

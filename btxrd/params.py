@@ -31,6 +31,8 @@ Strategy = Literal["stratified", "center", "grouped", "random"]
 CamMethod = Literal["gradcam", "hirescam", "gradcam++", "eigencam"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Prevalences = list[Annotated[float, Field(gt=0, lt=1)]]
+"""Shares of malignant images for which predictive values are also given."""
 ImageSize = Annotated[int, Field(ge=64, le=2048)]
 """Pixels. Below 64 the backbones' last feature maps have a single place: no activation map."""
 
@@ -132,7 +134,9 @@ class DataParams(_Section):
     image_size: ImageSize = 224
     contrast: Literal["clahe", "none"] = "clahe"
     resize: Literal["letterbox", "stretch"] = "letterbox"
-    annotations: Literal["none", "roi_dim"] = "none"
+    annotations: Literal["none", "roi_dim", "balanced_dim"] = "none"
+    """`roi_dim`: a dimmed copy of each annotated image. `balanced_dim`: of every image, so that
+    dimming tells nothing about the class."""
     dim_factor: float = Field(default=0.5, ge=0, le=1)
     shuffle_labels: bool = False
     """Control experiment: permute the training labels, so that nothing can be learnt."""
@@ -148,6 +152,8 @@ class TrainingParams(_Section):
     warmup_epochs: int = Field(default=3, ge=0)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     grad_clip: float = Field(default=1.0, gt=0)
+    cam_weight: float = Field(default=0.0, ge=0)
+    """Weight of the loss that pulls class activation maps into the lesion masks; 0 is without."""
     patience: int = Field(default=15, ge=1)
     workers: int = Field(default=0, ge=0)
     device: str = "auto"
@@ -212,13 +218,16 @@ class EvaluateParams(_Section):
     run_dir: str
     replicates: int = Field(default=2000, ge=10)
     level: float = Field(default=0.95, gt=0, lt=1)
+    prevalences: Prevalences = [0.01, 0.05]
 
 
 class GradcamParams(_Section):
-    """Notebook 05: which run, and which class activation map."""
+    """Notebook 05: which run, which class activation map, and of how many images."""
 
     run_dir: str
     method: CamMethod = "gradcam"
+    normals: int = Field(default=50, ge=0)
+    """Normal test images that are explained beside the tumours."""
     gallery: int = Field(default=3, ge=1, le=12)
 
 
@@ -268,6 +277,7 @@ class StudyParams(_Section):
     overrides: Overrides = {}
     experiment_overrides: dict[Name, Overrides] = {}
     replicates: int = Field(default=2000, ge=10)
+    prevalences: Prevalences = [0.01, 0.05]
     gradcam: CamMethod = "gradcam"
 
     @model_validator(mode="after")

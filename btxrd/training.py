@@ -1,7 +1,7 @@
 """The epoch loop: fit a classifier, keep its history, resume where it was interrupted."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
+from timm.layers import SelectAdaptivePool2d
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassRecall
 
-from btxrd import CLASS_NAMES
+from btxrd import CLASS_NAMES, NORMALIZATION
 from btxrd.data.loader import to_input
 from btxrd.files import atomic_path, write_csv
 from btxrd.models import BTXRDClassifier, EarlyStopping, save_checkpoint
 from btxrd.params import TrainingParams
 
-__all__ = ["Fit", "fit", "predict_logits", "seed_everything"]
+__all__ = ["Fit", "cam_loss", "fit", "predict_logits", "seed_everything"]
 
 
 def seed_everything(seed: int) -> None:
@@ -37,12 +39,47 @@ class Fit:
 
     Attributes:
         history: one row an epoch: epoch, lr, {train,val}_{loss,top1,top2,recall_<class>},
-            seconds. Losses are in nats, top-1, top-2 and recalls in [0, 1].
+            seconds. Losses are in nats, top-1, top-2 and recalls in [0, 1]. With a
+            `cam_weight` also train_cam_loss, in [0, 1]; train_loss is without it.
         best_epoch: the epoch of the least validation loss, which `model.pt` holds.
     """
 
     history: pd.DataFrame
     best_epoch: int
+
+
+def cam_loss(
+    features: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, masks: torch.Tensor
+) -> torch.Tensor:
+    """Return how much of each image's class activation map misses the lesion.
+
+    The map of the true class is the features weighed by the class's row of the linear head (Zhou
+    et al. 2016, "Learning Deep Features for Discriminative Localization", CVPR), rectified. That
+    attention can be trained by a loss on it is due to Li et al. 2018, "Tell Me Where to Look:
+    Guided Attention Inference Network" (CVPR); the loss here is the energy of the map outside
+    the mask. The mask is scaled to the map's size by area; a place counts in full where it holds
+    as much of the lesion as any other, so that a small lesion can reach 0 too.
+
+    Args:
+        features: float (B, D, h, w), what global average pooling gets.
+        weight: float (C, D), of the linear head.
+        labels: int64 (B,).
+        masks: uint8 {0, 1} (B, S, S), none of them empty.
+
+    Returns:
+        float32 (B,), in [0, 1]; 1 where the map is zero everywhere.
+
+    >>> features = torch.tensor([[[[3.0, 1.0]]]])
+    >>> mask = torch.tensor([[[0, 0, 1, 0], [0, 0, 0, 0]]], dtype=torch.uint8)
+    >>> cam_loss(features, torch.ones(3, 1), torch.tensor([2]), mask)
+    tensor([0.7500])
+    """
+    weighed = features.float() * weight.float()[labels][:, :, None, None]
+    maps = weighed.sum(dim=1).relu()
+    lesions = F.interpolate(masks[:, None].float(), maps.shape[1:], mode="area")[:, 0]
+    lesions = lesions / lesions.amax(dim=(1, 2), keepdim=True)
+    total = maps.sum(dim=(1, 2)).clamp_min(1e-6)
+    return 1 - (maps * lesions).sum(dim=(1, 2)) / total
 
 
 class _EpochMetrics:
@@ -96,7 +133,8 @@ def fit(
 
     Args:
         model: moved to `device` in channels-last layout.
-        train, val: from `btxrd.data.loader.make_loader`.
+        train, val: from `btxrd.data.loader.make_loader`; where `params.cam_weight` is above 0, the
+            training batches must hold the lesion masks.
         params: optimiser, schedule and stopping.
         class_weights: float32 (C,), of the training loss. The validation loss is unweighted and
             unsmoothed.
@@ -107,7 +145,8 @@ def fit(
 
     Raises:
         FloatingPointError: the loss is NaN or infinite; says at which epoch and step.
-        ValueError: `last.pt` is damaged or belongs to another configuration.
+        ValueError: `last.pt` is damaged or belongs to another configuration; or there is a
+            `cam_weight` and the network has no class activation map.
     """
     trainer = _Trainer(model, train, val, params, class_weights, Path(run_dir), config, device)
     trainer.resume()
@@ -132,6 +171,8 @@ class _Trainer:
         device: torch.device,
     ) -> None:
         self.model = model.to(device, memory_format=torch.channels_last)
+        if params.cam_weight:
+            _require_class_maps(model)
         self.train, self.val, self.params = train, val, params
         self.run_dir, self.config, self.device = run_dir, config, device
         self.class_weights = class_weights
@@ -151,6 +192,7 @@ class _Trainer:
         self.metrics = {
             part: _EpochMetrics(part, model.num_classes, device) for part in ("train", "val")
         }
+        self.cam_metric = MeanMetric().to(device)
 
     @property
     def finished(self) -> bool:
@@ -170,26 +212,47 @@ class _Trainer:
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         self.model.train()
-        for step, (images, labels) in enumerate(self.train, start=1):
+        for step, (images, labels, *masks) in enumerate(self.train, start=1):
             images = images.to(self.device, non_blocking=True)
             labels = labels.to(self.device, non_blocking=True)
             with _autocast(self.device):
-                logits = self.model(to_input(images))
+                if self.params.cam_weight:
+                    features = self.model.model.forward_features(to_input(images))
+                    logits = self.model.model.forward_head(features)
+                    extra = self.params.cam_weight * self._cam_loss(features, labels, *masks)
+                else:
+                    logits, extra = self.model(to_input(images)), 0.0
                 loss = self.criterion(logits, labels)
-            if not torch.isfinite(loss):
+                total = loss + extra
+            if not torch.isfinite(total):
                 raise FloatingPointError(
-                    f"the training loss is {loss.item()} at epoch {epoch}, step {step}; "
+                    f"the training loss is {total.item()} at epoch {epoch}, step {step}; "
                     f"try a lower training.lr than {self.params.lr:g}"
                 )
             self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(loss).backward()
+            self.scaler.scale(total).backward()
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.params.grad_clip)
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.scheduler.step()
             self.metrics["train"].update(loss, logits.float(), labels)
-        return self.metrics["train"].compute_and_reset()
+        row = self.metrics["train"].compute_and_reset()
+        if self.params.cam_weight:
+            row["train_cam_loss"] = float(self.cam_metric.compute())
+            self.cam_metric.reset()
+        return row
+
+    def _cam_loss(
+        self, features: torch.Tensor, labels: torch.Tensor, masks: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the mean of `cam_loss` over the annotated images of a batch; 0 without any."""
+        masks = masks.to(self.device, non_blocking=True)
+        annotated = masks.bool().flatten(1).any(dim=1)
+        weight = self.model.model.get_classifier().weight
+        losses = cam_loss(features[annotated], weight, labels[annotated], masks[annotated])
+        self.cam_metric.update(losses.detach())
+        return losses.sum() / max(1, len(losses))
 
     @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
@@ -250,6 +313,18 @@ class _Trainer:
             torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda_random"]])
 
 
+def _require_class_maps(model: BTXRDClassifier) -> None:
+    network = model.model
+    pool, head = getattr(network, "global_pool", None), network.get_classifier()
+    averages = isinstance(pool, SelectAdaptivePool2d) and pool.pool_type == "avg"
+    linear = isinstance(head, nn.Linear) and head.in_features == model.num_features
+    if not (averages and linear):
+        raise ValueError(
+            f"training.cam_weight: {type(network).__name__} does not end in global average pooling "
+            "and a linear head, so it has no class activation map; set cam_weight to 0"
+        )
+
+
 def _schedule(
     optimizer: torch.optim.Optimizer, params: TrainingParams, steps_per_epoch: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
@@ -276,10 +351,24 @@ def _autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
-@torch.inference_mode()
-def predict_logits(model: BTXRDClassifier, loader: DataLoader, device: torch.device) -> np.ndarray:
-    """Return the logits, float32 (n, C), of every sample in the loader's order."""
+def predict_logits(
+    model: BTXRDClassifier,
+    loader: Iterable[tuple[torch.Tensor, ...]],
+    device: torch.device,
+    normalization: dict = NORMALIZATION,
+) -> np.ndarray:
+    """Return the logits, float32 (n, C), of every sample in the loader's order.
+
+    Args:
+        model: put into eval mode and moved to `device`.
+        loader: batches that begin with images, uint8 (B, S, S).
+        device: where to compute; in mixed precision on CUDA, in float32 elsewhere.
+        normalization: as `to_input` takes it.
+    """
+    # Outside inference mode: a parameter whose layout changes inside can never be trained again.
     model.to(device, memory_format=torch.channels_last).eval()
-    with _autocast(device):
-        batches = [model(to_input(images.to(device))).float().cpu() for images, _ in loader]
+    with torch.inference_mode(), _autocast(device):
+        batches = [
+            model(to_input(images.to(device), normalization)).float().cpu() for images, *_ in loader
+        ]
     return torch.cat(batches).numpy()

@@ -2,13 +2,30 @@ import numpy as np
 import pytest
 import torch
 
-from btxrd.data.loader import EpochSampler, RadiographDataset, make_datasets, make_loader, to_input
+from btxrd.data import ImageCache
+from btxrd.data.loader import (
+    BatchRequest,
+    EpochSampler,
+    RadiographDataset,
+    borrow_masks,
+    make_datasets,
+    make_loader,
+    to_input,
+)
+from btxrd.data.table import REGION_COLUMNS, one_hot_name
 from btxrd.params import DataParams
+
+BALANCED = DataParams(image_size=64, annotations="balanced_dim")
+
+
+@pytest.fixture(scope="module")
+def regions(table):
+    return one_hot_name(table, REGION_COLUMNS).set_axis(table["image_id"])
 
 
 def batches(loader, epoch: int) -> list[torch.Tensor]:
     loader.sampler.epoch = epoch
-    return [images for images, _ in loader]
+    return [images for images, *_ in loader]
 
 
 def test_the_networks_input_is_normalised_in_three_equal_channels():
@@ -46,6 +63,84 @@ def test_only_training_is_augmented_annotated_or_shuffled(cache, split):
     served = datasets["train"].labels[: len(labels)]
     assert not np.array_equal(served, labels)
     assert sorted(served) == sorted(labels)
+
+
+def test_balanced_dimming_tells_nothing_about_the_class(cache, split, regions):
+    datasets = make_datasets(cache, split, BALANCED, seed=1, regions=regions)
+    assert not datasets["val"].dimmed.any()
+    assert not datasets["test"].dimmed.any()
+    train = datasets["train"]
+    half = len(train) // 2
+    assert train.dimmed.tolist() == [False] * half + [True] * half
+    np.testing.assert_array_equal(train.labels[:half], train.labels[half:])
+    np.testing.assert_array_equal(train.rows[:half], train.rows[half:])
+
+
+def test_a_normal_is_dimmed_around_a_training_tumour_of_its_region(cache, split, regions):
+    train = make_datasets(cache, split, BALANCED, seed=1, regions=regions)["train"]
+    dimmed = np.flatnonzero(train.dimmed)
+    own = train.labels[dimmed] > 0
+    np.testing.assert_array_equal(train.bright[dimmed][own], train.rows[dimmed][own])
+    borrowed, rows = train.bright[dimmed][~own], train.rows[dimmed][~own]
+    assert set(borrowed) <= set(train.rows[train.labels > 0])
+    assert len(set(borrowed)) > 5
+    region = regions[cache.index["image_id"]].to_numpy()
+    lent = set(region[train.rows[train.labels > 0]])
+    for lender, row in zip(borrowed, rows, strict=True):
+        assert region[lender] == region[row] or region[row] not in lent
+    train.augmentation = None
+    image = next(iter(make_loader(train, len(train), seed=1, shuffle=False)))[0][dimmed[~own]][0]
+    bright, original = cache.masks[borrowed[0]] == 1, cache.images[rows[0]]
+    np.testing.assert_array_equal(image[bright], original[bright])
+    np.testing.assert_array_equal(image[~bright], np.rint(original[~bright] * 0.5))
+
+
+def test_borrowed_masks_follow_the_seed_alone(cache, split, regions):
+    def bright(seed, **changes):
+        params = BALANCED.model_copy(update=changes)
+        return make_datasets(cache, split, params, seed, regions)["train"].bright.tolist()
+
+    assert bright(1) == bright(1) == bright(1, shuffle_labels=True)
+    assert bright(1) != bright(2)
+
+
+def test_a_region_without_tumours_borrows_from_all():
+    annotated = np.array([True, True, *[False] * 40])
+    lenders = borrow_masks(annotated, np.array(["arm", "leg", *["hip"] * 40]), seed=0)
+    assert set(lenders[2:]) == {0, 1}
+
+
+def test_balanced_dimming_says_what_it_lacks(cache, split, regions):
+    with pytest.raises(ValueError, match="balanced_dim needs the images' regions"):
+        make_datasets(cache, split, BALANCED, seed=1)
+    normals = split[split["label"] == 0]
+    with pytest.raises(ValueError, match="needs annotated images in train"):
+        make_datasets(cache, normals, BALANCED, seed=1, regions=regions)
+
+
+def test_masks_are_augmented_as_the_images_are(cache, split):
+    """Served with its mask as the image, a mask must come out where the image does."""
+    lesions = ImageCache(cache.masks * np.uint8(255), cache.masks, cache.index, cache.key)
+    params = DataParams(image_size=64, annotations="roi_dim", dim_factor=0)
+    train = make_datasets(lesions, split, params, seed=1, masks=True)["train"]
+    images, labels, masks = train[BatchRequest(np.arange(len(train)), seed=3)]
+    assert masks.dtype == torch.uint8
+    assert set(masks.unique().tolist()) == {0, 1}
+    assert not masks[labels == 0].any()
+    lesion = masks == 1
+    assert (masks != torch.from_numpy(cache.masks[train.rows])).any(dim=(1, 2)).float().mean() > 0.2
+    assert images[lesion].float().mean() > 200  # but for interpolated edges and dropped-out holes
+    assert images[~lesion].float().mean() < 20
+
+
+def test_masks_are_served_in_training_only_and_change_no_image_without_augmentation(cache, split):
+    datasets = make_datasets(cache, split, DataParams(image_size=64), seed=1, masks=True)
+    assert len(datasets["val"][BatchRequest(np.arange(2), 0)]) == 2
+    train = datasets["train"]
+    train.augmentation = None
+    images, _, masks = train[BatchRequest(np.arange(8), 0)]
+    np.testing.assert_array_equal(images, cache.images[train.rows[:8]])
+    np.testing.assert_array_equal(masks, cache.masks[train.rows[:8]])
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -9,6 +9,10 @@ GRID = {
     "E3_b3_annotated": ("efficientnet_b3", 300, 16, 0.3, "roi_dim", None),
     "E4_resnet50_cbam": ("resnet50", 224, 16, 0.3, "roi_dim", "cbam"),
 }
+AGAINST_SHORTCUTS = {
+    "E5_b0_balanced_dim": {"data": {"annotations": "balanced_dim"}},
+    "E6_b0_cam_loss": {"training": {"cam_weight": 0.5}},
+}
 
 
 def load(name: str) -> StudyParams:
@@ -25,6 +29,16 @@ def test_the_full_study_is_the_grid_of_the_specification():
         assert (run.data.annotations, run.model.attn_layer) == (annotations, attention)
         assert run.model.pretrained
         assert (run.training.epochs, run.training.lr, run.training.patience) == (50, 3e-4, 15)
+
+
+def test_the_two_experiments_against_shortcuts_are_the_baseline_but_for_one_thing():
+    runs = {run.experiment: run for run in load("study").runs()}
+    assert set(runs) == {*GRID, *AGAINST_SHORTCUTS}
+    for name, change in AGAINST_SHORTCUTS.items():
+        expected = runs["E1_b0_baseline"].model_dump() | {"experiment": name}
+        for section, values in change.items():
+            expected[section] = expected[section] | values
+        assert runs[name].model_dump() == expected
 
 
 def test_the_demo_is_the_same_grid_shrunk():
@@ -53,7 +67,7 @@ def test_an_experiments_own_override_goes_over_the_common_one():
 
 def test_no_two_runs_share_a_folder():
     runs = load("study").runs()
-    assert len({run.run_dir for run in runs}) == len(runs) == 12
+    assert len({run.run_dir for run in runs}) == len(runs) == 18
 
 
 @pytest.mark.parametrize(
@@ -63,6 +77,10 @@ def test_no_two_runs_share_a_folder():
         ({"experiment": "x", "model": {"dropot": 0.1}}, ["model.dropot", "dropout"]),
         ({"experiment": "x", "training": {"lr": "fast"}}, ["training.lr", "'fast'"]),
         ({"experiment": "x", "training": {"lr": -1}}, ["training.lr", "greater than 0"]),
+        (
+            {"experiment": "x", "training": {"cam_weight": -1}},
+            ["training.cam_weight", "equal to 0"],
+        ),
         ({"experiment": "x", "split": "centre"}, ["split", "'stratified'", "'center'"]),
         ({"experiment": "x", "data": {"annotations": "roi"}}, ["data.annotations", "roi_dim"]),
         ({"experiment": "../x"}, ["experiment", "pattern"]),
@@ -100,7 +118,9 @@ def test_every_parameter_that_changes_numbers_changes_the_fingerprint():
         {"split": "center"},
         {"model": {"dropout": 0.3}},
         {"data": {"contrast": "none"}},
+        {"data": {"annotations": "balanced_dim"}},
         {"training": {"lr": 1e-3}},
+        {"training": {"cam_weight": 0.5}},
     ):
         other = RunParams.parse({"experiment": "x", **change}, "test")
         assert other.fingerprint() != run.fingerprint()

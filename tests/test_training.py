@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from btxrd.data.loader import make_datasets, make_loader
+from btxrd.evaluation.figures import history_figure
 from btxrd.models import compute_class_weights, create_model, load_checkpoint
-from btxrd.params import RunParams
-from btxrd.training import fit, predict_logits, seed_everything
+from btxrd.params import RunParams, TrainingParams
+from btxrd.training import cam_loss, fit, predict_logits, seed_everything
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -25,11 +26,13 @@ class Killed(Exception):
 def train(cache, split, tmp_path_factory):
     """Train the small network; returns the outcome and its folder."""
 
-    def run(run_dir=None, on_epoch=lambda row: None, **training):
+    def run(run_dir=None, on_epoch=lambda row: None, model=SMALL["model"], **training):
         run_dir = run_dir or tmp_path_factory.mktemp("run")
-        params = RunParams.parse({**SMALL, "training": SMALL["training"] | training}, "test")
+        values = {**SMALL, "model": model, "training": SMALL["training"] | training}
+        params = RunParams.parse(values, "test")
         seed_everything(params.seed)
-        datasets = make_datasets(cache, split, params.data, params.seed)
+        guided = params.training.cam_weight > 0
+        datasets = make_datasets(cache, split, params.data, params.seed, masks=guided)
         loaders = {p: make_loader(d, 32, 42, p == "train") for p, d in datasets.items()}
         config = params.model_dump()
         model = create_model(config)
@@ -68,7 +71,8 @@ def test_the_same_seed_gives_the_same_numbers(whole, train):
     np.testing.assert_array_equal(whole[2], train()[2])
 
 
-def test_an_interrupted_training_goes_on_to_the_same_end(whole, train, tmp_path):
+@pytest.mark.parametrize("cam_weight", [0, 0.5])
+def test_an_interrupted_training_goes_on_to_the_same_end(train, tmp_path, cam_weight):
     def die_at(epoch):
         def on_epoch(row):
             if row["epoch"] == epoch:
@@ -78,8 +82,9 @@ def test_an_interrupted_training_goes_on_to_the_same_end(whole, train, tmp_path)
 
     for epoch in (1, 2):
         with pytest.raises(Killed):
-            train(tmp_path, die_at(epoch))
-    result, _, logits = train(tmp_path)
+            train(tmp_path, die_at(epoch), cam_weight=cam_weight)
+    whole = train(cam_weight=cam_weight)
+    result, _, logits = train(tmp_path, cam_weight=cam_weight)
     np.testing.assert_array_equal(logits, whole[2])
     drop = ["seconds"]
     pd.testing.assert_frame_equal(
@@ -109,3 +114,52 @@ def test_early_stopping_ends_a_training(train):
     result, _, _ = train(epochs=30, patience=1, lr=0.05)
     assert len(result.history) < 30
     assert result.best_epoch == len(result.history) - 1
+
+
+def test_the_cam_loss_is_the_maps_energy_outside_the_lesion():
+    features = torch.tensor([[[[1.0, 3.0], [0.0, 0.0]], [[1.0, 1.0], [4.0, 0.0]]]]).repeat(
+        3, 1, 1, 1
+    )
+    weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
+    masks = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    masks[:, :4, 4:] = 1
+    losses = cam_loss(features, weight, torch.tensor([0, 1, 2]), masks)
+    assert losses.tolist() == pytest.approx([1 / 4, 5 / 6, 1])
+
+
+def test_a_lesion_smaller_than_a_place_of_the_map_can_be_met_in_full():
+    features = torch.tensor([[[[0.0, 2.0], [0.0, 0.0]]]])
+    masks = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    masks[0, 1, 6] = 1
+    assert cam_loss(features, torch.ones(3, 1), torch.tensor([0]), masks).item() == 0
+
+
+def test_the_cam_losses_gradient_moves_the_map_into_the_lesion():
+    features = torch.ones(1, 1, 2, 2, requires_grad=True)
+    masks = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    masks[0, :4, :4] = 1
+    cam_loss(features, torch.ones(3, 1), torch.tensor([1]), masks).sum().backward()
+    slope = features.grad[0, 0]
+    assert slope[0, 0] < 0
+    assert (slope.flatten()[1:] > 0).all()
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_b0", "resnet10t"])
+def test_with_a_cam_weight_the_history_has_its_loss_and_it_falls(train, backbone):
+    model = {"backbone": backbone, "pretrained": False}
+    arguments = {"model": model, "epochs": 4, "warmup_epochs": 0, "cam_weight": 5}
+    history = train(**arguments)[0].history
+    assert history["train_cam_loss"].between(0, 1).all()
+    assert history["train_cam_loss"].iloc[-1] < history["train_cam_loss"].iloc[0]
+    history_figure(history)
+
+
+def test_without_a_cam_weight_nothing_of_it_is_there(whole):
+    assert "train_cam_loss" not in whole[0].history
+    assert TrainingParams().cam_weight == 0
+
+
+def test_a_network_without_class_maps_is_refused_before_the_first_epoch(train):
+    model = {"backbone": "mobilenetv3_small_050", "pretrained": False}
+    with pytest.raises(ValueError, match=r"cam_weight: MobileNetV3 does not end in global average"):
+        train(model=model, cam_weight=0.5)

@@ -16,6 +16,7 @@ __all__ = [
     "BatchRequest",
     "EpochSampler",
     "RadiographDataset",
+    "borrow_masks",
     "make_datasets",
     "make_loader",
     "to_input",
@@ -49,19 +50,59 @@ def to_input(images: torch.Tensor, normalization: dict = NORMALIZATION) -> torch
     return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
+def borrow_masks(annotated: np.ndarray, regions: np.ndarray, seed: int) -> np.ndarray:
+    """Choose whose lesion mask each image is dimmed around: its own, or one of the same region.
+
+    Args:
+        annotated: bool (n,), which images have a mask of their own. They keep it.
+        regions: (n,), the images' body regions. One without any annotated image borrows from all.
+        seed: of the choice.
+
+    Returns:
+        int64 (n,), numbers of images with a mask.
+
+    Raises:
+        ValueError: no image is annotated.
+
+    >>> annotated = np.array([True, False, True, False, False])
+    >>> borrow_masks(annotated, np.array(["arm", "arm", "leg", "leg", "leg"]), seed=1)
+    array([0, 0, 2, 2, 2])
+    """
+    if not annotated.any():
+        raise ValueError("annotations: balanced_dim needs annotated images in train, found none")
+    random = np.random.default_rng(seed)
+    lenders = np.arange(len(annotated))
+    for region in np.unique(regions):
+        borrowers = np.flatnonzero((regions == region) & ~annotated)
+        same_region = np.flatnonzero((regions == region) & annotated)
+        pool = same_region if len(same_region) else np.flatnonzero(annotated)
+        lenders[borrowers] = random.choice(pool, len(borrowers))
+    return lenders
+
+
 class RadiographDataset(Dataset):
     """Samples of the image cache; each item is a whole batch.
 
     With `annotations="roi_dim"` every annotated image has a second sample, whose pixels outside
-    the lesion mask are multiplied by `dim_factor`. Normals have none.
+    the lesion mask are multiplied by `dim_factor`; normals have none, so only tumours are ever
+    seen dimmed. With `balanced_dim` every image has one, those without a lesion around the mask
+    that `borrow_masks` chose.
 
     Args:
         cache: the image cache.
         rows: int64 (n,), the images' rows in the cache.
         labels: int64 (n,), their labels.
-        annotations: `none` or `roi_dim`.
+        annotations: `none`, `roi_dim` or `balanced_dim`.
         dim_factor: in [0, 1].
         augment: whether to augment (train only).
+        masks: whether batches hold the lesion masks too, augmented as the images are.
+        regions: (n,), the images' body regions; `balanced_dim` needs them.
+        seed: of the borrowed masks.
+
+    Attributes:
+        rows, labels: int64 (samples,), dimmed copies after all others.
+        dimmed: bool (samples,).
+        bright: int64 (samples,), the row in the cache whose mask stays bright if dimmed.
     """
 
     def __init__(
@@ -72,17 +113,25 @@ class RadiographDataset(Dataset):
         annotations: str = "none",
         dim_factor: float = 0.5,
         augment: bool = False,
+        masks: bool = False,
+        regions: np.ndarray | None = None,
+        seed: int = 0,
     ) -> None:
         rows, labels = np.asarray(rows), np.asarray(labels)
-        dimmed = np.zeros(len(rows), bool)
-        if annotations == "roi_dim":
-            annotated = np.flatnonzero(cache.index["lesion_area"].to_numpy()[rows] > 0)
-            rows = np.concatenate([rows, rows[annotated]])
-            labels = np.concatenate([labels, labels[annotated]])
-            dimmed = np.concatenate([dimmed, np.ones(len(annotated), bool)])
+        annotated = cache.index["lesion_area"].to_numpy()[rows] > 0
+        if annotations == "balanced_dim":
+            if regions is None:
+                raise ValueError("annotations: balanced_dim needs the images' regions")
+            copies, bright = np.arange(len(rows)), rows[borrow_masks(annotated, regions, seed)]
+        else:
+            copies = np.flatnonzero(annotated) if annotations == "roi_dim" else np.array([], int)
+            bright = rows[copies]
         self.cache = cache
-        self.rows, self.labels, self.dimmed = rows, labels, dimmed
-        self.dim_factor = dim_factor
+        self.dimmed = np.arange(len(rows) + len(copies)) >= len(rows)
+        self.bright = np.concatenate([rows, bright])
+        self.rows = np.concatenate([rows, rows[copies]])
+        self.labels = np.concatenate([labels, labels[copies]])
+        self.dim_factor, self.masks = dim_factor, masks
         self.augmentation = None
         if augment:
             # albumentations takes a second to import, and only training needs it.
@@ -94,24 +143,39 @@ class RadiographDataset(Dataset):
         """Return the number of samples, dimmed copies included."""
         return len(self.rows)
 
-    def __getitem__(self, request: BatchRequest) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a batch: uint8 (B, S, S) images and int64 (B,) labels."""
+    def __getitem__(self, request: BatchRequest) -> tuple[torch.Tensor, ...]:
+        """Return a batch: uint8 (B, S, S) images, int64 (B,) labels; with `masks`, these as well.
+
+        The masks are uint8 {0, 1} (B, S, S), of the images' own lesions: never a borrowed one.
+        """
         rows = self.rows[request.samples]
-        images = self.cache.images[rows]
+        pixels = {"image": self.cache.images[rows]}
         dimmed = self.dimmed[request.samples]
         if dimmed.any():
-            images[dimmed] = self._dim(images[dimmed], self.cache.masks[rows[dimmed]])
+            bright = self.cache.masks[self.bright[request.samples][dimmed]]
+            pixels["image"][dimmed] = self._dim(pixels["image"][dimmed], bright)
+        if self.masks:
+            pixels["mask"] = self.cache.masks[rows]
         if self.augmentation is not None:
             self.augmentation.set_random_seed(request.seed)
-            images = np.stack([self.augmentation(image=image)["image"] for image in images])
-        return torch.from_numpy(images), torch.from_numpy(self.labels[request.samples])
+            stacked = zip(*pixels.values(), strict=True)
+            samples = [dict(zip(pixels, sample, strict=True)) for sample in stacked]
+            augmented = [self.augmentation(**sample) for sample in samples]
+            pixels = {name: np.stack([sample[name] for sample in augmented]) for name in pixels}
+        images, *masks = (torch.from_numpy(stack) for stack in pixels.values())
+        return images, torch.from_numpy(self.labels[request.samples]), *masks
 
     def _dim(self, images: np.ndarray, masks: np.ndarray) -> np.ndarray:
         return np.where(masks == 1, images, np.rint(images * self.dim_factor).astype(np.uint8))
 
 
 def make_datasets(
-    cache: ImageCache, split: pd.DataFrame, params: DataParams, seed: int
+    cache: ImageCache,
+    split: pd.DataFrame,
+    params: DataParams,
+    seed: int,
+    regions: pd.Series | None = None,
+    masks: bool = False,
 ) -> dict[str, RadiographDataset]:
     """Return the datasets of the parts of a split: train augmented and annotated, others plain.
 
@@ -120,9 +184,15 @@ def make_datasets(
         split: as `make_split` returns it.
         params: what annotations add, and whether the training labels are shuffled (a control).
         seed: the run's.
+        regions: body region by image_id; needed only where `params.annotations` is
+            `balanced_dim`.
+        masks: whether the training batches hold the lesion masks.
 
     Returns:
         `train`, `val` and `test`, each in the split's order.
+
+    Raises:
+        ValueError: `balanced_dim` without regions, or without an annotated training image.
     """
     datasets = {}
     for part in ("train", "val", "test"):
@@ -134,7 +204,15 @@ def make_datasets(
         if params.shuffle_labels:
             labels = np.random.default_rng(seed).permutation(labels)
         datasets[part] = RadiographDataset(
-            cache, rows, labels, params.annotations, params.dim_factor, augment=True
+            cache,
+            rows,
+            labels,
+            params.annotations,
+            params.dim_factor,
+            augment=True,
+            masks=masks,
+            regions=None if regions is None else regions[frame["image_id"]].to_numpy(),
+            seed=seed,
         )
     return datasets
 

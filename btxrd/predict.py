@@ -1,0 +1,192 @@
+"""Classify image files with a checkpoint, preprocessed as its training was."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from btxrd import CLASS_NAMES
+from btxrd.data.loader import to_input
+from btxrd.data.preprocessing import Preprocessing
+from btxrd.files import atomic_path
+from btxrd.models import BTXRDClassifier, get_device, load_checkpoint, model_from_checkpoint
+from btxrd.training import predict_logits
+
+__all__ = ["COLUMNS", "heat_map_file", "predict"]
+
+COLUMNS = ("file", "predicted", *(f"p_{name}" for name in CLASS_NAMES), "error")
+"""The columns of `predict`, in order."""
+
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}
+"""What counts as an image in a folder; a file that is named itself may end in anything."""
+
+UNREADABLE = (OSError, ValueError, cv2.error, Image.DecompressionBombError)
+
+HEAT_OPACITY = 0.6
+"""Of the hottest place."""
+
+
+@dataclass(frozen=True)
+class _Classifier:
+    """A checkpoint ready for use: the network and how its input is made."""
+
+    network: BTXRDClassifier
+    preprocessing: Preprocessing
+    normalization: dict[str, list[float]]
+    device: torch.device
+
+
+def predict(
+    paths: Iterable[str | Path],
+    checkpoint: str | Path,
+    gradcam_dir: str | Path | None = None,
+    batch_size: int = 32,
+    device: str = "auto",
+) -> pd.DataFrame:
+    """Classify images with the checkpoint's own preprocessing and normalisation.
+
+    For the images of a run's data set these are the probabilities of its `predictions.csv`.
+
+    Args:
+        paths: image files, and folders, whose images are taken at any depth in order of name.
+            What is named twice is classified once.
+        checkpoint: a `model.pt`.
+        gradcam_dir: where to write a PNG an image: Grad-CAM of the predicted class (Selvaraju et
+            al. 2017), scaled to [0, 1] by itself, over the preprocessed image. `heat_map_file`
+            says under which name.
+        batch_size: images a pass.
+        device: as `get_device` takes it.
+
+    Returns:
+        One row an image with the columns `COLUMNS`: `file` (str, as given or found), `predicted`
+        (class name), the probabilities (float64 in [0, 1]) and `error`. An image that cannot be
+        read has its reason there and nothing else; the others have NaN. A folder without an image
+        is such a row too.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: the checkpoint is damaged or not one of this project.
+    """
+    classifier = _load(Path(checkpoint), get_device(device))
+    files = list(_expanded(paths))
+    rows: list[dict[str, Any]] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(files), batch_size):
+            batch = files[start : start + batch_size]
+            decoded = list(pool.map(partial(_read, preprocessing=classifier.preprocessing), batch))
+            rows += _classified(classifier, batch, decoded, gradcam_dir)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def heat_map_file(gradcam_dir: str | Path, image: str | Path) -> Path:
+    """Return where an image's heat map goes: its name, and a digest of its folder and name.
+
+    The digest keeps images of the same name in different folders apart.
+
+    >>> heat_map_file("maps", "/a/IMG1.jpeg").name, heat_map_file("maps", "/b/IMG1.jpeg").name
+    ('IMG1-0036bc28.png', 'IMG1-e7e30637.png')
+    """
+    image = Path(image)
+    digest = hashlib.sha256(os.fsencode(image.resolve())).hexdigest()[:8]
+    return Path(gradcam_dir) / f"{image.stem}-{digest}.png"
+
+
+def _load(path: Path, device: torch.device) -> _Classifier:
+    checkpoint = load_checkpoint(path)
+    try:
+        if tuple(checkpoint["class_names"]) != CLASS_NAMES:
+            raise ValueError(f"its classes are {checkpoint['class_names']}")
+        return _Classifier(
+            model_from_checkpoint(checkpoint),
+            Preprocessing.from_config(checkpoint["config"]),
+            {key: checkpoint["normalization"][key] for key in ("mean", "std")},
+            device,
+        )
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} is no usable checkpoint of btxrd: {reason}") from error
+
+
+def _expanded(paths: Iterable[str | Path]) -> Iterator[Path]:
+    """Yield files, and folders in which no image is, each once."""
+    seen = set()
+    for path in map(Path, paths):
+        found = [path]
+        if path.is_dir():
+            inside = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            found = sorted(file for file in inside if file.is_file()) or found
+        for file in found:
+            if file.resolve() not in seen:
+                seen.add(file.resolve())
+                yield file
+
+
+def _read(path: Path, preprocessing: Preprocessing) -> np.ndarray | str:
+    """Return uint8 (S, S), or why there is none."""
+    if path.is_dir():
+        return f"no image in the folder {path}"
+    try:
+        return preprocessing.read(path)
+    except UNREADABLE as error:
+        return str(error)
+
+
+def _classified(
+    classifier: _Classifier,
+    files: list[Path],
+    decoded: list[np.ndarray | str],
+    gradcam_dir: str | Path | None,
+) -> list[dict[str, Any]]:
+    rows = [{"file": str(file)} for file in files]
+    readable = [n for n, pixels in enumerate(decoded) if not isinstance(pixels, str)]
+    for row, pixels in zip(rows, decoded, strict=True):
+        if isinstance(pixels, str):
+            row["error"] = pixels
+    if not readable:
+        return rows
+    images = np.stack([decoded[n] for n in readable])
+    batches = [(torch.from_numpy(images),)]
+    logits = predict_logits(
+        classifier.network, batches, classifier.device, classifier.normalization
+    )
+    probabilities = torch.softmax(torch.from_numpy(logits).double(), dim=1).numpy()
+    predicted = probabilities.argmax(axis=1)
+    for n, shares, label in zip(readable, probabilities, predicted, strict=True):
+        rows[n]["predicted"] = CLASS_NAMES[label]
+        rows[n] |= {f"p_{name}": p for name, p in zip(CLASS_NAMES, shares, strict=True)}
+    if gradcam_dir is not None:
+        targets = [heat_map_file(gradcam_dir, files[n]) for n in readable]
+        _write_heat_maps(classifier, images, predicted, targets)
+    return rows
+
+
+def _write_heat_maps(
+    classifier: _Classifier, images: np.ndarray, predicted: np.ndarray, targets: list[Path]
+) -> None:
+    # The grad-cam package takes a second to import, and only heat maps need it.
+    from btxrd.evaluation.gradcam import class_activation_maps, normalise_maps
+
+    maps = class_activation_maps(
+        classifier.network,
+        images,
+        predicted,
+        batch_size=len(images),
+        device=classifier.device,
+        to_input=partial(to_input, normalization=classifier.normalization),
+    )
+    for image, heat, target in zip(images, normalise_maps(maps), targets, strict=True):
+        colours = cv2.applyColorMap(np.rint(255 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO)
+        opacity = HEAT_OPACITY * heat[..., None]
+        overlay = np.rint(opacity * colours + (1 - opacity) * image[..., None]).astype(np.uint8)
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(cv2.imencode(".png", overlay)[1].tobytes())

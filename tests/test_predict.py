@@ -1,0 +1,172 @@
+"""Prediction from files: the numbers of the study, bad files, heat maps, the command."""
+
+import json
+import shutil
+from io import StringIO
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from btxrd import CLASS_NAMES, NORMALIZATION, RESEARCH_ONLY
+from btxrd.cli import main
+from btxrd.data.loader import RadiographDataset, make_loader
+from btxrd.evaluation.predictions import predictions_frame, probabilities
+from btxrd.models import BTXRDClassifier, load_checkpoint, save_checkpoint
+from btxrd.predict import COLUMNS, heat_map_file, predict
+from btxrd.training import predict_logits
+
+CONFIG = {
+    "model": {"backbone": "resnet10t", "pretrained": False},
+    "data": {"image_size": 64, "contrast": "clahe", "resize": "letterbox"},
+}
+
+
+@pytest.fixture(scope="module")
+def network() -> BTXRDClassifier:
+    """Untrained, with a head that tells images apart."""
+    torch.manual_seed(0)
+    classifier = BTXRDClassifier("resnet10t", pretrained=False)
+    nn.init.normal_(classifier.model.fc.weight)
+    return classifier.eval()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(network, tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "model.pt"
+    optimizer = torch.optim.AdamW(network.parameters())
+    save_checkpoint(network, optimizer, None, 1, 0.5, CONFIG, [1.0, 1.0, 1.0], path)
+    return path
+
+
+@pytest.fixture
+def command(checkpoint):
+    def run(*arguments):
+        words = [str(argument) for argument in arguments]
+        return CliRunner().invoke(main, ["predict", *words, "--checkpoint", str(checkpoint)])
+
+    return run
+
+
+def test_the_probabilities_are_those_of_the_studys_predictions(network, checkpoint, cache, table):
+    some = table.iloc[:40]
+    dataset = RadiographDataset(cache, np.arange(40), some["label"].to_numpy())
+    loader = make_loader(dataset, 16, seed=0, shuffle=False)
+    logits = predict_logits(network, loader, torch.device("cpu"))
+    rows = some[["image_id", "center", "label"]].assign(part="test", group="g")
+    expected = probabilities(predictions_frame(rows, logits))
+    found = predict(some["path"], checkpoint, batch_size=7, device="cpu")
+    assert tuple(found.columns) == COLUMNS
+    assert found["file"].tolist() == some["path"].tolist()
+    np.testing.assert_allclose(probabilities(found), expected, atol=1e-6)
+    assert found["predicted"].tolist() == [CLASS_NAMES[k] for k in expected.argmax(axis=1)]
+    assert len(set(found["predicted"])) > 1
+    assert found["error"].isna().all()
+
+
+def test_the_checkpoints_own_normalisation_and_size_are_used(checkpoint, table, tmp_path):
+    contents = load_checkpoint(checkpoint)
+    files = table["path"][:4]
+    before = probabilities(predict(files, checkpoint))
+    for key, value in (
+        ("normalization", {**NORMALIZATION, "mean": [0.1, 0.1, 0.1]}),
+        ("config", {**CONFIG, "data": {**CONFIG["data"], "image_size": 96}}),
+    ):
+        torch.save({**contents, key: value}, tmp_path / "other.pt")
+        assert not np.allclose(probabilities(predict(files, tmp_path / "other.pt")), before)
+
+
+def test_a_bad_file_is_a_row_and_not_the_end(checkpoint, table, tmp_path):
+    (tmp_path / "torn.jpeg").write_bytes(b"no image")
+    (tmp_path / "empty").mkdir()
+    good = table["path"][0]
+    paths = [tmp_path / "torn.jpeg", good, tmp_path / "missing.png", tmp_path / "empty", good]
+    found = predict(paths, checkpoint)
+    assert found["error"].notna().tolist() == [True, False, True, True]
+    for name, error in zip(
+        ("torn.jpeg", "missing.png", "empty"), found["error"].dropna(), strict=True
+    ):
+        assert name in error
+    assert found["predicted"].isna().tolist() == [True, False, True, True]
+
+
+def test_a_folder_is_searched_in_order_of_name(checkpoint, table, tmp_path):
+    for name in ("b/2.jpeg", "a/1.JPG", "a/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(table["path"][0], tmp_path / name)
+    found = predict([tmp_path], checkpoint)
+    assert found["file"].tolist() == [str(tmp_path / "a/1.JPG"), str(tmp_path / "b/2.jpeg")]
+
+
+def test_equal_names_in_two_folders_keep_their_heat_maps_apart(checkpoint, table, tmp_path):
+    for folder, path in zip(("a", "b"), table["path"], strict=False):
+        (tmp_path / folder).mkdir()
+        shutil.copy(path, tmp_path / folder / "same.jpeg")
+    files = [tmp_path / folder / "same.jpeg" for folder in ("a", "b")]
+    for file in files:
+        predict([file], checkpoint, tmp_path / "maps")
+    maps = [heat_map_file(tmp_path / "maps", file) for file in files]
+    assert sorted((tmp_path / "maps").iterdir()) == sorted(maps)
+    first, second = (cv2.imread(str(path)) for path in maps)
+    assert first.shape == (64, 64, 3)
+    assert not np.array_equal(first, second)
+    assert (first.max(axis=2) > first.min(axis=2)).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"class_names": ["cat", "dog"]}, "its classes are"),
+        ({"config": {"model": CONFIG["model"]}}, "data"),
+        ({"config": {"data": CONFIG["data"]}}, "model.backbone"),
+        ({"config": None}, "NoneType"),
+        ({"normalization": {}}, "mean"),
+        ({"model_state_dict": {}}, "Error"),
+    ],
+)
+def test_a_foreign_checkpoint_is_one_clear_line(checkpoint, table, tmp_path, change, words):
+    torch.save({**load_checkpoint(checkpoint), **change}, tmp_path / "foreign.pt")
+    with pytest.raises(ValueError, match=r"foreign\.pt is no usable checkpoint") as caught:
+        predict([table["path"][0]], tmp_path / "foreign.pt")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_writes_csv_and_says_what_it_is_not_for(command, table):
+    result = command(*table["path"][:2])
+    assert result.exit_code == 0
+    assert result.stderr == f"{RESEARCH_ONLY}\n"
+    found = pd.read_csv(StringIO(result.stdout))
+    assert tuple(found.columns) == COLUMNS
+    np.testing.assert_allclose(probabilities(found).sum(axis=1), 1)
+
+
+def test_the_command_writes_json_with_errors_and_status_1(command, table, tmp_path):
+    arguments = (table["path"][0], tmp_path / "missing.png", "--format", "json")
+    result = command(*arguments)
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    assert document["note"] == RESEARCH_ONLY
+    good, bad = document["images"]
+    assert tuple(good) == tuple(bad) == COLUMNS
+    assert good["error"] is None
+    assert bad["predicted"] is bad["p_Normal"] is None
+    assert "missing.png" in bad["error"]
+    assert command(*arguments, "--output", tmp_path / "out" / "found.json").stdout == ""
+    assert json.loads((tmp_path / "out" / "found.json").read_text()) == document
+
+
+def test_wrong_usage_and_a_damaged_checkpoint_end_the_command(table, tmp_path):
+    run = CliRunner().invoke
+    assert run(main, ["predict", "--checkpoint", __file__]).exit_code == 2
+    assert run(main, ["predict", table["path"][0]]).exit_code == 2
+    assert run(main, ["predict", table["path"][0], "--checkpoint", "missing.pt"]).exit_code == 2
+    (tmp_path / "half.pt").write_bytes(b"half")
+    result = run(main, ["predict", table["path"][0], "--checkpoint", str(tmp_path / "half.pt")])
+    assert result.exit_code == 1
+    assert "half.pt is damaged" in result.stderr
+    assert "Traceback" not in result.output
