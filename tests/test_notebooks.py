@@ -109,7 +109,7 @@ def test_every_annotated_test_tumour_is_explained(trained, explained):
     maps = pd.read_csv(trained / "gradcam.csv")
     assert maps["iou"].notna().sum() == (maps["label"] > 0).sum() > 10
     assert maps["iou"].dropna().between(0, 1).all()
-    assert explained.count("<img") >= 8
+    assert explained.count("<img") >= 5
 
 
 def test_the_comparison_takes_runs_made_by_hand(places, evaluated, explained):

@@ -43,7 +43,7 @@ def class_activation_maps(
     images: np.ndarray,
     targets: np.ndarray | None = None,
     method: str = "gradcam",
-    batch_size: int = 32,
+    batch_size: int = 16,
     device: torch.device | str | None = None,
     *,
     to_input: Callable[[torch.Tensor], torch.Tensor],
@@ -60,7 +60,8 @@ def class_activation_maps(
         images: uint8 (N, S, S), preprocessed; an array or a slice of a memmap.
         targets: class index for each image, (N,); None takes each image's predicted class.
         method: a key of `METHODS`.
-        batch_size: images a pass.
+        batch_size: images a pass; at 224 px on a CPU, 32 take a third more time an image than 16,
+            because the activations no longer fit its caches.
         device: where to compute; the model is moved there. None: where the model is.
         to_input: normalisation, the same as in training: uint8 (B, S, S) on the device to
             float32 (B, 3, S, S).
