@@ -53,6 +53,41 @@ def demo(jobs: int | None) -> None:
     _run(project_path("params/demo.yaml"), jobs or os.cpu_count() or 1, [], [])
 
 
+study_argument = click.argument(
+    "directory", type=click.Path(exists=True, file_okay=False, path_type=Path)
+)
+
+
+@main.command()
+@study_argument
+def status(directory: Path) -> None:
+    """Say how far the study in DIRECTORY is (reports/<study>), while it runs or after it."""
+    from btxrd.params import ParameterError
+    from btxrd.study.progress import study_status
+
+    try:
+        click.echo("\n".join(study_status(directory)))
+    except (FileNotFoundError, ParameterError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@main.command()
+@study_argument
+def verify(directory: Path) -> None:
+    """Recompute the numbers of the study in DIRECTORY from its predictions, and check its files.
+
+    Exit status: 0 where everything matches, 1 where something does not.
+    """
+    from btxrd.study.verify import verify as find_problems
+
+    try:
+        problems = find_problems(directory)
+    except FileNotFoundError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo("\n".join(problems) or "every number follows from the predictions")
+    raise SystemExit(1 if problems else 0)
+
+
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 @click.option("--url", help="Another address of the same archive.")
@@ -167,11 +202,17 @@ def _write_predictions(
 def _run(file: Path, jobs: int, only: list[str], splits: list[str]) -> None:
     from btxrd.params import ParameterError, StudyParams
     from btxrd.study.notebooks import NotebookError
-    from btxrd.study.study import run_study, select
+    from btxrd.study.study import StudyInUseError, run_study, select
 
     try:
         result = run_study(select(StudyParams.parse(read_yaml(file), file), only, splits), jobs)
-    except (ParameterError, FileNotFoundError, ValueError, NotebookError) as error:
+    except (
+        ParameterError,
+        FileNotFoundError,
+        ValueError,
+        NotebookError,
+        StudyInUseError,
+    ) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         click.echo("\nstopped; the same command goes on from here", err=True)

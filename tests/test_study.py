@@ -1,6 +1,7 @@
 """The runner: a grid with failures, what it leaves behind, and what it does not do twice."""
 
 import json
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import nbformat
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from filelock import FileLock
 
 from btxrd.cli import main
 from btxrd.params import ParameterError, RunParams, StudyParams
@@ -17,7 +19,7 @@ from btxrd.study import notebooks
 from btxrd.study.collect import COMPARISON_COLUMNS
 from btxrd.study.records import read_run
 from btxrd.study.run import RunTask, execute_run
-from btxrd.study.study import run_study, select
+from btxrd.study.study import StudyInUseError, run_study, select
 
 TINY = {"epochs": 1, "warmup_epochs": 0, "lr": 1e-3}
 
@@ -62,6 +64,63 @@ def test_a_failed_run_keeps_its_traceback_and_is_in_the_report(study, result):
     page = result.report.read_text()
     assert "runs/E1_b0_baseline/center/seed-42/error.txt" in page
     assert "2 of 4 runs finished" in page
+
+
+def test_status_is_read_from_the_files(study, result):
+    output = CliRunner().invoke(main, ["status", str(study.study_dir)]).output.splitlines()
+    assert output[0].startswith("E1_b0_baseline · center · seed 42: failed: ")
+    assert output[-1] == "2 of 4 runs finished, 2 failed"
+    assert (
+        "no study in"
+        in CliRunner().invoke(main, ["status", str(result.report.parent.parent)]).output
+    )
+
+
+def test_two_studies_in_one_folder_the_second_refuses_and_names_the_first(study, result):
+    with FileLock(study.study_dir / ".lock"), pytest.raises(StudyInUseError, match="process"):
+        run_study(study)
+
+
+@pytest.fixture
+def copied(study, result, tmp_path):
+    """The study in another place, so that a test may edit it."""
+    shutil.copytree(study.study_dir, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_a_study_that_nobody_touched_is_verified(copied):
+    outcome = CliRunner().invoke(main, ["verify", str(copied)])
+    assert (outcome.output, outcome.exit_code) == (
+        "every number follows from the predictions\n",
+        0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("runs/E4_resnet50_cbam/center/seed-42/metrics.json", "accuracy"),
+        ("runs/E4_resnet50_cbam/center/seed-42/predictions.csv", "not the file"),
+        ("runs/E4_resnet50_cbam/center/seed-42/operating_points.csv", "target [0]"),
+        ("comparison.csv", "Center-Holdout Accuracy"),
+        ("splits/center.csv", "run.json: the hash"),
+    ],
+)
+def test_one_edited_digit_is_noticed(copied, name, told):
+    path = copied / name
+    text = path.read_text()
+    anchor = text.find("\n", 20) if name.endswith("csv") else text.find('"accuracy": 0.')
+    digits = [place for place in range(anchor, len(text)) if text[place].isdigit()]
+    if name.endswith("json"):
+        place = next(place for place in digits if text[place - 2 : place] == "0.")
+    elif name.startswith("splits"):
+        place = digits[-1]
+    else:
+        place = text.index("0.", anchor) + 2
+    path.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :])
+    outcome = CliRunner().invoke(main, ["verify", str(copied)])
+    assert outcome.exit_code == 1
+    assert told in outcome.output
 
 
 def test_a_finished_run_has_its_files_and_its_provenance(study, result):

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from btxrd.params import RunParams
-from btxrd.study.records import STAGES, read_run
+from btxrd.params import RunParams, StudyParams
+from btxrd.study.records import STAGES, STUDY_FILE, read_json, read_run
 from btxrd.study.run import RunTask
 
-__all__ = ["RunState", "StudyProgress", "run_state"]
+__all__ = ["RunState", "StudyProgress", "run_state", "study_status"]
 
 POLL_SECONDS = 1.0
 
@@ -55,6 +55,29 @@ def run_state(run: RunParams) -> RunState:
     state = STAGES.get(record.get("stage", ""), status) if status == "running" else status
     val_loss = float(rows[-1]["val_loss"]) if rows else None
     return RunState(state, len(rows), run.training.epochs, val_loss, record.get("error"))
+
+
+def study_status(study_dir: str | Path) -> list[str]:
+    """Say how far a study is, from its files alone: while it runs, or after it.
+
+    Args:
+        study_dir: the study's folder, such as `reports/btxrd`.
+
+    Returns:
+        A line a run, in the study's order, then how many are finished and failed.
+
+    Raises:
+        FileNotFoundError: there is no study in `study_dir`.
+    """
+    study_dir = Path(study_dir)
+    plan = read_json(study_dir / STUDY_FILE)
+    if not plan:
+        raise FileNotFoundError(f"no study in {study_dir}: it has no {STUDY_FILE}")
+    runs = StudyParams.parse(plan["parameters"], study_dir / STUDY_FILE).runs()
+    states = [run_state(run) for run in runs]
+    lines = [f"{run.name}: {_describe(state)}" for run, state in zip(runs, states, strict=True)]
+    finished, failed = (sum(s.state == name for s in states) for name in ("finished", "failed"))
+    return [*lines, f"{finished} of {len(runs)} runs finished, {failed} failed"]
 
 
 def _history(path: Path) -> list[dict[str, str]]:

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RUN_FILE", "STAGES", "read_json", "read_run"]
+__all__ = ["RUN_FILE", "STAGES", "STUDY_FILE", "read_json", "read_run"]
 
 RUN_FILE = "run.json"
+STUDY_FILE = "study.json"
 STAGES = {"03_train": "training", "04_evaluate": "evaluating", "05_gradcam": "Grad-CAM"}
 """The notebooks of a run, in order, and what the run is doing meanwhile."""
 

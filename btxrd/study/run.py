@@ -18,6 +18,19 @@ from btxrd.study.records import RUN_FILE, STAGES, read_json, read_run
 
 __all__ = ["RunTask", "execute_run"]
 
+HASHED = (
+    "history.csv",
+    "model.pt",
+    "training.json",
+    "predictions.csv",
+    "metrics.json",
+    "operating_points.csv",
+    "calibration.csv",
+    "subgroups.csv",
+    "gradcam.csv",
+)
+"""The files of a run whose digests its `run.json` keeps."""
+
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -118,7 +131,8 @@ def execute_run(task: RunTask, threads: int = 1) -> dict[str, Any]:
         (run_dir / "error.txt").write_text(f"{error}\n\n{details}\n")
         record |= {"status": "failed", "error": str(error), "ended": now()}
     else:
-        record |= {"status": "finished", "ended": now()}
+        files = {name: file_digest(run_dir / name) for name in HASHED}
+        record |= {"status": "finished", "ended": now(), "files": files}
         (run_dir / "error.txt").unlink(missing_ok=True)
     record["training"] = read_json(run_dir / "training.json")
     write_json(run_dir / RUN_FILE, record)

@@ -1,7 +1,9 @@
 """A whole study: the data set's notebooks, every run of the grid, the comparison."""
 
+import getpass
 import logging
 import os
+import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed import Client, Future, LocalCluster
+from filelock import FileLock, Timeout
 
 from btxrd.data.cache import data_fingerprint
 from btxrd.data.dataset import usable_table
@@ -19,10 +22,14 @@ from btxrd.params import CompareParams, EdaParams, ParameterError, SplitsParams,
 from btxrd.provenance import code_version, data_name, now, package_versions
 from btxrd.study.notebooks import execute_notebook
 from btxrd.study.progress import StudyProgress
-from btxrd.study.records import read_run
+from btxrd.study.records import STUDY_FILE, read_json, read_run
 from btxrd.study.run import RunTask, execute_run
 
-__all__ = ["StudyResult", "run_study", "select"]
+__all__ = ["StudyInUseError", "StudyResult", "run_study", "select"]
+
+
+class StudyInUseError(RuntimeError):
+    """Another process is running the same study; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +80,25 @@ def run_study(study: StudyParams, jobs: int = 1) -> StudyResult:
         FileNotFoundError: the data set is not there.
         NotebookError: the EDA or splits notebook failed, so there is nothing to train on; or the
             comparison did.
+        StudyInUseError: another process runs this study.
     """
+    study.study_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        # The system lets go of the lock when its holder dies.
+        with FileLock(study.study_dir / ".lock", timeout=0):
+            return _run_study(study, jobs)
+    except Timeout:
+        owner = read_json(study.study_dir / STUDY_FILE).get("owner", "another process")
+        raise StudyInUseError(f"{study.study_dir} is in use by {owner}") from None
+
+
+def _run_study(study: StudyParams, jobs: int) -> StudyResult:
     started, clock = now(), time.perf_counter()
     runs = study.runs()
     root = _ensure_data(study)
-    study.study_dir.mkdir(parents=True, exist_ok=True)
+    owner = f"{getpass.getuser()} on {platform.node()}, process {os.getpid()}"
+    plan = {"parameters": study.model_dump(), "owner": owner, "started": started, "jobs": jobs}
+    write_json(study.study_dir / STUDY_FILE, plan)
     image_size = runs[0].data.image_size
     threads = max(1, (os.cpu_count() or 1) // jobs)
     common = {
@@ -106,21 +127,19 @@ def run_study(study: StudyParams, jobs: int = 1) -> StudyResult:
         progress.say("06_compare")
         compare = CompareParams(study_dir=str(study.study_dir))
         study_json = {
-            "parameters": study.model_dump(),
+            **plan,
             "data": {"name": data_name(root), "fingerprint": data},
             "code": code_version(),
             "packages": package_versions(),
-            "started": started,
-            "jobs": jobs,
             "threads": threads,
             "runs": {name: record["status"] for name, record in records.items()},
         }
-        write_json(study.study_dir / "study.json", study_json)
+        write_json(study.study_dir / STUDY_FILE, study_json)
         _submit(client, "06_compare", compare, study.study_dir / "index.html").result()
         stages["comparison"] = time.perf_counter() - stage
     seconds = {name: round(value, 1) for name, value in stages.items()}
     total = {"ended": now(), "seconds": round(time.perf_counter() - clock, 1)}
-    write_json(study.study_dir / "study.json", {**study_json, **total, "stage_seconds": seconds})
+    write_json(study.study_dir / STUDY_FILE, {**study_json, **total, "stage_seconds": seconds})
     run_dirs = {run.name: run.run_dir for run in runs}
     return StudyResult(study.study_dir / "index.html", records, run_dirs)
 
