@@ -102,7 +102,7 @@ def test_a_study_that_nobody_touched_is_verified(copied):
         ("runs/E4_resnet50_cbam/center/seed-42/metrics.json", "accuracy"),
         ("runs/E4_resnet50_cbam/center/seed-42/predictions.csv", "not the file"),
         ("runs/E4_resnet50_cbam/center/seed-42/operating_points.csv", "target [0]"),
-        ("comparison.csv", "Center-Holdout Accuracy"),
+        ("comparison.csv", "Stratified Accuracy"),
         ("splits/center.csv", "run.json: the hash"),
     ],
 )
