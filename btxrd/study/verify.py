@@ -20,6 +20,9 @@ from btxrd.study.run import RunTask
 
 __all__ = ["verify"]
 
+RECORDED = ("parameters", "replicates", "prevalences", "gradcam", "data", "hash", "files")
+"""What `run.json` must hold for a run to be checked."""
+
 TOLERANCE = 1e-9
 """How far a recomputed number may be from the written one, absolutely and relatively."""
 
@@ -48,6 +51,10 @@ def verify(study_dir: str | Path) -> list[str]:
 
 def _check_run(folder: Path, study_dir: Path) -> Iterator[str]:
     record = read_run(folder)
+    lacking = [key for key in RECORDED if key not in record]
+    if lacking:
+        yield f"{folder / 'run.json'}: lacks {', '.join(lacking)}: not of this version of btxrd"
+        return
     params = RunParams.parse(
         record["parameters"] | {"study_dir": str(study_dir)}, folder / "run.json"
     )

@@ -63,7 +63,8 @@ def cache(table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Imag
     small = open_cache(table, Preprocessing(SIDE), folder, progress=False)
     np.save(folder / "all.npy", np.resize(small.images, (IMAGES, SIDE, SIDE)))
     images = np.load(folder / "all.npy", mmap_mode="r")
-    return ImageCache(images, images, small.index, small.key)
+    index = pd.concat([small.index] * -(-len(images) // len(small.index)), ignore_index=True)
+    return ImageCache(images, images, index, small.key)
 
 
 @pytest.fixture
