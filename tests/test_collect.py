@@ -12,6 +12,7 @@ from btxrd.study.collect import (
     run_line,
     run_table,
     success_table,
+    validation_table,
 )
 
 LEAKAGE = pd.DataFrame({"strategy": ["stratified"], "part": ["test"], "sibling_share": [0.6]})
@@ -118,6 +119,12 @@ def test_leakage_and_shortcuts_stand_beside_the_runs(study):
     assert table.loc[("tied_on_val", "stratified"), "Sibling in train"] == "60%"
     assert table.loc[("tied_on_val", "center"), "Sibling in train"] == "–"
     assert table.loc[("no lesion: metadata", "by study"), "Macro AUC"] == "0.550 (0.500–0.970)"
+
+
+def test_validation_figures_have_intervals(study):
+    table = validation_table(collect_runs(study)).set_index(["Experiment", "Split"])
+    assert len(table) == 4
+    assert table.loc[("tied_on_val", "center"), "Accuracy"] == "0.750 (0.650–0.850)"
 
 
 def test_seeds_are_averaged(study):

@@ -35,9 +35,15 @@ def test_operating_points_have_a_column_a_target_with_units_and_intervals(frame)
 
 
 def test_calibration_shows_before_and_after(frame):
-    report = calibration_report(calibration_summary(frame, frame))
-    assert "Malignant (40 of 120)" in report.index
-    assert report["ECE"].str.contains(" → ").all()
+    summary = calibration_summary(frame, frame, replicates=50)
+    report = calibration_report(summary)
+    assert list(report.index)[4:6] == [
+        "Malignant (40 of 120), before",
+        "Malignant (40 of 120), after",
+    ]
+    assert report["Brier"].str.fullmatch(r"0\.\d{3} \(0\.\d{3}–0\.\d{3}\)").all()
+    assert (summary["brier_after_low"] < summary["brier_after"]).all()
+    assert (summary["brier_after"] < summary["brier_after_high"]).all()
 
 
 def test_a_group_that_is_too_small_says_so(frame):

@@ -288,12 +288,21 @@ def reliability_tables(frame: pd.DataFrame, bins: int = 10) -> dict[str, pd.Data
     }
 
 
-def calibration_summary(val: pd.DataFrame, test: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
+def calibration_summary(
+    val: pd.DataFrame,
+    test: pd.DataFrame,
+    bins: int = 10,
+    replicates: int = 500,
+    level: float = 0.95,
+    seed: int = 42,
+) -> pd.DataFrame:
     """Describe the calibration on test, before and after temperature scaling fitted on val.
 
     Args:
         val, test: rows of `predictions.csv`, as `read_predictions` returns them.
         bins: as in `expected_calibration_error`.
+        replicates, level, seed: of the cluster bootstrap on test, the temperature held fixed. The
+            ECE of a replicate has the replicate's own bins; repeated images push it up a little.
 
     Returns:
         A frame indexed by `outcome` (the classes, then `TOP_LABEL`): `n` images, `positive` ones
@@ -314,6 +323,10 @@ def calibration_summary(val: pd.DataFrame, test: pd.DataFrame, bins: int = 10) -
     temperature = fit_temperature(val)
     before = calibration_outcomes(test)
     after = calibration_outcomes(apply_temperature(test, temperature))
+    drawn = [
+        np.repeat(np.arange(len(test)), row.astype(int))
+        for row in bootstrap_weights(labels(test), test["group"], replicates, seed)
+    ]
     rows = {}
     for name, (outcome, confidence) in before.items():
         rows[name] = {
@@ -328,7 +341,27 @@ def calibration_summary(val: pd.DataFrame, test: pd.DataFrame, bins: int = 10) -
         for quantity in described[0]:
             rows[name][f"{quantity}_before"] = described[0][quantity]
             rows[name][f"{quantity}_after"] = described[1][quantity]
+        for when, pair in (("before", (outcome, confidence)), ("after", after[name])):
+            rows[name] |= _intervals(*pair, drawn, bins, level, when)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("outcome")
+
+
+def _intervals(
+    outcome: Booleans,
+    confidence: Floats,
+    drawn: list[NDArray[np.int64]],
+    bins: int,
+    level: float,
+    when: str,
+) -> dict[str, float]:
+    errors = [expected_calibration_error(outcome[rows], confidence[rows], bins) for rows in drawn]
+    squares = (confidence - outcome) ** 2
+    replicated = {"ece": errors, "brier": [squares[rows].mean() for rows in drawn]}
+    found = {}
+    for quantity, values in replicated.items():
+        low, high = percentile_interval(np.array(values), level)
+        found |= {f"{quantity}_{when}_low": low, f"{quantity}_{when}_high": high}
+    return found
 
 
 def _calibration(outcome: Booleans, confidence: Floats, bins: int) -> dict[str, float]:

@@ -135,25 +135,21 @@ def _ends(name: str) -> tuple[str, str, str]:
 
 
 def calibration_report(calibration: pd.DataFrame) -> pd.DataFrame:
-    """Lay out the calibration for reading: a row an outcome, before → after the temperature.
+    """Lay out the calibration for reading: two rows an outcome, before and after the temperature.
 
     Args:
         calibration: as `calibration_summary` returns it.
     """
-    titles = {
-        "ece": "ECE",
-        "brier": "Brier",
-        "reliability": "Reliability",
-        "resolution": "Resolution",
-        "uncertainty": "Uncertainty",
-    }
-    rows = {
-        f"{outcome} ({row['positive']:.0f} of {row['n']:.0f})": {
-            title: f"{row[f'{name}_before']:.3f} → {row[f'{name}_after']:.3f}"
-            for name, title in titles.items()
-        }
-        for outcome, row in calibration.iterrows()
-    }
+    rows = {}
+    for outcome, row in calibration.iterrows():
+        for when in ("before", "after"):
+            cells = {
+                title: format_interval(*(row[key] for key in _ends(f"{name}_{when}")))
+                for name, title in {"ece": "ECE", "brier": "Brier"}.items()
+            }
+            for name in ("reliability", "resolution", "uncertainty"):
+                cells[name.capitalize()] = f"{row[f'{name}_{when}']:.3f}"
+            rows[f"{outcome} ({row['positive']:.0f} of {row['n']:.0f}), {when}"] = cells
     return pd.DataFrame(rows).T
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "run_line",
     "run_table",
     "success_table",
+    "validation_table",
 ]
 
 SPLIT_TITLES = {
@@ -291,6 +292,17 @@ def run_table(
         row = {"Experiment": f"no lesion: {shortcut.shortcut}", "Split": "by study"}
         rows.append(row | {"Test n": shortcut.n, HEADLINES["macro_auc"]: auc})
     return pd.DataFrame(rows).fillna({"Sibling in train": "–", "Status": "baseline"})
+
+
+def validation_table(runs: list[RunResult]) -> pd.DataFrame:
+    """Lay out the validation figures that the recommendation is read from, value (interval)."""
+    return pd.DataFrame(
+        {"Experiment": run.experiment, "Split": run.split, "Seed": run.seed}
+        | {"Validation n": run.metrics["val"]["n"]}
+        | {HEADLINES[metric]: format_interval(*run.interval(metric, "val")) for metric in COMPARED}
+        for run in runs
+        if "val" in run.metrics
+    )
 
 
 @dataclass(frozen=True)
