@@ -1,9 +1,8 @@
 """The `btxrd` command."""
 
 import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,6 +26,24 @@ jobs_option = click.option(
     type=click.IntRange(min=1),
     help="Runs at a time; the cores are shared out among them.",
 )
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Threads of each run; the same number gives the same digits everywhere.",
+)
+
+
+def _resources(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> dict[str, float]:
+    resources = {}
+    for part in (value or "").split(",") if value else []:
+        name, _, amount = part.partition("=")
+        try:
+            resources[name.strip()] = float(amount)
+        except ValueError:
+            raise click.BadParameter(f"{part!r} is not NAME=NUMBER, such as GPU=1") from None
+    return resources
 
 
 def _names(_context: click.Context, _option: click.Parameter, value: str | None) -> list[str]:
@@ -36,21 +53,38 @@ def _names(_context: click.Context, _option: click.Parameter, value: str | None)
 @main.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @jobs_option
+@threads_option
 @click.option("--only", callback=_names, help="Experiments, separated by commas.")
 @click.option("--splits", callback=_names, help="Splits, separated by commas.")
-def study(file: Path, jobs: int | None, only: list[str], splits: list[str]) -> None:
+@click.option("--scheduler", help="Of a Dask cluster that shares this folder: tcp://host:port.")
+@click.option("--resources", callback=_resources, help="What a run takes of its worker's: GPU=1.")
+def study(
+    file: Path,
+    jobs: int | None,
+    threads: int | None,
+    only: list[str],
+    splits: list[str],
+    scheduler: str | None,
+    resources: dict[str, float],
+) -> None:
     """Run the study that FILE describes and build its report.
 
-    Runs that are finished and unchanged are not run again; interrupted ones go on.
+    Runs that are finished and unchanged are not run again; interrupted ones go on. Ctrl-C once
+    stops after the running epochs, twice at once.
     """
-    _run(file, jobs or 1, only, splits)
+    if resources and scheduler is None:
+        raise click.UsageError("--resources are those of a cluster's workers: give --scheduler")
+    _run(file, only, splits, jobs, scheduler, resources, threads)
 
 
 @main.command()
 @jobs_option
-def demo(jobs: int | None) -> None:
+@threads_option
+def demo(jobs: int | None, threads: int | None) -> None:
     """Run the whole study in minutes, on phantom images made on the spot."""
-    _run(project_path("params/demo.yaml"), jobs or os.cpu_count() or 1, [], [])
+    from btxrd.study.cluster import available_cores
+
+    _run(project_path("params/demo.yaml"), [], [], jobs or available_cores(), threads=threads)
 
 
 study_argument = click.argument(
@@ -199,19 +233,22 @@ def _write_predictions(
         click.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
-def _run(file: Path, jobs: int, only: list[str], splits: list[str]) -> None:
+def _run(file: Path, only: list[str], splits: list[str], *how: Any, **further: Any) -> None:
     from btxrd.params import ParameterError, StudyParams
+    from btxrd.study.cluster import ClusterError
     from btxrd.study.notebooks import NotebookError
     from btxrd.study.study import StudyInUseError, run_study, select
 
     try:
-        result = run_study(select(StudyParams.parse(read_yaml(file), file), only, splits), jobs)
+        study = select(StudyParams.parse(read_yaml(file), file), only, splits)
+        result = run_study(study, *how, **further)
     except (
-        ParameterError,
-        FileNotFoundError,
-        ValueError,
+        ClusterError,
         NotebookError,
+        OSError,
+        ParameterError,
         StudyInUseError,
+        ValueError,
     ) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
@@ -219,7 +256,7 @@ def _run(file: Path, jobs: int, only: list[str], splits: list[str]) -> None:
         raise SystemExit(130) from None
     click.echo(f"report: {result.report}")
     for name, record in result.failed.items():
-        click.echo(f"FAILED {name}: {record['error']}", err=True)
+        click.echo(f"FAILED {name}: {record.get('error')}", err=True)
         click.echo(f"  see {result.run_dirs[name] / 'error.txt'}", err=True)
     if result.failed:
         raise SystemExit(1)

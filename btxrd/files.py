@@ -1,5 +1,6 @@
 """Files that are never half-written: write beside, then rename."""
 
+import errno
 import json
 import shutil
 import tempfile
@@ -11,7 +12,18 @@ from typing import Any
 import pandas as pd
 import yaml
 
-__all__ = ["PROJECT_ROOT", "atomic_path", "project_path", "read_yaml", "write_csv", "write_json"]
+__all__ = [
+    "PROJECT_ROOT",
+    "atomic_path",
+    "clear_scratch",
+    "project_path",
+    "read_yaml",
+    "write_csv",
+    "write_json",
+]
+
+SCRATCH = ".writing-"
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 """The clone that holds `btxrd/`, `notebooks/` and `params/`."""
@@ -34,6 +46,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     and `path` stays as it was. The temporary name keeps the suffix of `path`, because writers
     choose their format by it.
 
+    Raises:
+        OSError: the disk is full, the quota used up or the file too big; names `path`.
+
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "runs" / "note.txt"
     >>> with atomic_path(target) as temporary:
@@ -43,12 +58,38 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    scratch = None
     try:
+        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{SCRATCH}{path.name}-"))
         temporary = scratch / path.name
         yield temporary
         temporary.replace(path)
+    except Exception as error:
+        cause = _no_room(error)
+        if cause is None:
+            raise
+        message = f"no room to write {path}: {cause.strerror}; what was there before still is"
+        raise OSError(cause.errno, message) from error
     finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _no_room(error: BaseException | None) -> OSError | None:
+    """Find a lack of room among an error and what it came from: torch hides it in its own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def clear_scratch(folder: str | Path, name: str = "") -> None:
+    """Remove what writers that were killed left in a folder.
+
+    Only for a folder, or a file's `name` in it, that nobody else is writing.
+    """
+    for scratch in Path(folder).glob(f"{SCRATCH}{name}-*" if name else f"{SCRATCH}*"):
         shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -1,7 +1,9 @@
 """The epoch loop: fit a classifier, keep its history, resume where it was interrupted."""
 
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from timm.layers import SelectAdaptivePool2d
 from torch import nn
 from torch.utils.data import DataLoader
@@ -18,11 +21,26 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassRecall
 
 from btxrd import CLASS_NAMES, NORMALIZATION
 from btxrd.data.loader import to_input
-from btxrd.files import atomic_path, write_csv
+from btxrd.files import write_csv
 from btxrd.models import BTXRDClassifier, EarlyStopping, save_checkpoint
+from btxrd.models.checkpoints import save_tensors
 from btxrd.params import TrainingParams
 
 __all__ = ["Fit", "cam_loss", "fit", "predict_logits", "seed_everything"]
+
+STATE = {
+    "model",
+    "optimizer",
+    "scheduler",
+    "scaler",
+    "stopping",
+    "rows",
+    "seconds",
+    "random",
+    "cuda_random",
+    "config",
+}
+"""What `last.pt` holds."""
 
 
 def seed_everything(seed: int) -> None:
@@ -38,13 +56,16 @@ class Fit:
     """The outcome of a training.
 
     Attributes:
-        history: one row an epoch: epoch, lr, {train,val}_{loss,top1,top2,recall_<class>},
-            seconds. Losses are in nats, top-1, top-2 and recalls in [0, 1]. With a
-            `cam_weight` also train_cam_loss, in [0, 1]; train_loss is without it.
+        history: one row an epoch: epoch, lr, {train,val}_{loss,top1,top2,recall_<class>}.
+            Losses are in nats, top-1, top-2 and recalls in [0, 1]. With a `cam_weight` also
+            train_cam_loss, in [0, 1]; train_loss is without it.
+        seconds: float (epochs,), how long each took. Not part of the history, which is the
+            same whenever the run is repeated.
         best_epoch: the epoch of the least validation loss, which `model.pt` holds.
     """
 
     history: pd.DataFrame
+    seconds: np.ndarray
     best_epoch: int
 
 
@@ -127,9 +148,10 @@ def fit(
 ) -> Fit:
     """Train until the epochs are over or the validation loss has stopped improving.
 
-    Writes to `run_dir` after every epoch: `history.csv`; `last.pt`, from which an interrupted
-    training of the same `config` goes on; and `model.pt` whenever the validation loss is the
-    least so far.
+    Writes to `run_dir` after every epoch: `history.csv`; `seconds.csv`, how long each epoch took;
+    `last.pt`, from which an interrupted training of the same `config` goes on; and `model.pt`
+    whenever the validation loss is the least so far. A second training in the same folder waits
+    for the first.
 
     Args:
         model: moved to `device` in channels-last layout.
@@ -138,22 +160,29 @@ def fit(
         params: optimiser, schedule and stopping.
         class_weights: float32 (C,), of the training loss. The validation loss is unweighted and
             unsmoothed.
-        run_dir: where the three files go.
+        run_dir: where the files go.
         config: the resolved parameters, kept in the checkpoints.
         device: where to train; in mixed precision on CUDA, in float32 elsewhere.
-        on_epoch: called with each epoch's row of the history.
+        on_epoch: called with each epoch's row of the history, and its seconds, once the epoch
+            is saved.
 
     Raises:
         FloatingPointError: the loss is NaN or infinite; says at which epoch and step.
-        ValueError: `last.pt` is damaged or belongs to another configuration; or there is a
-            `cam_weight` and the network has no class activation map.
+        MemoryError: memory ran out, on the GPU or here; says which batch size to try.
+        OSError: there is no room for the files.
+        ValueError: `last.pt` is damaged, no state of a training, or of another configuration; or
+            there is a `cam_weight` and the network has no class activation map.
     """
-    trainer = _Trainer(model, train, val, params, class_weights, Path(run_dir), config, device)
-    trainer.resume()
-    while not trainer.finished:
-        on_epoch(trainer.run_epoch())
+    run_dir = Path(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(run_dir / ".training.lock"):
+        trainer = _Trainer(model, train, val, params, class_weights, run_dir, config, device)
+        trainer.resume()
+        while not trainer.finished:
+            on_epoch(trainer.run_epoch() | {"seconds": trainer.seconds[-1]})
     history = pd.DataFrame(trainer.rows)
-    return Fit(history, int(history.loc[history["val_loss"].idxmin(), "epoch"]))
+    best_epoch = int(history.loc[history["val_loss"].idxmin(), "epoch"])
+    return Fit(history, np.array(trainer.seconds), best_epoch)
 
 
 class _Trainer:
@@ -189,6 +218,7 @@ class _Trainer:
         )
         self.stopping = EarlyStopping(params.patience)
         self.rows: list[dict[str, float]] = []
+        self.seconds: list[float] = []
         self.metrics = {
             part: _EpochMetrics(part, model.num_classes, device) for part in ("train", "val")
         }
@@ -203,8 +233,9 @@ class _Trainer:
         epoch = len(self.rows) + 1
         self.train.sampler.epoch = epoch
         lr = self.optimizer.param_groups[0]["lr"]
-        row = {"epoch": epoch, "lr": lr, **self._train_epoch(epoch), **self._validate()}
-        self.rows.append(row | {"seconds": time.perf_counter() - started})
+        row = {"epoch": epoch, "lr": lr, **self._train_epoch(epoch), **self._validate(epoch)}
+        self.rows.append(row)
+        self.seconds.append(time.perf_counter() - started)
         improved = row["val_loss"] < self.stopping.best_loss
         self.stopping(row["val_loss"])
         self._save(improved)
@@ -212,42 +243,44 @@ class _Trainer:
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         self.model.train()
-        for step, (images, labels, *masks) in enumerate(self.train, start=1):
-            images = images.to(self.device, non_blocking=True)
-            labels = labels.to(self.device, non_blocking=True)
-            with _autocast(self.device):
-                if self.params.cam_weight:
-                    features = self.model.model.forward_features(to_input(images))
-                    logits = self.model.model.forward_head(features)
-                    extra = self.params.cam_weight * self._cam_loss(features, labels, *masks)
-                else:
-                    logits, extra = self.model(to_input(images)), 0.0
-                loss = self.criterion(logits, labels)
-                total = loss + extra
-            if not torch.isfinite(total):
-                raise FloatingPointError(
-                    f"the training loss is {total.item()} at epoch {epoch}, step {step}; "
-                    f"try a lower training.lr than {self.params.lr:g}"
-                )
-            self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(total).backward()
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.params.grad_clip)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.scheduler.step()
-            self.metrics["train"].update(loss, logits.float(), labels)
+        for step, batch in enumerate(self.train, start=1):
+            with _memory_advice(f"at epoch {epoch}, step {step}", self.params.batch_size):
+                self._step(batch, f"at epoch {epoch}, step {step}")
         row = self.metrics["train"].compute_and_reset()
         if self.params.cam_weight:
             row["train_cam_loss"] = float(self.cam_metric.compute())
             self.cam_metric.reset()
         return row
 
+    def _step(self, batch: Sequence[torch.Tensor], place: str) -> None:
+        images, labels, *masks = (part.to(self.device, non_blocking=True) for part in batch)
+        with _autocast(self.device):
+            if self.params.cam_weight:
+                features = self.model.model.forward_features(to_input(images))
+                logits = self.model.model.forward_head(features)
+                extra = self.params.cam_weight * self._cam_loss(features, labels, *masks)
+            else:
+                logits, extra = self.model(to_input(images)), 0.0
+            loss = self.criterion(logits, labels)
+            total = loss + extra
+        if not torch.isfinite(total):
+            raise FloatingPointError(
+                f"the training loss is {total.item()} {place}; "
+                f"try a lower training.lr than {self.params.lr:g}"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(total).backward()
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.params.grad_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+        self.metrics["train"].update(loss, logits.float(), labels)
+
     def _cam_loss(
         self, features: torch.Tensor, labels: torch.Tensor, masks: torch.Tensor
     ) -> torch.Tensor:
         """Return the mean of `cam_loss` over the annotated images of a batch; 0 without any."""
-        masks = masks.to(self.device, non_blocking=True)
         annotated = masks.bool().flatten(1).any(dim=1)
         weight = self.model.model.get_classifier().weight
         losses = cam_loss(features[annotated], weight, labels[annotated], masks[annotated])
@@ -255,17 +288,29 @@ class _Trainer:
         return losses.sum() / max(1, len(losses))
 
     @torch.inference_mode()
-    def _validate(self) -> dict[str, float]:
+    def _validate(self, epoch: int) -> dict[str, float]:
         self.model.eval()
         for images, labels in self.val:
             labels = labels.to(self.device)
-            with _autocast(self.device):
+            with (
+                _memory_advice(f"in validation, epoch {epoch}", self.params.batch_size),
+                _autocast(self.device),
+            ):
                 logits = self.model(to_input(images.to(self.device))).float()
             self.metrics["val"].update(self.val_criterion(logits, labels), logits, labels)
-        return self.metrics["val"].compute_and_reset()
+        row = self.metrics["val"].compute_and_reset()
+        if not math.isfinite(row["val_loss"]):
+            raise FloatingPointError(
+                f"the validation loss is {row['val_loss']} after epoch {epoch}; "
+                f"try a lower training.lr than {self.params.lr:g}"
+            )
+        return row
 
     def _save(self, improved: bool) -> None:
         write_csv(self.run_dir / "history.csv", pd.DataFrame(self.rows))
+        epochs = [row["epoch"] for row in self.rows]
+        timing = pd.DataFrame({"epoch": epochs, "seconds": self.seconds})
+        write_csv(self.run_dir / "seconds.csv", timing)
         if improved:
             save_checkpoint(
                 self.model,
@@ -284,12 +329,12 @@ class _Trainer:
             "scaler": self.scaler.state_dict(),
             "stopping": self.stopping.state_dict(),
             "rows": self.rows,
+            "seconds": self.seconds,
             "random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "config": self.config,
         }
-        with atomic_path(self.run_dir / "last.pt") as temporary:
-            torch.save(state, temporary)
+        save_tensors(self.run_dir / "last.pt", state)
 
     def resume(self) -> None:
         """Take up the training that `last.pt` holds, if there is one."""
@@ -299,7 +344,10 @@ class _Trainer:
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
         except Exception as error:
-            raise ValueError(f"{path} is damaged: delete it to train anew ({error})") from error
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"{path} is damaged: delete it to train anew ({reason})") from error
+        if not (isinstance(state, dict) and state.keys() >= STATE):
+            raise ValueError(f"{path} is no state of a training: delete it to train anew")
         if state["config"] != self.config:
             raise ValueError(f"{path} belongs to other parameters: move {self.run_dir} aside")
         self.model.load_state_dict(state["model"])
@@ -307,10 +355,27 @@ class _Trainer:
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
         self.stopping.load_state_dict(state["stopping"])
-        self.rows = state["rows"]
+        self.rows, self.seconds = state["rows"], state["seconds"]
         torch.set_rng_state(state["random"].cpu())
         if state["cuda_random"]:
             torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda_random"]])
+
+
+@contextmanager
+def _memory_advice(place: str, batch_size: int) -> Iterator[None]:
+    """Say what helps where memory runs out; the CPU's allocator raises a bare RuntimeError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        on_gpu = isinstance(error, torch.OutOfMemoryError)
+        if not (on_gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)):
+            raise
+        where, further = ("CUDA is", "") if on_gpu else ("this machine is", ", or fewer --jobs")
+        smaller = max(2, batch_size // 2)
+        raise MemoryError(
+            f"{where} out of memory {place}; "
+            f"try training.batch_size {smaller} instead of {batch_size}{further}"
+        ) from error
 
 
 def _require_class_maps(model: BTXRDClassifier) -> None:

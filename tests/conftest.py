@@ -1,6 +1,8 @@
 """What several test files share: a small phantom, its cache and split, and the real samples."""
 
 import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -52,6 +54,15 @@ def duplicates(cache: ImageCache) -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def split(table: pd.DataFrame, duplicates: pd.DataFrame) -> pd.DataFrame:
     return make_split(table, "stratified", duplicates=duplicates)
+
+
+@pytest.fixture
+def little_room() -> Iterator[None]:
+    """Let this process write no file of more than 1 MB, as on a disk that is nearly full."""
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, most))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from btxrd.provenance import file_digest
 from btxrd.study import notebooks
 from btxrd.study.collect import COMPARISON_COLUMNS
 from btxrd.study.records import read_run
-from btxrd.study.run import RunTask, execute_run
+from btxrd.study.run import RunTask, execute_run, run_code
 from btxrd.study.study import StudyInUseError, run_study, select
 
 TINY = {"epochs": 1, "warmup_epochs": 0, "lr": 1e-3}
@@ -69,7 +69,10 @@ def test_a_failed_run_keeps_its_traceback_and_is_in_the_report(study, result):
 def test_status_is_read_from_the_files(study, result):
     output = CliRunner().invoke(main, ["status", str(study.study_dir)]).output.splitlines()
     assert output[0].startswith("E1_b0_baseline · center · seed 42: failed: ")
-    assert output[-1] == "2 of 4 runs finished, 2 failed"
+    assert output[-2:] == [
+        "2 of 4 runs finished, 2 failed",
+        "nobody runs this study now; the same command goes on from here",
+    ]
     assert (
         "no study in"
         in CliRunner().invoke(main, ["status", str(result.report.parent.parent)]).output
@@ -181,7 +184,7 @@ def task(phantom, cache_dir, study, result, tmp_path) -> RunTask:
         "training": TINY,
     }
     (tmp_path / "splits").symlink_to(study.study_dir / "splits")
-    return RunTask(RunParams.parse(params, "test"), 20, (0.05,), "gradcam", "x")
+    return RunTask(RunParams.parse(params, "test"), 20, (0.05,), "gradcam", "x", run_code())
 
 
 def with_params(task: RunTask, **sections) -> RunTask:
@@ -243,11 +246,12 @@ def test_the_hash_follows_everything_that_changes_the_numbers(task, tmp_path):
         replace(task, replicates=30).hash(),
         replace(task, gradcam="hirescam").hash(),
         replace(task, data="y").hash(),
+        replace(task, code=task.code | {"04_evaluate": "another"}).hash(),
     }
     (tmp_path / "splits").unlink()
     (tmp_path / "splits").mkdir()
     (tmp_path / "splits" / "stratified.csv").write_text("another split")
-    assert len(hashes | {task.hash()}) == 6
+    assert len(hashes | {task.hash()}) == 7
 
 
 def test_the_command_ends_with_the_failures_and_a_status(study, result, tmp_path):

@@ -1,13 +1,16 @@
+import resource
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock, Timeout
 
-from btxrd.data.loader import make_datasets, make_loader
+from btxrd.data.loader import make_datasets, make_loader, to_input
 from btxrd.evaluation.figures import history_figure
 from btxrd.models import compute_class_weights, create_model, load_checkpoint
 from btxrd.params import RunParams, TrainingParams
-from btxrd.training import cam_loss, fit, predict_logits, seed_everything
+from btxrd.training import _EpochMetrics, cam_loss, fit, predict_logits, seed_everything
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -86,10 +89,9 @@ def test_an_interrupted_training_goes_on_to_the_same_end(train, tmp_path, cam_we
     whole = train(cam_weight=cam_weight)
     result, _, logits = train(tmp_path, cam_weight=cam_weight)
     np.testing.assert_array_equal(logits, whole[2])
-    drop = ["seconds"]
-    pd.testing.assert_frame_equal(
-        result.history.drop(columns=drop), whole[0].history.drop(columns=drop)
-    )
+    for name in ("history.csv", "model.pt"):
+        assert (tmp_path / name).read_bytes() == (whole[1] / name).read_bytes()
+    assert len(result.seconds) == 3
 
 
 def test_a_folder_of_other_parameters_is_not_taken_up(whole, train):
@@ -101,6 +103,70 @@ def test_a_damaged_state_is_named(train, tmp_path):
     (tmp_path / "last.pt").write_bytes(b"half")
     with pytest.raises(ValueError, match=r"last\.pt is damaged"):
         train(tmp_path)
+
+
+def test_a_foreign_state_is_named(train, tmp_path):
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match=r"last\.pt is no state of a training"):
+        train(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "CUDA is out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate"), "or fewer --jobs"),
+        (MemoryError(), "this machine is out of memory"),
+    ],
+)
+def test_out_of_memory_says_where_and_which_batch_size_to_try(train, monkeypatch, error, words):
+    calls = iter([None, None, error])
+
+    def step(batch):
+        if (raised := next(calls)) is not None:
+            raise raised
+        return to_input(batch)
+
+    monkeypatch.setattr("btxrd.training.to_input", step)
+    with pytest.raises(MemoryError) as raised:
+        train()
+    assert words in str(raised.value)
+    assert "at epoch 1, step 3" in str(raised.value)
+    assert "training.batch_size 16 instead of 32" in str(raised.value)
+
+
+def test_a_validation_loss_that_is_no_number_stops_at_once(train, monkeypatch):
+    compute = _EpochMetrics.compute_and_reset
+
+    def broken(metrics):
+        return compute(metrics) | ({"val_loss": np.inf} if metrics.part == "val" else {})
+
+    monkeypatch.setattr(_EpochMetrics, "compute_and_reset", broken)
+    with pytest.raises(FloatingPointError, match="validation loss is inf after epoch 1"):
+        train()
+
+
+def test_a_full_disk_leaves_the_last_epoch_to_go_on_from(train, whole, tmp_path):
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_disk(row):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, most))
+
+    try:
+        with pytest.raises(OSError, match=r"no room to write .*\.pt"):
+            train(tmp_path, fill_disk)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+    assert not list(tmp_path.glob(".writing-*"))
+    np.testing.assert_array_equal(train(tmp_path)[2], whole[2])
+
+
+def test_a_second_training_in_the_same_folder_waits_for_the_first(train, tmp_path):
+    def is_locked(row):
+        with pytest.raises(Timeout):
+            FileLock(tmp_path / ".training.lock", timeout=0).acquire()
+
+    train(tmp_path, is_locked)
 
 
 def test_a_diverging_loss_stops_at_once_and_says_where(train):

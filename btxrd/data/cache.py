@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from btxrd.data.annotations import annotation_file, read_annotation
 from btxrd.data.preprocessing import Preprocessing
-from btxrd.files import atomic_path, write_json
+from btxrd.files import atomic_path, clear_scratch, write_json
 
 __all__ = ["ImageCache", "data_fingerprint", "open_cache"]
 
@@ -87,6 +87,7 @@ def open_cache(
     folder = cache_dir / key
     with FileLock(cache_dir / f"{key}.lock"):
         if not folder.is_dir():
+            clear_scratch(cache_dir, key)
             with atomic_path(folder) as temporary:
                 _build(table, preprocessing, temporary, progress)
     return ImageCache(

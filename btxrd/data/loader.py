@@ -192,8 +192,10 @@ def make_datasets(
         `train`, `val` and `test`, each in the split's order.
 
     Raises:
-        ValueError: `balanced_dim` without regions, or without an annotated training image.
+        ValueError: `balanced_dim` without regions, or without an annotated training image; or the
+            split names images that cannot be decoded, which it lists.
     """
+    _require_decoded(cache, split)
     datasets = {}
     for part in ("train", "val", "test"):
         frame = split[split["split"] == part]
@@ -215,6 +217,17 @@ def make_datasets(
             seed=seed,
         )
     return datasets
+
+
+def _require_decoded(cache: ImageCache, split: pd.DataFrame) -> None:
+    errors = cache.index.set_index("image_id")["error"].dropna()
+    broken = errors[errors.index.isin(split["image_id"])]
+    if len(broken):
+        raise ValueError(
+            f"the split holds {len(broken)} images that cannot be decoded, changed since it was "
+            f"made: {'; '.join(f'{name}: {why}' for name, why in broken.head(3).items())}. Mend "
+            "the files, or run the study again: it sets them aside and makes the splits anew"
+        )
 
 
 class EpochSampler(Sampler[BatchRequest]):

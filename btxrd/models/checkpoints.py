@@ -15,7 +15,7 @@ from btxrd import CLASS_NAMES, NORMALIZATION
 from btxrd.files import atomic_path
 from btxrd.models.classifier import BTXRDClassifier, create_model
 
-__all__ = ["load_checkpoint", "model_from_checkpoint", "save_checkpoint"]
+__all__ = ["load_checkpoint", "model_from_checkpoint", "save_checkpoint", "save_tensors"]
 
 KEYS = (
     "epoch",
@@ -77,8 +77,18 @@ def save_checkpoint(
         "normalization": copy.deepcopy(NORMALIZATION),
         "class_weights": [float(weight) for weight in class_weights],
     }
-    with atomic_path(filepath) as temporary:
-        torch.save(checkpoint, temporary)
+    save_tensors(filepath, checkpoint)
+
+
+def save_tensors(filepath: str | Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values, atomically.
+
+    Raises:
+        OSError: there is no room for the file.
+    """
+    # Through Python's file: torch's own writer does not say why it failed.
+    with atomic_path(filepath) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
 
 
 def _require_plain(value: Any, key: str) -> None:

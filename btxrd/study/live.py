@@ -1,35 +1,71 @@
-"""One line that follows a training in a notebook."""
+"""A view that follows a training in a notebook."""
 
+import os
 import time
 from collections.abc import Mapping
 
-from IPython.display import Markdown, display
+import pandas as pd
+from IPython.display import HTML, display
 
-__all__ = ["EpochLine"]
+from btxrd.evaluation.figures import history_figure
+from btxrd.params import RunParams
+from btxrd.study.records import SESSION_VARIABLE, check_stop
+
+__all__ = ["TrainingView"]
+
+REDRAW_SECONDS = 3.0
+"""The curve is not drawn more often: short epochs would wait for it."""
 
 
-class EpochLine:
-    """Shows the last epoch and the time left in place, so that the executed copy keeps one line.
+class TrainingView:
+    """Shows a bar with the last epoch and the time left, and under it the curve so far.
+
+    Both stay in place. The curve goes when the training is over, since the notebook draws it in
+    full then; a study's kernels, which nobody watches, show the bar only.
 
     Args:
-        epochs: the most there can be.
+        run: the run that is trained.
     """
 
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
-        self.started = time.monotonic()
-        self.seen = 0
-        self.handle = display(Markdown("starting …"), display_id=True)
+    def __init__(self, run: RunParams) -> None:
+        self.run = run
+        self.seconds: list[float] = []
+        self.bar = display(HTML("starting …"), display_id=True)
+        self.curve = None
+        if SESSION_VARIABLE not in os.environ:
+            self.curve = display(HTML(""), display_id=True)
+        self.drawn = 0.0
 
     def __call__(self, row: Mapping[str, float]) -> None:
-        """Show a row of the history, as `btxrd.training.fit` passes it to `on_epoch`."""
-        self.seen += 1
-        epoch = int(row["epoch"])
-        left = (time.monotonic() - self.started) / self.seen * (self.epochs - epoch)
-        line = (
-            f"epoch **{epoch}/{self.epochs}** · train loss {row['train_loss']:.3f} · "
-            f"val loss {row['val_loss']:.3f} · val top-1 {row['val_top1']:.1%} · "
-            f"{row['seconds']:.1f} s an epoch · at most {left:.0f} s left"
+        """Show a row of the history, as `btxrd.training.fit` passes it to `on_epoch`.
+
+        Raises:
+            StopRequested: the study is to stop; the epoch is saved.
+        """
+        self.seconds.append(row["seconds"])
+        epoch, epochs = int(row["epoch"]), self.run.training.epochs
+        mean = sum(self.seconds) / len(self.seconds)
+        _show(
+            self.bar,
+            HTML(
+                f'<progress value="{epoch}" max="{epochs}" style="width: 16em"></progress> '
+                f"epoch <b>{epoch}/{epochs}</b> · train loss {row['train_loss']:.3f} · "
+                f"val loss {row['val_loss']:.3f} · val top-1 {row['val_top1']:.1%} · "
+                f"{mean:.1f} s an epoch · at most {mean * (epochs - epoch):.0f} s left"
+            ),
         )
-        if self.handle is not None:
-            self.handle.update(Markdown(line))
+        if self.curve is not None and epoch > 1 and time.monotonic() - self.drawn > REDRAW_SECONDS:
+            history = pd.read_csv(self.run.run_dir / "history.csv")
+            _show(self.curve, history_figure(history, title=self.run.name))
+            self.drawn = time.monotonic()
+        check_stop(self.run.study_dir)
+
+    def close(self) -> None:
+        """Take the curve away."""
+        _show(self.curve, HTML(""))
+
+
+def _show(handle: object, content: object) -> None:
+    # Outside a notebook, `display` gives no handle.
+    if handle is not None:
+        handle.update(content)

@@ -3,14 +3,19 @@
 import logging
 import os
 import tempfile
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import papermill
+from jupyter_client import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
+from traitlets import Dict
 from traitlets.config import Config
 
 from btxrd.files import PROJECT_ROOT, atomic_path
@@ -22,15 +27,24 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 
 class NotebookError(RuntimeError):
-    """A notebook stopped before its end; the message is one line, `details` the traceback."""
+    """A notebook stopped before its end.
 
-    def __init__(self, message: str, details: str) -> None:
+    Attributes:
+        details: the traceback; the message itself is one line.
+        kind: the name of the exception that a cell raised; None where it was not a cell.
+    """
+
+    def __init__(self, message: str, details: str, kind: str | None = None) -> None:
         super().__init__(message)
-        self.details = details
+        self.details, self.kind = details, kind
 
 
 def execute_notebook(
-    name: str, output: str | Path, parameters: dict[str, Any], html: str | Path | None = None
+    name: str,
+    output: str | Path,
+    parameters: dict[str, Any],
+    html: str | Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> None:
     """Run `notebooks/<name>.ipynb` in a kernel of its own.
 
@@ -42,45 +56,99 @@ def execute_notebook(
         output: where the executed copy goes.
         parameters: what papermill injects.
         html: where the page goes; beside `output` by default.
+        environment: the kernel's variables; this process's own by default.
 
     Raises:
-        NotebookError: a cell raised, or the kernel died.
+        NotebookError: a cell raised, the kernel died, or the notebook is damaged.
+        OSError: there is no room for the copy.
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    output = Path(output)
+    source, output = NOTEBOOKS / f"{name}.ipynb", Path(output)
+    _require_sound(source)
     failure = None
+    killed = _killed_for_memory()
     with atomic_path(output) as temporary, tempfile.TemporaryDirectory(prefix="btxrd-") as sockets:
         try:
             papermill.execute_notebook(
-                NOTEBOOKS / f"{name}.ipynb",
+                source,
                 temporary,
                 parameters,
                 progress_bar=False,
                 cwd=NOTEBOOKS,
                 kernel_name="python3",
-                config=_kernel_config(sockets),
+                config=_kernel_config(sockets, environment),
             )
         except PapermillExecutionError as error:
-            last_line = str(error.evalue).strip().splitlines()[:6]
-            message = f"{error.ename}: {' '.join(line.strip() for line in last_line)}"
-            failure = NotebookError(message, "\n".join(error.traceback))
+            lines = str(error.evalue).strip().splitlines()[:6]
+            message = f"{error.ename}: {' '.join(line.strip() for line in lines)}"
+            failure = NotebookError(message, "\n".join(error.traceback), error.ename)
         except DeadKernelError as error:
             message = f"the kernel of {name} died (killed, or out of memory?)"
+            if _killed_for_memory() > killed:
+                message = (
+                    f"the kernel of {name} was killed because this machine ran out of memory; "
+                    "try fewer --jobs or a smaller training.batch_size"
+                )
             failure = NotebookError(message, repr(error))
-    write_html(output, html or output.with_suffix(".html"))
+    try:
+        write_html(output, html or output.with_suffix(".html"))
+    except Exception:
+        # The page of a notebook that broke off may break as well; why it broke off counts.
+        if failure is None:
+            raise
     if failure is not None:
         raise failure
 
 
-def _kernel_config(folder: str) -> Config:
+def _require_sound(path: Path) -> None:
+    try:
+        nbformat.validate(nbformat.read(path, as_version=4))
+    except FileNotFoundError:
+        raise NotebookError(f"{path} is missing; `git checkout` brings it back", "") from None
+    except Exception as error:
+        reason = str(error).partition("\n")[0][:200]
+        message = f"{path} is damaged ({reason}); `git checkout` brings it back"
+        raise NotebookError(message, traceback.format_exc()) from error
+
+
+def _killed_for_memory() -> int:
+    """Return how many processes Linux has killed for lack of memory; 0 where it does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+class KernelWithEnvironment(AsyncKernelManager):
+    """Starts kernels with an environment of their own."""
+
+    environment = Dict(help="The kernel's environment variables.").tag(config=True)
+
+    async def _async_pre_start_kernel(self, **settings: Any) -> tuple[list[str], dict[str, Any]]:
+        settings["env"] = dict(self.environment)
+        return await super()._async_pre_start_kernel(**settings)
+
+
+def _kernel_config(folder: str, environment: Mapping[str, str] | None) -> Config:
     """Let the kernel talk through sockets in a folder of its own.
 
     Kernels that start together cannot take each other's TCP port then, and nobody else on the
     machine can talk to them.
     """
-    if os.name != "posix":
-        return Config()
-    return Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+    manager: dict[str, Any] = {"environment": dict(environment or os.environ)}
+    if os.name == "posix":
+        manager |= {"transport": "ipc", "ip": f"{folder}/kernel"}
+    return Config(
+        {
+            "NotebookClient": {
+                "kernel_manager_class": KernelWithEnvironment,
+                # Its own log would break into the progress on the terminal.
+                "extra_arguments": ["--IPKernelApp.log_level=CRITICAL"],
+            },
+            "KernelWithEnvironment": manager,
+        }
+    )
 
 
 def write_html(notebook: str | Path, html: str | Path) -> None:

@@ -1,25 +1,30 @@
 """What a study is doing: read from the runs' files, shown in the terminal."""
 
-import csv
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from distributed import Future
-from rich.console import Console
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from btxrd.params import RunParams, StudyParams
-from btxrd.study.records import STAGES, STUDY_FILE, read_json, read_run
-from btxrd.study.run import RunTask
+from btxrd.study.records import LOCK_FILE, STAGES, STUDY_FILE, read_json, read_run
 
-__all__ = ["RunState", "StudyProgress", "run_state", "study_status"]
+__all__ = ["RunState", "StudyProgress", "run_state", "seconds_left", "study_status"]
 
-POLL_SECONDS = 1.0
+MOST_LINES = 24
+"""A larger study shows its running and failed runs only, and how many wait or are done."""
+
+STYLES = {"finished": "green", "failed": "red", "waiting": "dim", "interrupted": "yellow"}
 
 
 @dataclass(frozen=True)
@@ -27,34 +32,87 @@ class RunState:
     """How far a run is.
 
     Attributes:
-        state: `waiting`, `training`, `evaluating`, `Grad-CAM`, `finished` or `failed`.
+        experiment: of the run.
+        state: `waiting`, `training`, `evaluating`, `Grad-CAM`, `finished`, `failed` or
+            `interrupted`.
         epoch, epochs: finished epochs, and the most there can be.
         val_loss: of the last epoch, in nats; None before the first.
         error: one line, where the run failed.
+        epoch_seconds: mean over the finished epochs; None before the first.
+        other_seconds: what a finished run took besides its epochs; None before its end.
     """
 
+    experiment: str
     state: str
     epoch: int
     epochs: int
     val_loss: float | None
     error: str | None
+    epoch_seconds: float | None
+    other_seconds: float | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more happens to the run."""
+        return self.state in ("finished", "failed", "interrupted")
 
     @property
     def done(self) -> float:
         """The share of the run that is done, counted in epochs."""
-        if self.state in ("finished", "failed"):
-            return 1.0
-        return self.epoch / (self.epochs + 1)
+        return 1.0 if self.state in ("finished", "failed") else self.epoch / (self.epochs + 1)
 
 
 def run_state(run: RunParams) -> RunState:
     """Read a run's state from its folder."""
     record = read_run(run.run_dir)
-    rows = _history(run.run_dir / "history.csv")
     status = record.get("status", "waiting")
-    state = STAGES.get(record.get("stage", ""), status) if status == "running" else status
-    val_loss = float(rows[-1]["val_loss"]) if rows else None
-    return RunState(state, len(rows), run.training.epochs, val_loss, record.get("error"))
+    history = _column(run.run_dir / "history.csv", "val_loss")
+    seconds = _column(run.run_dir / "seconds.csv", "seconds")
+    finished = status == "finished" and len(seconds) > 0
+    stages = sum(record.get("stage_seconds", {}).values())
+    return RunState(
+        experiment=run.experiment,
+        state=STAGES.get(record.get("stage", ""), "training") if status == "running" else status,
+        epoch=len(history),
+        epochs=run.training.epochs,
+        val_loss=float(history[-1]) if len(history) else None,
+        error=record.get("error"),
+        epoch_seconds=float(seconds.mean()) if len(seconds) else None,
+        other_seconds=max(0.0, stages - float(seconds.sum())) if finished else None,
+    )
+
+
+def _column(path: Path, name: str) -> np.ndarray:
+    try:
+        return pd.read_csv(path)[name].to_numpy()
+    except (FileNotFoundError, pd.errors.EmptyDataError, KeyError):
+        return np.array([])
+
+
+def seconds_left(states: Sequence[RunState], slots: int) -> float | None:
+    """Return how long a study still takes at most; None before an epoch is measured.
+
+    A run's epochs take as long as those it has had, else as those of its experiment, else as the
+    mean of all; what comes besides the epochs, as in the finished runs.
+
+    >>> states = [RunState("E1", "training", 2, 4, 0.9, None, 10.0, None)] * 2
+    >>> seconds_left(states, slots=1), seconds_left(states, slots=2)
+    (40.0, 20.0)
+    """
+    measured = [s for s in states if s.epoch_seconds is not None]
+    if not measured:
+        return None
+    others = [s.other_seconds for s in states if s.other_seconds is not None]
+    other = float(np.mean(others)) if others else 0.0
+    left = []
+    for state in states:
+        if state.is_over:
+            continue
+        like = [s.epoch_seconds for s in measured if s.experiment == state.experiment]
+        epoch = state.epoch_seconds or float(np.mean(like or [s.epoch_seconds for s in measured]))
+        epochs = state.epochs - state.epoch if state.state in ("waiting", "training") else 0
+        left.append(epochs * epoch + other)
+    return max([sum(left) / max(1, slots), *left], default=0.0)
 
 
 def study_status(study_dir: str | Path) -> list[str]:
@@ -64,7 +122,7 @@ def study_status(study_dir: str | Path) -> list[str]:
         study_dir: the study's folder, such as `reports/btxrd`.
 
     Returns:
-        A line a run, in the study's order, then how many are finished and failed.
+        A line a run, in the study's order; how many are finished and failed; who runs the study.
 
     Raises:
         FileNotFoundError: there is no study in `study_dir`.
@@ -73,19 +131,36 @@ def study_status(study_dir: str | Path) -> list[str]:
     plan = read_json(study_dir / STUDY_FILE)
     if not plan:
         raise FileNotFoundError(f"no study in {study_dir}: it has no {STUDY_FILE}")
-    runs = StudyParams.parse(plan["parameters"], study_dir / STUDY_FILE).runs()
+    # The folder may have been moved since.
+    places = {"reports_dir": str(study_dir.resolve().parent), "name": study_dir.resolve().name}
+    runs = StudyParams.parse(plan["parameters"] | places, study_dir / STUDY_FILE).runs()
     states = [run_state(run) for run in runs]
+    running = _is_locked(study_dir / LOCK_FILE)
+    if not running:
+        states = [
+            s if s.is_over or s.state == "waiting" else replace(s, state="interrupted")
+            for s in states
+        ]
     lines = [f"{run.name}: {_describe(state)}" for run, state in zip(runs, states, strict=True)]
     finished, failed = (sum(s.state == name for s in states) for name in ("finished", "failed"))
-    return [*lines, f"{finished} of {len(runs)} runs finished, {failed} failed"]
+    lines.append(f"{finished} of {len(runs)} runs finished, {failed} failed")
+    if running:
+        left = seconds_left(states, plan["sessions"][-1].get("slots", 1))
+        time_left = "" if left is None else f"; at most about {_duration(left)} left"
+        return [*lines, f"run by {plan['owner']}{time_left}"]
+    ended = "" if finished == len(runs) else "; the same command goes on from here"
+    return [*lines, f"nobody runs this study now{ended}"]
 
 
-def _history(path: Path) -> list[dict[str, str]]:
+def _is_locked(path: Path) -> bool:
     try:
-        with path.open(newline="") as lines:
-            return list(csv.DictReader(lines))
-    except FileNotFoundError:
-        return []
+        FileLock(path, timeout=0).acquire().lock.release()
+    except Timeout:
+        return True
+    except OSError:
+        # A folder that cannot be written to: an archive.
+        return False
+    return False
 
 
 class StudyProgress:
@@ -96,9 +171,7 @@ class StudyProgress:
         self.console = console or Console(file=sys.stdout)
         self.live: Live | None = None
         self.message = ""
-        self.started = time.monotonic()
-        self.done_at_start = 0.0
-        self.shown: dict[str, RunState] = {}
+        self.states: dict[str, RunState] = {}
 
     def __enter__(self) -> Self:
         """Start the live view, where there is a terminal."""
@@ -117,84 +190,72 @@ class StudyProgress:
         if self.live is None:
             self._print(message)
         else:
-            self._show([])
+            self.live.update(self._view(1))
 
-    def follow(
-        self,
-        tasks: Sequence[RunTask],
-        submit: Callable[[RunTask], Future],
-        slots: int,
-        busy: Sequence[Future] = (),
-    ) -> None:
-        """Submit the tasks in their order, one to each free slot, and show the runs to their end.
-
-        Dask would hand out all at once: it does not keep the order, so a long run could start
-        last, and it may queue a run behind another one while a worker has nothing to do.
+    def update(self, active: Sequence[RunParams], slots: int) -> None:
+        """Show the runs; only those that are under way, or were at the last call, are read.
 
         Args:
-            tasks: the runs to do.
-            submit: hands a task to the cluster.
-            slots: runs at a time, one a worker.
-            busy: other work that occupies slots until it is done.
+            active: the runs under way.
+            slots: how many there can be at a time.
         """
-        self.started = time.monotonic()
-        states = [run_state(run) for run in self.runs]
-        self.done_at_start = sum(state.done for state in states if state.state == "finished")
-        self.message = f"{len(tasks)} of {len(self.runs)} runs to do"
-        if self.live is None:
-            self._print(self.message)
-        waiting, running = list(tasks), list(busy)
-        while waiting or running:
-            running = [future for future in running if not future.done()]
-            while waiting and len(running) < slots:
-                running.append(submit(waiting.pop(0)))
-            self._show([run_state(run) for run in self.runs])
-            time.sleep(POLL_SECONDS)
-
-    def _show(self, states: Sequence[RunState]) -> None:
+        names = {run.name for run in active}
+        before = dict(self.states)
+        for run in self.runs:
+            known = before.get(run.name)
+            if (
+                known is None
+                or run.name in names
+                or not (known.is_over or known.state == "waiting")
+            ):
+                state = run_state(run)
+                if run.name not in names and not state.is_over:
+                    state = replace(state, state="waiting")
+                self.states[run.name] = state
         if self.live is not None:
-            self.live.update(self._table(states))
+            self.live.update(self._view(slots))
             return
-        for run, state in zip(self.runs, states, strict=True):
-            known = self.shown.get(run.name)
-            self.shown[run.name] = state
-            if known is not None and known != state:
-                self._print(f"{run.name}: {_describe(state)}  [{self._time_left(states)}]")
+        for name, state in self.states.items():
+            if before and state != before.get(name):
+                self._print(f"{name}: {_describe(state)}  [{self._summary(slots)}]")
 
     def _print(self, message: str) -> None:
         print(time.strftime("%H:%M:%S"), message, file=self.console.file, flush=True)
 
-    def _table(self, states: Sequence[RunState]) -> Table:
-        table = Table(title=self.message, title_justify="left", box=None, pad_edge=False)
+    def _view(self, slots: int) -> Group:
+        parts = [Text(self.message, style="italic")]
+        if self.states:
+            share = sum(state.done for state in self.states.values()) / len(self.states)
+            line = Table.grid(padding=(0, 1))
+            line.add_row(ProgressBar(total=1, completed=share, width=40), self._summary(slots))
+            parts += [self._table(), line]
+        return Group(*parts)
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False)
         for column in ("run", "state", "epoch", "val loss"):
             table.add_column(column, justify="left" if column in ("run", "state") else "right")
-        for run, state in zip(self.runs, states, strict=False):
-            style = {"finished": "green", "failed": "red", "waiting": "dim"}.get(
-                state.state, "bold"
-            )
-            val_loss = "" if state.val_loss is None else f"{state.val_loss:.3f}"
-            epochs = f"{state.epoch}/{state.epochs}"
-            table.add_row(run.name, state.error or state.state, epochs, val_loss, style=style)
-        table.caption = self._time_left(states) if states else None
-        table.caption_justify = "left"
+        few = len(self.states) <= MOST_LINES
+        for name, state in self.states.items():
+            if few or state.state not in ("waiting", "finished"):
+                val_loss = "" if state.val_loss is None else f"{state.val_loss:.3f}"
+                epochs = f"{state.epoch}/{state.epochs}"
+                style = STYLES.get(state.state, "bold")
+                table.add_row(name, state.error or state.state, epochs, val_loss, style=style)
         return table
 
-    def _time_left(self, states: Sequence[RunState]) -> str:
-        done = sum(state.done for state in states)
-        finished = sum(state.state in ("finished", "failed") for state in states)
-        head = f"{finished}/{len(states)} runs"
-        gained = done - self.done_at_start
-        if gained <= 0 or done >= len(states):
-            return head
-        left = (time.monotonic() - self.started) / gained * (len(states) - done)
-        return f"{head}, about {_duration(left)} left"
+    def _summary(self, slots: int) -> str:
+        states = list(self.states.values())
+        counts = f"{sum(s.is_over for s in states)}/{len(states)} runs"
+        left = seconds_left(states, slots)
+        return f"{counts}, at most about {_duration(left)} left" if left else counts
 
 
 def _describe(state: RunState) -> str:
-    if state.state == "training":
+    if state.state in ("training", "interrupted"):
         loss = "" if state.val_loss is None else f", val loss {state.val_loss:.3f}"
-        return f"training, epoch {state.epoch}/{state.epochs}{loss}"
-    return f"failed: {state.error}" if state.error else state.state
+        return f"{state.state}, epoch {state.epoch}/{state.epochs}{loss}"
+    return f"failed: {state.error}" if state.state == "failed" else state.state
 
 
 def _duration(seconds: float) -> str:

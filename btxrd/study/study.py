@@ -1,31 +1,51 @@
 """A whole study: the data set's notebooks, every run of the grid, the comparison."""
 
 import getpass
-import logging
 import os
 import platform
+import signal
+import threading
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from distributed import Client, Future, LocalCluster
+import pandas as pd
+from distributed import Future
 from filelock import FileLock, Timeout
 
 from btxrd.data.cache import data_fingerprint
 from btxrd.data.dataset import usable_table
 from btxrd.data.phantom import make_phantom
-from btxrd.files import project_path, write_json
-from btxrd.params import CompareParams, EdaParams, ParameterError, SplitsParams, StudyParams
+from btxrd.files import clear_scratch, project_path, write_json
+from btxrd.params import (
+    CompareParams,
+    EdaParams,
+    ParameterError,
+    RunParams,
+    SplitsParams,
+    StudyParams,
+)
 from btxrd.provenance import code_version, data_name, now, package_versions
+from btxrd.study.cluster import Cluster
 from btxrd.study.notebooks import execute_notebook
 from btxrd.study.progress import StudyProgress
-from btxrd.study.records import STUDY_FILE, read_json, read_run
-from btxrd.study.run import RunTask, execute_run
+from btxrd.study.records import LOCK_FILE, RUN_FILE, STUDY_FILE, read_json, read_run
+from btxrd.study.run import RunTask, execute_run, kernel_environment, run_code
+from btxrd.study.source import code_digest
 
 __all__ = ["StudyInUseError", "StudyResult", "run_study", "select"]
+
+POLL_SECONDS = 0.5
+
+PRODUCTS = {
+    "01_eda": ("eda.html", "findings.csv", "shortcuts.csv"),
+    "02_splits": ("splits.html", "splits/duplicates.csv", "splits/leakage.csv"),
+}
+"""What the data set's notebooks leave; while it is there and nothing changed they do not run."""
 
 
 class StudyInUseError(RuntimeError):
@@ -69,86 +89,265 @@ def select(study: StudyParams, only: Sequence[str] = (), splits: Sequence[str] =
     return study.model_copy(update=update)
 
 
-def run_study(study: StudyParams, jobs: int = 1) -> StudyResult:
+def run_study(
+    study: StudyParams,
+    jobs: int | None = None,
+    scheduler: str | None = None,
+    resources: Mapping[str, float] | None = None,
+    threads: int | None = None,
+) -> StudyResult:
     """Run a study and build its report; finished, unchanged runs are not run again.
 
     Args:
         study: the study's parameters.
-        jobs: runs at a time; the cores are shared out among them.
+        jobs: runs at a time; one here, or as many as a cluster has slots, by default.
+        scheduler: address of a Dask scheduler; worker processes are started here by default.
+        resources: what a run takes of its worker's Dask resources.
+        threads: of each run; the cores shared out among the runs by default. A run that was
+            interrupted goes on with as many as it began with.
 
     Raises:
+        ClusterError: the scheduler or a worker cannot be used.
         FileNotFoundError: the data set is not there.
+        KeyboardInterrupt: Ctrl-C: once, and the running epochs are over; or twice.
         NotebookError: the EDA or splits notebook failed, so there is nothing to train on; or the
             comparison did.
         StudyInUseError: another process runs this study.
     """
+    runs = study.runs()
     study.study_dir.mkdir(parents=True, exist_ok=True)
     try:
-        # The system lets go of the lock when its holder dies.
-        with FileLock(study.study_dir / ".lock", timeout=0):
-            return _run_study(study, jobs)
+        # The system lets go of the lock when its holder dies. `btxrd status` holds it a moment.
+        with FileLock(study.study_dir / LOCK_FILE, timeout=1):
+            clear_scratch(study.study_dir)
+            root = _ensure_data(study)
+            session = _Session(study.study_dir, study.model_dump(), root)
+            with session, Cluster(jobs, scheduler, resources) as cluster:
+                return _Study(study, runs, root, session, cluster, threads).run()
     except Timeout:
         owner = read_json(study.study_dir / STUDY_FILE).get("owner", "another process")
         raise StudyInUseError(f"{study.study_dir} is in use by {owner}") from None
 
 
-def _run_study(study: StudyParams, jobs: int) -> StudyResult:
-    started, clock = now(), time.perf_counter()
-    runs = study.runs()
-    root = _ensure_data(study)
-    owner = f"{getpass.getuser()} on {platform.node()}, process {os.getpid()}"
-    plan = {"parameters": study.model_dump(), "owner": owner, "started": started, "jobs": jobs}
-    write_json(study.study_dir / STUDY_FILE, plan)
-    image_size = runs[0].data.image_size
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    common = {
-        "dataset_root": str(root),
-        "cache_dir": study.cache_dir,
-        "study_dir": str(study.study_dir),
-        "image_size": image_size,
-    }
-    stages: dict[str, float] = {}
-    with _cluster(jobs) as client, StudyProgress(runs) as progress:
-        stage = time.perf_counter()
-        progress.say("01_eda and 02_splits")
-        eda = _submit(client, "01_eda", EdaParams(**common), study.study_dir / "eda.html")
-        splits_params = SplitsParams(**common, split_seed=study.split_seed)
-        _submit(client, "02_splits", splits_params, study.study_dir / "splits.html").result()
-        data = data_fingerprint(usable_table(root)[0], project_path(study.cache_dir))
-        settings = study.replicates, tuple(study.prevalences), study.gradcam
-        tasks = [RunTask(run, *settings, data) for run in runs]
-        waiting = [task for task in tasks if not task.is_finished()]
-        submit = partial(client.submit, execute_run, threads=threads, pure=False)
-        progress.follow(waiting, submit, jobs, busy=[eda])
-        eda.result()
-        stages["eda, splits and runs"] = time.perf_counter() - stage
-        records = {task.params.name: _record(task) for task in tasks}
-        stage = time.perf_counter()
-        progress.say("06_compare")
-        compare = CompareParams(study_dir=str(study.study_dir))
-        study_json = {
-            **plan,
-            "data": {"name": data_name(root), "fingerprint": data},
+class _Session:
+    """One call of the study, from its start to its end, as `study.json` records it.
+
+    Entering it writes the file; leaving it notes how the session ended. `note` keeps a fact.
+    """
+
+    def __init__(self, study_dir: Path, parameters: dict[str, Any], root: Path) -> None:
+        self.file = study_dir / STUDY_FILE
+        self.id = uuid.uuid4().hex
+        self.clock = time.perf_counter()
+        owner = f"{getpass.getuser()} on {platform.node()}, process {os.getpid()}"
+        before = read_json(self.file)
+        self.now: dict[str, Any] = {"started": now(), "owner": owner, "outcome": "running"}
+        self.content: dict[str, Any] = {
+            "parameters": parameters,
+            "session": self.id,
+            "owner": owner,
+            "started": before.get("started", self.now["started"]),
             "code": code_version(),
             "packages": package_versions(),
-            "threads": threads,
-            "runs": {name: record["status"] for name, record in records.items()},
+            "data": {"name": data_name(root)},
+            "made": before.get("made", {}),
+            "sessions": [*before.get("sessions", []), self.now],
         }
-        write_json(study.study_dir / STUDY_FILE, study_json)
-        _submit(client, "06_compare", compare, study.study_dir / "index.html").result()
-        stages["comparison"] = time.perf_counter() - stage
-    seconds = {name: round(value, 1) for name, value in stages.items()}
-    total = {"ended": now(), "seconds": round(time.perf_counter() - clock, 1)}
-    write_json(study.study_dir / STUDY_FILE, {**study_json, **total, "stage_seconds": seconds})
-    run_dirs = {run.name: run.run_dir for run in runs}
-    return StudyResult(study.study_dir / "index.html", records, run_dirs)
+
+    def __enter__(self) -> Self:
+        self.note()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        outcome = "finished" if kind is None else "failed"
+        self.now["outcome"] = "stopped" if kind is KeyboardInterrupt else outcome
+        self.now |= {"ended": now(), "seconds": round(time.perf_counter() - self.clock, 1)}
+        total = sum(session.get("seconds", 0) for session in self.content["sessions"])
+        with suppress(OSError):
+            self.note(ended=self.now["ended"], seconds=round(total, 1))
+
+    def note(self, **facts: Any) -> None:
+        self.content |= facts
+        write_json(self.file, self.content)
 
 
-def _record(task: RunTask) -> dict[str, Any]:
-    record = read_run(task.params.run_dir)
-    if record.get("status") in ("finished", "failed"):
-        return record
-    return record | {"status": "failed", "error": "its worker process died before the run ended"}
+class _Interrupts:
+    """Counts Ctrl-C: the first one is a request, the second one interrupts."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.previous: Any = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self.previous = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.previous is not None:
+            signal.signal(signal.SIGINT, self.previous)
+
+    def _handle(self, *signal_and_frame: object) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def wait(self, is_over: Callable[[], bool]) -> None:
+        """Wait until something is over, or end here where a stop is requested."""
+        while not is_over():
+            if self.requested:
+                raise KeyboardInterrupt
+            time.sleep(POLL_SECONDS / 5)
+
+
+class _Study:
+    """The stages of a study, in a session, on a cluster."""
+
+    def __init__(
+        self,
+        study: StudyParams,
+        runs: list[RunParams],
+        root: Path,
+        session: _Session,
+        cluster: Cluster,
+        threads: int | None,
+    ) -> None:
+        self.study, self.runs, self.root = study, runs, root
+        self.session, self.cluster, self.threads = session, cluster, threads
+        self.progress = StudyProgress(runs)
+        self.interrupts = _Interrupts()
+
+    def run(self) -> StudyResult:
+        with self.progress, self.interrupts:
+            self._meet_workers()
+            self.progress.say("reading the data")
+            data = data_fingerprint(usable_table(self.root)[0], project_path(self.study.cache_dir))
+            self.session.content["data"]["fingerprint"] = data
+            self.progress.say("01_eda and 02_splits")
+            eda = self._describe_data("01_eda", EdaParams, data)
+            splits = self._describe_data(
+                "02_splits", SplitsParams, data, split_seed=self.study.split_seed
+            )
+            self._finish_stage(splits)
+            records = self._run_grid(self._tasks(data), [] if eda is None else [eda[1]])
+            self._finish_stage(eda)
+            self._note_findings(records)
+            self.progress.say("06_compare")
+            compare = CompareParams(study_dir=str(self.study.study_dir))
+            report = self.study.study_dir / "index.html"
+            self._result(self._submit("06_compare", compare.model_dump(), report))
+        return StudyResult(report, records, {run.name: run.run_dir for run in self.runs})
+
+    def _meet_workers(self) -> None:
+        if not self.cluster.slots():
+            needed = "".join(f" with {n} {name}" for name, n in self.cluster.resources.items())
+            self.progress.say(f"waiting for a worker{needed} to join the scheduler")
+            self.interrupts.wait(lambda: self.cluster.slots() > 0)
+        self.cluster.check(self.session.file)
+        self.threads = self.threads or self.cluster.threads()
+        self.session.now |= {"slots": self.cluster.slots(), "threads": self.threads}
+        self.session.note()
+
+    def _describe_data(
+        self, name: str, parameters: type[EdaParams | SplitsParams], data: str, **further: Any
+    ) -> tuple[str, Future, dict[str, Any]] | None:
+        """Start a notebook of the data set, unless what it makes is there and up to date."""
+        folder = self.study.study_dir
+        params = parameters(
+            dataset_root=str(self.root),
+            cache_dir=self.study.cache_dir,
+            study_dir=str(folder),
+            image_size=self.runs[0].data.image_size,
+            **further,
+        ).model_dump()
+        made_of = {"parameters": params, "data": data, "code": code_digest(name, pages=True)}
+        complete = all((folder / file).is_file() for file in PRODUCTS[name])
+        if complete and self.session.content["made"].get(name) == made_of:
+            return None
+        return name, self._submit(name, params, folder / PRODUCTS[name][0]), made_of
+
+    def _finish_stage(self, stage: tuple[str, Future, dict[str, Any]] | None) -> None:
+        if stage is not None:
+            name, future, made_of = stage
+            self._result(future)
+            self.session.note(made=self.session.content["made"] | {name: made_of})
+
+    def _submit(self, name: str, params: dict[str, Any], html: Path) -> Future:
+        output = html.with_name(f"{name}.ipynb")
+        environment = kernel_environment(self.threads, self.session.id)
+        return self.cluster.submit(execute_notebook, name, output, params, html, environment)
+
+    def _result(self, future: Future) -> None:
+        self.interrupts.wait(future.done)
+        future.result()
+
+    def _tasks(self, data: str) -> list[RunTask]:
+        settings = self.study.replicates, tuple(self.study.prevalences), self.study.gradcam
+        code = run_code()
+        return [RunTask(run, *settings, data, code) for run in self.runs]
+
+    def _run_grid(self, tasks: list[RunTask], busy: list[Future]) -> dict[str, dict[str, Any]]:
+        """Hand the runs to free slots in their order, to the end or until a stop is requested.
+
+        Dask would take all at once: it does not keep the order, so a long run could start last,
+        and it may queue a run behind another one while a worker has nothing to do.
+
+        Args:
+            tasks: all runs.
+            busy: what else takes slots at the beginning.
+
+        Returns:
+            The record of every run.
+
+        Raises:
+            KeyboardInterrupt: a stop was requested, and what was running is saved.
+        """
+        waiting = [task for task in tasks if not task.is_finished()]
+        records = {t.params.name: read_run(t.params.run_dir) for t in tasks if t not in waiting}
+        running: list[tuple[RunTask, Future]] = []
+        self.progress.say(f"{len(waiting)} of {len(tasks)} runs to do")
+        while running or (waiting and not self.interrupts.requested):
+            ended = {task.params.name: _outcome(task, f) for task, f in running if f.done()}
+            records |= ended
+            running = [(task, f) for task, f in running if task.params.name not in ended]
+            busy = [future for future in busy if not future.done()]
+            slots = self.cluster.slots()
+            while waiting and len(running) + len(busy) < slots and not self.interrupts.requested:
+                task = waiting.pop(0)
+                arguments = (task, self.threads, self.session.id)
+                running.append((task, self.cluster.submit_run(execute_run, *arguments)))
+            if self.interrupts.requested and not self.session.content.get("stopping"):
+                self.session.note(stopping=True)
+                self.progress.say("stopping after the running epochs; Ctrl-C again stops at once")
+            self.progress.update([task.params for task, _ in running], slots)
+            time.sleep(POLL_SECONDS)
+        if self.interrupts.requested:
+            raise KeyboardInterrupt
+        return {task.params.name: records[task.params.name] for task in tasks}
+
+    def _note_findings(self, records: Mapping[str, Mapping[str, Any]]) -> None:
+        findings = pd.read_csv(self.study.study_dir / "findings.csv")
+        errors = findings[findings["severity"] == "error"]
+        self.session.note(
+            findings=findings[["severity", "subject", "what"]].to_dict("records"),
+            excluded=sorted(errors["image_id"].dropna().unique()),
+            runs={name: record["status"] for name, record in records.items()},
+        )
+
+
+def _outcome(task: RunTask, future: Future) -> dict[str, Any]:
+    """Return a run's record, and see to it that its file says how it ended."""
+    try:
+        record = future.result()
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        message = f"its worker gave up: {type(error).__name__}: {reason}"
+        record = read_run(task.params.run_dir) | {"status": "failed", "error": message}
+    if read_run(task.params.run_dir).get("status") != record["status"]:
+        # Where the disk is full, the report is made from what could be written.
+        with suppress(OSError):
+            write_json(task.params.run_dir / RUN_FILE, record)
+    return record
 
 
 def _ensure_data(study: StudyParams) -> Path:
@@ -158,30 +357,3 @@ def _ensure_data(study: StudyParams) -> Path:
     if not root.exists():
         raise FileNotFoundError(f"no data set at {root}: see the README, section `The real data`")
     return root
-
-
-def _cluster(jobs: int) -> Client:
-    """Start worker processes, one run each at a time; closed with the client."""
-    cluster = LocalCluster(
-        n_workers=jobs,
-        threads_per_worker=1,
-        processes=True,
-        memory_limit=0,
-        dashboard_address=None,
-        silence_logs=logging.CRITICAL,
-    )
-    return _OwningClient(cluster)
-
-
-class _OwningClient(Client):
-    """A client that closes the cluster it was given when it is closed."""
-
-    def __exit__(self, *error: object) -> None:
-        cluster = self.cluster
-        super().__exit__(*error)
-        cluster.close()
-
-
-def _submit(client: Client, name: str, params: Any, html: Path) -> Future:
-    output = html.with_name(f"{name}.ipynb")
-    return client.submit(execute_notebook, name, output, params.model_dump(), html, pure=False)

@@ -20,7 +20,16 @@ from btxrd.study.run import RunTask
 
 __all__ = ["verify"]
 
-RECORDED = ("parameters", "replicates", "prevalences", "gradcam", "data", "hash", "files")
+RECORDED = (
+    "parameters",
+    "replicates",
+    "prevalences",
+    "gradcam",
+    "data",
+    "code_digests",
+    "hash",
+    "files",
+)
 """What `run.json` must hold for a run to be checked."""
 
 TOLERANCE = 1e-9
@@ -64,11 +73,12 @@ def _check_run(folder: Path, study_dir: Path) -> Iterator[str]:
         tuple(record["prevalences"]),
         record["gradcam"],
         record["data"],
+        record["code_digests"],
     )
     if not task.split_file.is_file():
         yield f"{task.split_file}: missing"
     elif task.hash() != record["hash"]:
-        yield f"{folder / 'run.json'}: the hash is not that of its parameters, data and split"
+        yield f"{folder / 'run.json'}: the hash is not that of its parameters, data, split and code"
     changed = [name for name, digest in record["files"].items() if not _is(folder / name, digest)]
     for name in changed:
         yield f"{folder / name}: missing, or not the file that the run wrote"

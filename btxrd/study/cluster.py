@@ -1,0 +1,147 @@
+"""Where notebooks run: worker processes of this machine, or those of a Dask cluster."""
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from distributed import Client, Future, LocalCluster, WorkerPlugin
+
+from btxrd.provenance import package_versions
+
+__all__ = ["Cluster", "ClusterError", "available_cores"]
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot be used; the message says which worker or address, and why."""
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use: what SLURM or a container gave it."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Cluster:
+    """Worker processes; one notebook at a time for each of their slots.
+
+    A slot is a thread of a Dask worker; with `resources`, one share of what a run needs.
+
+    Args:
+        jobs: runs at a time. Without a scheduler, as many worker processes are started here; with
+            one, all its slots are used by default.
+        scheduler: address of a Dask scheduler, such as tcp://host:8786.
+        resources: what each run takes of its worker's resources, such as {"GPU": 1}.
+
+    Raises:
+        ClusterError: nobody answers at the address.
+    """
+
+    def __init__(
+        self,
+        jobs: int | None = None,
+        scheduler: str | None = None,
+        resources: Mapping[str, float] | None = None,
+    ) -> None:
+        self.jobs, self.resources = jobs, dict(resources or {})
+        self.local: LocalCluster | None = None
+        if scheduler is not None:
+            self.client = _connect(scheduler)
+            return
+        self.local = LocalCluster(
+            n_workers=jobs or 1,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=0,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        )
+        self.client = Client(self.local)
+        self.client.register_plugin(_IgnoreInterrupts())
+
+    def __enter__(self) -> Self:
+        """Return the cluster."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Let go of the workers, and end those that were started here with all that they run."""
+        self.client.close(timeout=5)
+        if self.local is not None:
+            self.local.close(timeout=5)
+
+    def workers(self) -> dict[str, dict[str, Any]]:
+        """Return what the scheduler knows of its workers, by address."""
+        return self.client.scheduler_info()["workers"]
+
+    def slots(self) -> int:
+        """Return how many runs there can be at a time with the workers of this moment."""
+        slots = sum(self._slots(worker) for worker in self.workers().values())
+        return slots if self.jobs is None else min(slots, self.jobs)
+
+    def _slots(self, worker: Mapping[str, Any]) -> int:
+        shares = [worker["resources"].get(name, 0) // n for name, n in self.resources.items()]
+        return int(min([worker["nthreads"], *shares]))
+
+    def threads(self) -> int:
+        """Return the cores of the worker's machine with the fewest, shared out among its slots."""
+        cores = self.client.run(available_cores)
+        hosts: dict[str, list[str]] = {}
+        for address, worker in self.workers().items():
+            hosts.setdefault(worker["host"], []).append(address)
+        shares = [
+            min(cores[address] for address in addresses)
+            // max(1, sum(self._slots(self.workers()[address]) for address in addresses))
+            for addresses in hosts.values()
+            if set(addresses) <= cores.keys()
+        ]
+        return max(1, min(shares, default=1))
+
+    def check(self, file: Path) -> None:
+        """Make sure that every worker sees the same files and has the same packages.
+
+        Raises:
+            ClusterError: names the first worker that does not.
+        """
+        for address, (sees, packages) in self.client.run(_what_is_there, str(file)).items():
+            if not sees:
+                raise ClusterError(
+                    f"worker {address} does not see {file}: the clone, its data and its reports "
+                    "must stand in a folder that all machines share, under the same path"
+                )
+            for name, version in package_versions().items():
+                if packages[name] != version:
+                    raise ClusterError(
+                        f"worker {address} has {name} {packages[name]}, not {version}: install "
+                        "the same environment on all machines"
+                    )
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future:
+        """Hand a notebook of the data set or the comparison to a worker."""
+        return self.client.submit(function, *arguments, pure=False)
+
+    def submit_run(self, function: Callable[..., Any], *arguments: Any) -> Future:
+        """Hand a run to a worker that has the resources for it."""
+        return self.client.submit(
+            function, *arguments, pure=False, resources=self.resources or None
+        )
+
+
+def _connect(scheduler: str) -> Client:
+    try:
+        return Client(scheduler, timeout=10)
+    except (OSError, ValueError) as error:
+        raise ClusterError(f"no Dask scheduler answers at {scheduler}: {error}") from error
+
+
+def _what_is_there(file: str) -> tuple[bool, dict[str, str]]:
+    return Path(file).is_file(), package_versions()
+
+
+class _IgnoreInterrupts(WorkerPlugin):
+    """Ctrl-C in a terminal reaches all its processes; what it means is the study's to say."""
+
+    def setup(self, worker: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
