@@ -66,11 +66,17 @@ class Cluster:
         """Return the cluster."""
         return self
 
-    def __exit__(self, *error: object) -> None:
-        """Let go of the workers, and end those that were started here with all that they run."""
-        self.client.close(timeout=5)
-        if self.local is not None:
-            self.local.close(timeout=5)
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Let go of the workers; those that were started here end, and their kernels with them."""
+        self.client.close()
+        if self.local is None:
+            return
+        if kind is KeyboardInterrupt:
+            # Asked to, a worker would first wait seconds for what it runs.
+            for nanny in self.local.workers.values():
+                nanny.auto_restart = False
+                os.kill(nanny.pid, signal.SIGKILL)
+        self.local.close()
 
     def workers(self) -> dict[str, dict[str, Any]]:
         """Return what the scheduler knows of its workers, by address."""

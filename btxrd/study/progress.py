@@ -192,24 +192,21 @@ class StudyProgress:
         else:
             self.live.update(self._view(1))
 
-    def update(self, active: Sequence[RunParams], slots: int) -> None:
-        """Show the runs; only those that are under way, or were at the last call, are read.
+    def update(self, active: Sequence[RunParams], waiting: Sequence[RunParams], slots: int) -> None:
+        """Show the runs; the files of those that wait or have ended are not read again.
 
         Args:
             active: the runs under way.
+            waiting: those to do.
             slots: how many there can be at a time.
         """
-        names = {run.name for run in active}
         before = dict(self.states)
+        under_way, to_do = ({run.name for run in runs} for runs in (active, waiting))
         for run in self.runs:
             known = before.get(run.name)
-            if (
-                known is None
-                or run.name in names
-                or not (known.is_over or known.state == "waiting")
-            ):
+            if run.name in under_way or known is None or not (known.is_over or run.name in to_do):
                 state = run_state(run)
-                if run.name not in names and not state.is_over:
+                if run.name in to_do or (run.name in under_way and state.is_over):
                     state = replace(state, state="waiting")
                 self.states[run.name] = state
         if self.live is not None:

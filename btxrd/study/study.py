@@ -319,7 +319,8 @@ class _Study:
             if self.interrupts.requested and not self.session.content.get("stopping"):
                 self.session.note(stopping=True)
                 self.progress.say("stopping after the running epochs; Ctrl-C again stops at once")
-            self.progress.update([task.params for task, _ in running], slots)
+            active, to_do = [t.params for t, _ in running], [t.params for t in waiting]
+            self.progress.update(active, to_do, slots)
             time.sleep(POLL_SECONDS)
         if self.interrupts.requested:
             raise KeyboardInterrupt
