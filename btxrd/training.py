@@ -337,9 +337,9 @@ class _Trainer:
         save_tensors(self.run_dir / "last.pt", state)
 
     def resume(self) -> None:
-        """Take up the training that `last.pt` holds, if there is one."""
+        """Take up the training that `last.pt` holds, if there is one with its `model.pt`."""
         path = self.run_dir / "last.pt"
-        if not path.is_file():
+        if not (path.is_file() and (self.run_dir / "model.pt").is_file()):
             return
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)

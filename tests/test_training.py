@@ -100,12 +100,21 @@ def test_a_folder_of_other_parameters_is_not_taken_up(whole, train):
 
 
 def test_a_damaged_state_is_named(train, tmp_path):
+    (tmp_path / "model.pt").touch()
     (tmp_path / "last.pt").write_bytes(b"half")
     with pytest.raises(ValueError, match=r"last\.pt is damaged"):
         train(tmp_path)
 
 
+def test_without_its_best_epoch_a_training_starts_anew(train, whole, tmp_path):
+    train(tmp_path)
+    (tmp_path / "model.pt").unlink()
+    np.testing.assert_array_equal(train(tmp_path)[2], whole[2])
+    assert (tmp_path / "model.pt").is_file()
+
+
 def test_a_foreign_state_is_named(train, tmp_path):
+    (tmp_path / "model.pt").touch()
     torch.save({"weights": torch.zeros(1)}, tmp_path / "last.pt")
     with pytest.raises(ValueError, match=r"last\.pt is no state of a training"):
         train(tmp_path)

@@ -20,7 +20,7 @@ from traitlets.config import Config
 
 from btxrd.files import PROJECT_ROOT, atomic_path
 
-__all__ = ["NOTEBOOKS", "NotebookError", "execute_notebook", "write_html"]
+__all__ = ["NOTEBOOKS", "NotebookError", "execute_notebook", "read_notebook", "write_html"]
 
 NOTEBOOKS = PROJECT_ROOT / "notebooks"
 TEMPLATES = Path(__file__).with_name("templates")
@@ -64,7 +64,7 @@ def execute_notebook(
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)
     source, output = NOTEBOOKS / f"{name}.ipynb", Path(output)
-    _require_sound(source)
+    read_notebook(source)
     failure = None
     killed = _killed_for_memory()
     with atomic_path(output) as temporary, tempfile.TemporaryDirectory(prefix="btxrd-") as sockets:
@@ -100,15 +100,22 @@ def execute_notebook(
         raise failure
 
 
-def _require_sound(path: Path) -> None:
+def read_notebook(path: str | Path) -> nbformat.NotebookNode:
+    """Read a notebook.
+
+    Raises:
+        NotebookError: it is missing or damaged; names it.
+    """
     try:
-        nbformat.validate(nbformat.read(path, as_version=4))
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
     except FileNotFoundError:
         raise NotebookError(f"{path} is missing; `git checkout` brings it back", "") from None
     except Exception as error:
         reason = str(error).partition("\n")[0][:200]
         message = f"{path} is damaged ({reason}); `git checkout` brings it back"
         raise NotebookError(message, traceback.format_exc()) from error
+    return notebook
 
 
 def _killed_for_memory() -> int:

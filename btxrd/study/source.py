@@ -2,13 +2,15 @@
 
 import ast
 import hashlib
-import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from IPython.core.inputtransformer2 import TransformerManager
+
 from btxrd.files import PROJECT_ROOT
+from btxrd.study.notebooks import NOTEBOOKS, NotebookError, read_notebook
 
 __all__ = ["code_digest", "modules_of"]
 
@@ -38,6 +40,9 @@ def code_digest(notebook: str, pages: bool = False) -> str:
     Args:
         notebook: its name without the ending.
         pages: whether code counts that only shows results.
+
+    Raises:
+        NotebookError: the notebook is missing or damaged.
     """
     modules = modules_of(notebook, leave_out=() if pages else NO_NUMBERS)
     sources = [_notebook(notebook).code, *(_module(name).code for name in modules)]
@@ -79,13 +84,17 @@ class _Source(NamedTuple):
 @cache
 def _notebook(name: str) -> _Source:
     """Read the code cells of a notebook but the parameters, which a run's hash holds."""
-    content = json.loads((PROJECT_ROOT / "notebooks" / f"{name}.ipynb").read_text())
+    path = NOTEBOOKS / f"{name}.ipynb"
+    as_python = TransformerManager().transform_cell
     cells = [
-        "".join(cell["source"])
-        for cell in content["cells"]
-        if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", [])
+        as_python(cell.source)
+        for cell in read_notebook(path).cells
+        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])
     ]
-    return _source("\n".join(cells))
+    try:
+        return _source("\n".join(cells))
+    except SyntaxError as error:
+        raise NotebookError(f"{path} is damaged: a cell is no valid Python ({error})", "") from None
 
 
 @cache
