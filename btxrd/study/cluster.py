@@ -46,6 +46,8 @@ class Cluster:
         scheduler: str | None = None,
         resources: Mapping[str, float] | None = None,
     ) -> None:
+        # What goes wrong with a worker is told by its run.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
         self.jobs, self.resources = jobs, dict(resources or {})
         self.local: LocalCluster | None = None
         if scheduler is not None:
@@ -66,12 +68,13 @@ class Cluster:
         """Return the cluster."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+    def __exit__(self, *error: object) -> None:
         """Let go of the workers; those that were started here end, and their kernels with them."""
+        busy = any(future.status == "pending" for future in self.client.futures.values())
         self.client.close()
         if self.local is None:
             return
-        if kind is KeyboardInterrupt:
+        if busy:
             # Asked to, a worker would first wait seconds for what it runs.
             for nanny in self.local.workers.values():
                 nanny.auto_restart = False
