@@ -58,6 +58,7 @@ class Study:
         self.file.write_text(yaml.safe_dump(values))
 
     def start(self, *options: str) -> subprocess.Popen:
+        self.before = self.session
         command = [BIN / "btxrd", "study", self.file, "--threads", "1", *options]
         log = (self.dir.parent / "log.txt").open("w")
         return subprocess.Popen(
@@ -68,18 +69,21 @@ class Study:
     def log(self) -> str:
         return (self.dir.parent / "log.txt").read_text()
 
+    @property
+    def session(self) -> str | None:
+        return read_json(self.dir / "study.json").get("session")
+
     def states(self) -> list[dict]:
         return [read_json(path) for path in self.dir.glob("runs/*/*/seed-42/run.json")]
 
     def is_in(self, stage: str) -> bool:
-        """Say whether the study's present session is in a stage."""
-        session = read_json(self.dir / "study.json").get("session")
-        runs = self.states()
-        if stage == "data":
-            return session is not None
+        """Say whether the session that was started last is in a stage."""
+        session, runs = self.session, self.states()
+        if session == self.before:
+            return False
         if stage == "06_compare":
             return len(runs) == 2 and all(run["status"] == "finished" for run in runs)
-        return any(
+        return stage == "data" or any(
             (run.get("stage"), run.get("status"), run.get("session")) == (stage, "running", session)
             for run in runs
         )
@@ -148,19 +152,14 @@ def test_twenty_kills_change_no_byte(study, whole):
     for stage, times in KILLS.items():
         while killed[stage] < times:
             process = study.start("--jobs", "2")
-            if stage == "data":
-                # Whatever was there before, this session writes its own.
-                time.sleep(moments.uniform(1.5, 9))
-            elif not study.wait_for(process, lambda stage=stage: study.is_in(stage)):
+            if not study.wait_for(process, lambda stage=stage: study.is_in(stage)):
                 assert process.returncode == 0, study.log
                 break
-            else:
-                time.sleep(moments.uniform(0, 4))
+            time.sleep(moments.uniform(0, 4))
             killed[stage] += process.poll() is None
             everything = processes_of(process)
             kill(everything[:1] if moments.random() < 0.5 else everything)
             read_everything(study.dir)
-    print(dict(killed), "kills")
     assert sum(killed.values()) >= 20
     assert set(killed) == set(KILLS)
     assert study.start("--jobs", "2").wait() == 0, study.log
@@ -168,8 +167,10 @@ def test_twenty_kills_change_no_byte(study, whole):
     assert not list(study.dir.rglob(".writing-*"))
     assert not list(study.dir.rglob("*.old-*"))
     assert verify(study.dir) == []
-    outcomes = Counter(s["outcome"] for s in read_json(study.dir / "study.json")["sessions"])
-    assert outcomes["running"] + outcomes["finished"] >= 20
+    sessions = [session["outcome"] for session in read_json(study.dir / "study.json")["sessions"]]
+    assert sessions[-1] == "finished"
+    assert sessions.count("running") == sum(killed.values())
+    print(f"{dict(killed)} kills")
 
 
 @pytest.fixture
@@ -185,7 +186,7 @@ def interruptible(study, whole) -> Study:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c(interruptible, whole, times):
+def test_ctrl_c(interruptible, times):
     """It reaches every process of a terminal: here, of the session."""
     study = interruptible
     process = study.start("--jobs", "2")
@@ -207,9 +208,6 @@ def test_ctrl_c(interruptible, whole, times):
     assert "finished" not in states
     assert times == 2 or states == {"interrupted"}
     assert study_status(study.dir)[-1].startswith("nobody runs this study now")
-    if times == 1:
-        assert study.start("--jobs", "2").wait() == 0, study.log
-        assert study.results() == whole.results()
 
 
 @pytest.fixture
