@@ -2,23 +2,18 @@
 
 import json
 import shutil
-import signal
-from dataclasses import replace
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 import pytest
 from click.testing import CliRunner
 from filelock import FileLock
 
 from btxrd.cli import main
-from btxrd.params import ParameterError, RunParams, StudyParams
+from btxrd.params import ParameterError, StudyParams
 from btxrd.provenance import file_digest
-from btxrd.study import notebooks
 from btxrd.study.collect import COMPARISON_COLUMNS
 from btxrd.study.records import read_run
-from btxrd.study.run import RunTask, execute_run, run_code
 from btxrd.study.study import StudyInUseError, run_study, select
 
 TINY = {"epochs": 1, "warmup_epochs": 0, "lr": 1e-3}
@@ -171,89 +166,6 @@ def test_a_study_is_reduced_by_name_only(study):
         select(study, only=["E9"])
 
 
-@pytest.fixture
-def task(phantom, cache_dir, study, result, tmp_path) -> RunTask:
-    """A run in a study of its own, whose splits are there already."""
-    params = {
-        "experiment": "one",
-        "dataset_root": str(phantom),
-        "cache_dir": str(cache_dir),
-        "study_dir": str(tmp_path),
-        "model": {"backbone": "resnet10t", "pretrained": False},
-        "data": {"image_size": 64},
-        "training": TINY,
-    }
-    (tmp_path / "splits").symlink_to(study.study_dir / "splits")
-    return RunTask(RunParams.parse(params, "test"), 20, (0.05,), "gradcam", "x", run_code())
-
-
-def with_params(task: RunTask, **sections) -> RunTask:
-    values = task.params.model_dump()
-    for name, section in sections.items():
-        values[name] |= section
-    return replace(task, params=RunParams.parse(values, "test"))
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"model": {"backbone": "efficientnet_bo"}}, "did you mean efficientnet_b"),
-        ({"training": {"lr": 1e30}}, "training loss is nan"),
-        ({"model": {"pretrained": True, "weights": "/nowhere.pt"}}, "model.weights"),
-    ],
-)
-def test_a_failing_run_says_why_in_its_record(task, change, words):
-    task = with_params(task, **change)
-    record = execute_run(task)
-    assert record["status"] == "failed"
-    assert words in record["error"]
-    assert "\n" not in record["error"]
-    assert not task.is_finished()
-
-
-def test_a_killed_kernel_is_a_failed_run(task, tmp_path, monkeypatch):
-    """papermill records such a notebook as completed; its word is not taken for it."""
-    (tmp_path / "notebooks").mkdir()
-    source = f"import os\nos.kill(os.getpid(), {int(signal.SIGKILL)})"
-    cells = [nbformat.v4.new_code_cell("", metadata={"tags": ["parameters"]})]
-    notebook = nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(source)])
-    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook.metadata["kernelspec"] = spec
-    nbformat.write(notebook, tmp_path / "notebooks" / "03_train.ipynb")
-    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
-    record = execute_run(task)
-    assert record["status"] == "failed"
-    assert "kernel of 03_train died" in record["error"]
-    assert (task.params.run_dir / "03_train.ipynb").exists()
-
-
-def test_another_run_in_the_folder_is_moved_aside(task):
-    folder = task.params.run_dir
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text('{"hash": "another", "status": "finished"}')
-    (folder / "model.pt").write_text("precious")
-    record = execute_run(with_params(task, model={"backbone": "nonsense"}))
-    assert record["status"] == "failed"
-    (aside,) = folder.parent.glob("seed-42.old-*")
-    assert (aside / "model.pt").read_text() == "precious"
-    assert not (folder / "model.pt").exists()
-
-
-def test_the_hash_follows_everything_that_changes_the_numbers(task, tmp_path):
-    hashes = {
-        task.hash(),
-        with_params(task, training={"lr": 2e-3}).hash(),
-        replace(task, replicates=30).hash(),
-        replace(task, gradcam="hirescam").hash(),
-        replace(task, data="y").hash(),
-        replace(task, code=task.code | {"04_evaluate": "another"}).hash(),
-    }
-    (tmp_path / "splits").unlink()
-    (tmp_path / "splits").mkdir()
-    (tmp_path / "splits" / "stratified.csv").write_text("another split")
-    assert len(hashes | {task.hash()}) == 7
-
-
 def test_the_command_ends_with_the_failures_and_a_status(study, result, tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(json.dumps(study.model_dump()))
@@ -263,6 +175,23 @@ def test_the_command_ends_with_the_failures_and_a_status(study, result, tmp_path
     last = outcome.output.strip().splitlines()[-2:]
     assert last[0].startswith("FAILED E1_b0_baseline · center · seed 42: ")
     assert last[1].endswith("runs/E1_b0_baseline/center/seed-42/error.txt")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--scheduler", "tcp://127.0.0.1:9"], "no Dask scheduler answers at tcp://127.0.0.1:9"),
+        (["--scheduler", "tcp://127.0.0.1:9", "--resources", "GPU"], "not NAME=NUMBER"),
+        (["--resources", "GPU=1"], "give --scheduler"),
+    ],
+)
+def test_a_cluster_that_cannot_be_used_is_one_clear_error(study, tmp_path, options, words):
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(study.model_dump() | {"reports_dir": str(tmp_path)}))
+    outcome = CliRunner().invoke(main, ["study", str(path), *options])
+    assert outcome.exit_code in (1, 2)
+    assert words in " ".join(outcome.output.split())
+    assert "Traceback" not in outcome.output
 
 
 @pytest.mark.parametrize(

@@ -193,9 +193,9 @@ def make_datasets(
 
     Raises:
         ValueError: `balanced_dim` without regions, or without an annotated training image; or the
-            split names images that cannot be decoded, which it lists.
+            split names images that cannot be used, which it lists.
     """
-    _require_decoded(cache, split)
+    _require_usable(cache, split)
     datasets = {}
     for part in ("train", "val", "test"):
         frame = split[split["split"] == part]
@@ -219,14 +219,16 @@ def make_datasets(
     return datasets
 
 
-def _require_decoded(cache: ImageCache, split: pd.DataFrame) -> None:
-    errors = cache.index.set_index("image_id")["error"].dropna()
-    broken = errors[errors.index.isin(split["image_id"])]
+def _require_usable(cache: ImageCache, split: pd.DataFrame) -> None:
+    reasons = cache.index.set_index("image_id")["error"].reindex(
+        split["image_id"], fill_value="set aside, `btxrd check` says why"
+    )
+    broken = reasons.dropna()
     if len(broken):
         raise ValueError(
-            f"the split holds {len(broken)} images that cannot be decoded, changed since it was "
-            f"made: {'; '.join(f'{name}: {why}' for name, why in broken.head(3).items())}. Mend "
-            "the files, or run the study again: it sets them aside and makes the splits anew"
+            f"the split names {len(broken)} images that cannot be used since it was made: "
+            f"{'; '.join(f'{name}: {why}' for name, why in broken.head(3).items())}. Mend the "
+            "files, or run the study again: it makes the splits anew, without them"
         )
 
 

@@ -1,0 +1,298 @@
+"""One run: which stages are run, what is kept, and what a fault leaves behind."""
+
+import json
+import resource
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from btxrd.files import write_csv, write_json
+from btxrd.params import RunParams
+from btxrd.study import notebooks
+from btxrd.study.records import STAGES, STUDY_FILE, read_run
+from btxrd.study.run import MOST_ATTEMPTS, PRODUCTS, RunTask, execute_run, run_code
+
+
+@pytest.fixture
+def task(phantom, cache_dir, split, tmp_path) -> RunTask:
+    """A run in a study of its own, whose split is there already."""
+    params = {
+        "experiment": "one",
+        "dataset_root": str(phantom),
+        "cache_dir": str(cache_dir),
+        "study_dir": str(tmp_path),
+        "model": {"backbone": "resnet10t", "pretrained": False},
+        "data": {"image_size": 64},
+        "training": {"epochs": 1, "warmup_epochs": 0, "lr": 1e-3},
+    }
+    write_csv(tmp_path / "splits" / "stratified.csv", split)
+    return RunTask(RunParams.parse(params, "test"), 20, (0.05,), "gradcam", "x", run_code())
+
+
+def with_params(task: RunTask, **sections) -> RunTask:
+    values = task.params.model_dump()
+    for name, section in sections.items():
+        values[name] = values[name] | section if isinstance(section, dict) else section
+    return replace(task, params=RunParams.parse(values, "test"))
+
+
+@pytest.fixture
+def stages(monkeypatch) -> list[str]:
+    """The stages that were run, by something that only leaves files."""
+    done = []
+
+    def leave_files(stage, output, parameters, environment):
+        done.append(stage)
+        for name in (*PRODUCTS[stage], f"{stage}.ipynb", f"{stage}.html"):
+            (output.parent / name).write_text(f"{len(done)}")
+
+    monkeypatch.setattr("btxrd.study.run.execute_notebook", leave_files)
+    return done
+
+
+def asides(task: RunTask) -> list[Path]:
+    return sorted(task.params.run_dir.parent.glob("seed-42.old-*"))
+
+
+def test_a_finished_run_is_not_run_again(task, stages):
+    first = execute_run(task)
+    assert (first["status"], stages) == ("finished", list(STAGES))
+    assert execute_run(task)["ended"] == first["ended"]
+    assert len(stages) == 3
+
+
+def test_stages_that_are_done_are_not_done_again(task, stages):
+    execute_run(task)
+    record = read_run(task.params.run_dir)
+    del record["stage_seconds"]["05_gradcam"]
+    write_json(task.params.run_dir / "run.json", record | {"status": "running"})
+    assert execute_run(task)["status"] == "finished"
+    assert stages == [*STAGES, "05_gradcam"]
+    assert asides(task) == []
+
+
+def test_a_stage_whose_files_are_gone_is_done_again(task, stages):
+    execute_run(task)
+    (task.params.run_dir / "model.pt").unlink()
+    record = read_run(task.params.run_dir)
+    write_json(task.params.run_dir / "run.json", record | {"status": "failed"})
+    execute_run(task)
+    assert stages == [*STAGES, "03_train"]
+
+
+@pytest.mark.parametrize(
+    ("change", "run_again"),
+    [
+        ({"replicates": 30}, ["04_evaluate"]),
+        ({"prevalences": (0.5,)}, ["04_evaluate"]),
+        ({"gradcam": "hirescam"}, ["05_gradcam"]),
+        ({"data": "y"}, list(STAGES)),
+        ({"code": dict.fromkeys(STAGES, "new")}, list(STAGES)),
+    ],
+)
+def test_what_changed_decides_which_stages_are_run_again(task, stages, change, run_again):
+    execute_run(task)
+    record = execute_run(replace(task, **change))
+    assert record["status"] == "finished"
+    assert stages == [*STAGES, *run_again]
+    (aside,) = asides(task)
+    for names in PRODUCTS.values():
+        assert all((aside / name).is_file() for name in names)
+    trained_again = "03_train" in run_again
+    model = (task.params.run_dir / "model.pt").read_text()
+    assert (model != (aside / "model.pt").read_text()) == trained_again
+
+
+def test_folders_moved_aside_in_one_second_do_not_meet(task, stages):
+    for data in "abc":
+        execute_run(replace(task, data=data))
+    assert len(asides(task)) == 2
+
+
+def test_an_interrupted_run_keeps_its_number_of_threads(task, stages):
+    record = execute_run(task, threads=3)
+    write_json(task.params.run_dir / "run.json", record | {"status": "interrupted"})
+    assert execute_run(task, threads=1)["threads"] == 3
+
+
+def test_a_run_whose_worker_keeps_dying_fails(task, stages):
+    record = execute_run(task)
+    dead = record | {"status": "running", "session": "s", "attempt": MOST_ATTEMPTS}
+    write_json(task.params.run_dir / "run.json", dead)
+    again = execute_run(task, session="s")
+    assert again["status"] == "failed"
+    assert again["error"].startswith("its worker process died 3 times")
+    later = execute_run(task, session="another")
+    assert (later["status"], later["attempt"]) == ("finished", 1)
+
+
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [
+        ({"session": "s", "stopping": True}, "stopped on request"),
+        ({"session": "a later one"}, "the study was started again"),
+    ],
+)
+def test_a_run_stops_where_its_study_does(task, stages, study, words):
+    write_json(Path(task.params.study_dir) / STUDY_FILE, study)
+    record = execute_run(task, session="s")
+    assert record["status"] == "interrupted"
+    assert words in record["error"]
+    assert stages == []
+    assert not (task.params.run_dir / "error.txt").exists()
+
+
+def test_a_training_stops_after_its_epoch(task, tmp_path):
+    """The kernel looks at the study's file when an epoch is saved."""
+    task = with_params(task, training={"epochs": 50})
+    write_json(tmp_path / STUDY_FILE, {"session": "s"})
+    (tmp_path / "notebooks").mkdir()
+    # The notebook itself asks for the stop, once it trains.
+    path = Path(notebooks.NOTEBOOKS / "03_train.ipynb")
+    text = path.read_text().replace(
+        "view = TrainingView(run)",
+        'view = TrainingView(run); write_json(project_path(run.study_dir) / \\"study.json\\", '
+        '{\\"session\\": \\"s\\", \\"stopping\\": True})',
+    )
+    (tmp_path / "notebooks" / "03_train.ipynb").write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
+        record = execute_run(task, session="s")
+    assert record["status"] == "interrupted"
+    assert len((task.params.run_dir / "history.csv").read_text().splitlines()) == 2
+    assert (task.params.run_dir / "last.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": {"backbone": "efficientnet_bo"}}, "did you mean efficientnet_b"),
+        ({"training": {"lr": 1e30}}, "training loss is nan"),
+        ({"model": {"pretrained": True, "weights": "/nowhere.pt"}}, "model.weights"),
+    ],
+)
+def test_a_failing_run_says_why_in_its_record(task, change, words):
+    task = with_params(task, **change)
+    record = execute_run(task)
+    assert record["status"] == "failed"
+    assert words in record["error"]
+    assert "\n" not in record["error"]
+    assert words in (task.params.run_dir / "error.txt").read_text()
+    assert not task.is_finished()
+
+
+def test_a_damaged_state_fails_the_run_and_is_named(task):
+    hashes = {"hash": task.hash(), "stage_hashes": task.stage_hashes(), "stage_seconds": {}}
+    write_json(task.params.run_dir / "run.json", {**hashes, "status": "failed"})
+    for name in ("last.pt", "model.pt"):
+        (task.params.run_dir / name).write_bytes(b"half")
+    record = execute_run(task)
+    assert record["status"] == "failed"
+    assert "last.pt is damaged: delete it to train anew" in record["error"]
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """Let this process and its kernels write no file of more than 4 MB."""
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, most))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+
+
+@pytest.mark.usefixtures("cache", "small_disk")
+def test_a_full_disk_fails_the_run_and_leaves_no_half_file(task):
+    record = execute_run(task)
+    assert record["status"] == "failed"
+    assert "no room to write" in record["error"]
+    assert "model.pt" in record["error"]
+    assert not list(task.params.run_dir.rglob(".writing-*"))
+    assert not (task.params.run_dir / "model.pt").exists()
+    assert read_run(task.params.run_dir)["status"] == "failed"
+
+
+def test_a_record_comes_back_also_where_it_cannot_be_written(task, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "no room to write run.json: No space left on device")
+
+    monkeypatch.setattr("btxrd.study.run.write_json", full)
+    record = execute_run(task)
+    assert record["status"] == "failed"
+    assert "no room to write" in record["error"]
+
+
+@pytest.mark.parametrize(
+    ("size", "words"), [(200, "set aside, `btxrd check` says why"), (4000, "truncated")]
+)
+def test_an_image_that_breaks_in_mid_study_fails_the_run_and_is_named(
+    task, phantom, tmp_path, size, words
+):
+    shutil.copytree(phantom, tmp_path / "data")
+    image = sorted((tmp_path / "data" / "images").iterdir())[5]
+    image.write_bytes(image.read_bytes()[:size])
+    task = with_params(task, dataset_root=str(tmp_path / "data"))
+    record = execute_run(task)
+    assert record["status"] == "failed"
+    assert f"cannot be used since it was made: {image.name}: " in record["error"]
+    assert words in record["error"]
+
+
+def own_notebook(folder: Path, source: str) -> Path:
+    folder.mkdir()
+    cells = [nbformat.v4.new_code_cell("", metadata={"tags": ["parameters"]})]
+    notebook = nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(source)])
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["kernelspec"] = spec
+    nbformat.write(notebook, folder / "03_train.ipynb")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("killed", "words"),
+    [([7, 7], "kernel of 03_train died"), ([7, 8], "because this machine ran out of memory")],
+)
+def test_a_killed_kernel_is_a_failed_run(task, tmp_path, monkeypatch, killed, words):
+    """papermill records such a notebook as completed; its word is not taken for it."""
+    source = f"import os\nos.kill(os.getpid(), {int(signal.SIGKILL)})"
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", own_notebook(tmp_path / "notebooks", source))
+    counts = iter(killed)
+    monkeypatch.setattr(notebooks, "_killed_for_memory", lambda: next(counts))
+    record = execute_run(task)
+    assert record["status"] == "failed"
+    assert words in record["error"]
+    assert (task.params.run_dir / "03_train.ipynb").exists()
+
+
+def test_a_damaged_notebook_fails_the_run_and_is_named(task, tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "03_train.ipynb").write_text('{"cells": [')
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
+    record = execute_run(task)
+    assert record["status"] == "failed"
+    assert "03_train.ipynb is damaged" in record["error"]
+
+
+def test_a_page_that_cannot_be_made_does_not_hide_why_the_notebook_failed(
+    task, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", own_notebook(tmp_path / "notebooks", "1 / 0"))
+    monkeypatch.setattr(notebooks, "write_html", lambda *arguments: json.loads("{"))
+    assert execute_run(task)["error"].startswith("ZeroDivisionError")
+
+
+def test_the_hash_follows_everything_that_changes_the_numbers(task, tmp_path):
+    hashes = {
+        task.hash(),
+        with_params(task, training={"lr": 2e-3}).hash(),
+        replace(task, replicates=30).hash(),
+        replace(task, gradcam="hirescam").hash(),
+        replace(task, data="y").hash(),
+        replace(task, code=task.code | {"04_evaluate": "another"}).hash(),
+    }
+    (tmp_path / "splits" / "stratified.csv").write_text("another split")
+    assert len(hashes | {task.hash()}) == 7
