@@ -226,20 +226,14 @@ def test_a_record_comes_back_also_where_it_cannot_be_written(task, monkeypatch):
     assert "no room to write" in record["error"]
 
 
-@pytest.mark.parametrize(
-    ("size", "words"), [(200, "set aside, `btxrd check` says why"), (4000, "truncated")]
-)
-def test_an_image_that_breaks_in_mid_study_fails_the_run_and_is_named(
-    task, phantom, tmp_path, size, words
-):
+def test_an_image_that_breaks_under_a_run_fails_it_and_is_named(task, phantom, tmp_path):
     shutil.copytree(phantom, tmp_path / "data")
     image = sorted((tmp_path / "data" / "images").iterdir())[5]
-    image.write_bytes(image.read_bytes()[:size])
+    image.write_bytes(image.read_bytes()[:400])
     task = with_params(task, dataset_root=str(tmp_path / "data"))
     record = execute_run(task)
     assert record["status"] == "failed"
-    assert f"cannot be used since it was made: {image.name}: " in record["error"]
-    assert words in record["error"]
+    assert f"cannot be used since it was made: {image.name}: set aside" in record["error"]
 
 
 def own_notebook(folder: Path, source: str) -> Path:

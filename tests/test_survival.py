@@ -225,6 +225,25 @@ def test_ctrl_c(interruptible, times):
     assert study_status(study.dir)[-1].startswith("nobody runs this study now")
 
 
+def test_data_that_change_under_a_study_are_noticed(tmp_path, phantom, cache_dir, whole):
+    """A JPEG may be damaged so that it still decodes: to something else than before."""
+    shutil.copytree(phantom, tmp_path / "data")
+    study = Study(tmp_path, tmp_path / "data", cache_dir)
+    process = study.start("--jobs", "1")
+    assert study.wait_for(process, lambda: study.is_in("04_evaluate")), study.log
+    image = sorted((tmp_path / "data" / "images").iterdir())[5]
+    content = image.read_bytes()
+    image.write_bytes(content[:400] + content[-2:])
+    assert process.wait() == 1, study.log
+    refused = f"not run: 1 files of the data set changed while the study ran ({image.name})"
+    assert refused in study.log
+    assert refused in (study.dir / "index.html").read_text()
+    assert sorted(run["status"] for run in study.states()) == ["failed", "finished"]
+    image.write_bytes(content)
+    assert study.start("--jobs", "1").wait() == 0, study.log
+    assert study.results() == whole.results()
+
+
 @pytest.fixture
 def cluster(tmp_path) -> Iterator[tuple[str, list[subprocess.Popen]]]:
     """A scheduler and three workers, as somebody else would start them."""

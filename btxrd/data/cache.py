@@ -23,7 +23,7 @@ from btxrd.data.annotations import annotation_file, read_annotation
 from btxrd.data.preprocessing import Preprocessing
 from btxrd.files import atomic_path, clear_scratch, write_json
 
-__all__ = ["ImageCache", "data_fingerprint", "open_cache"]
+__all__ = ["ImageCache", "data_fingerprint", "file_digests", "open_cache"]
 
 LAYOUT = 2
 """Raise it when the meaning of the cached arrays changes: old caches are then built anew."""
@@ -105,25 +105,30 @@ def data_fingerprint(table: pd.DataFrame, cache_dir: str | Path) -> str:
         table: as `read_table` returns it.
         cache_dir: where the digests of files are remembered.
     """
-    digests = _file_digests(table, Path(cache_dir))
+    digests = list(file_digests(table, cache_dir).values())
     return _digest([table.drop(columns="path").to_csv(index=False), digests])
 
 
+def file_digests(table: pd.DataFrame, cache_dir: str | Path) -> dict[str, str | None]:
+    """Return the SHA-256 of every image, then of every annotation, by path; None without a file.
+
+    Args:
+        table: as `read_table` returns it.
+        cache_dir: where the digests of files are remembered.
+    """
+    paths = [Path(path) for path in table["path"]]
+    paths += [annotation_file(path) for path in paths]
+    digests = _digests(paths, Path(cache_dir) / "digests.json")
+    return {str(path): digests.get(str(path)) for path in paths}
+
+
 def _key(table: pd.DataFrame, preprocessing: Preprocessing, cache_dir: Path) -> str:
-    digests = _file_digests(table, cache_dir)
+    digests = list(file_digests(table, cache_dir).values())
     return _digest([LAYOUT, preprocessing.settings(), table["image_id"].tolist(), digests])
 
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _file_digests(table: pd.DataFrame, cache_dir: Path) -> list[str | None]:
-    """Return the SHA-256 of every image, then of every annotation; None where there is no file."""
-    paths = [Path(path) for path in table["path"]]
-    paths += [annotation_file(path) for path in paths]
-    digests = _digests(paths, cache_dir / "digests.json")
-    return [digests.get(str(path)) for path in paths]
 
 
 def _digests(paths: list[Path], memo_file: Path) -> dict[str, str]:

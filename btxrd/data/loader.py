@@ -220,9 +220,8 @@ def make_datasets(
 
 
 def _require_usable(cache: ImageCache, split: pd.DataFrame) -> None:
-    reasons = cache.index.set_index("image_id")["error"].reindex(
-        split["image_id"], fill_value="set aside, `btxrd check` says why"
-    )
+    errors = cache.index.set_index("image_id")["error"].astype(object)
+    reasons = errors.reindex(split["image_id"], fill_value="set aside, `btxrd check` says why")
     broken = reasons.dropna()
     if len(broken):
         raise ValueError(

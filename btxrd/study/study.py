@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +18,7 @@ import pandas as pd
 from distributed import Future
 from filelock import FileLock, Timeout
 
-from btxrd.data.cache import data_fingerprint
+from btxrd.data.cache import data_fingerprint, file_digests
 from btxrd.data.dataset import usable_table
 from btxrd.data.phantom import make_phantom
 from btxrd.files import clear_scratch, project_path, write_json
@@ -221,7 +222,9 @@ class _Study:
         with self.progress, self.interrupts:
             self._meet_workers()
             self.progress.say("reading the data")
-            data = data_fingerprint(usable_table(self.root)[0], project_path(self.study.cache_dir))
+            table = usable_table(self.root)[0]
+            self.files = partial(file_digests, table, project_path(self.study.cache_dir))
+            data = data_fingerprint(table, project_path(self.study.cache_dir))
             self.session.content["data"]["fingerprint"] = data
             self.progress.say("01_eda and 02_splits")
             eda = self._describe_data("01_eda", EdaParams, data)
@@ -302,6 +305,7 @@ class _Study:
         Raises:
             KeyboardInterrupt: a stop was requested, and what was running is saved.
         """
+        files = self.files()
         waiting = [task for task in tasks if not task.is_finished()]
         records = {t.params.name: read_run(t.params.run_dir) for t in tasks if t not in waiting}
         running: list[tuple[RunTask, Future]] = []
@@ -314,6 +318,9 @@ class _Study:
             slots = self.cluster.slots()
             while waiting and len(running) + len(busy) < slots and not self.interrupts.requested:
                 task = waiting.pop(0)
+                if changed := _changes(files, self.files()):
+                    records[task.params.name] = _refuse(task, changed)
+                    continue
                 arguments = (task, self.threads, self.session.id)
                 running.append((task, self.cluster.submit_run(execute_run, *arguments)))
             if self.interrupts.requested and not self.session.content.get("stopping"):
@@ -334,6 +341,30 @@ class _Study:
             excluded=sorted(errors["image_id"].dropna().unique()),
             runs={name: record["status"] for name, record in records.items()},
         )
+
+
+def _changes(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> list[str]:
+    return [Path(path).name for path, digest in before.items() if now[path] != digest]
+
+
+def _refuse(task: RunTask, changed: Sequence[str]) -> dict[str, Any]:
+    """Record that a run was not begun, because it would have had other data than the others."""
+    message = (
+        f"not run: {len(changed)} files of the data set changed while the study ran "
+        f"({', '.join(changed[:3])}); mend them, or start the study again: it takes them as they "
+        "are now, and runs everything anew"
+    )
+    run_dir = task.params.run_dir
+    record = read_run(run_dir) or {
+        "hash": task.hash(),
+        "stage_hashes": task.stage_hashes(),
+        "stage_seconds": {},
+        "parameters": task.params.model_dump(),
+    }
+    record |= {"status": "failed", "error": message}
+    write_json(run_dir / RUN_FILE, record)
+    (run_dir / "error.txt").write_text(f"{message}\n")
+    return record
 
 
 def _outcome(task: RunTask, future: Future) -> dict[str, Any]:
