@@ -19,27 +19,15 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from straightforward import SIDE, decode_rgb, draw_radiograph, resize
 
 from btxrd.data import ImageCache, Preprocessing, open_cache
 from btxrd.data.augmentation import training_augmentation
 from btxrd.data.loader import EpochSampler, RadiographDataset, make_loader
 
-WIDTH, HEIGHT, SIDE = 1629, 2128, 224
 DRAWN, FILES, IMAGES = 12, 96, 3746
 BATCH = 32
 CPU_TIMER = pytest.mark.benchmark(timer=time.process_time)
-
-
-def draw_radiograph(number: int) -> np.ndarray:
-    """Soft tissue, three bones and film noise: uint8 (2128, 1629)."""
-    rng = np.random.default_rng(number)
-    y, x = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j].astype(np.float32)
-    image = 40 + 60 * np.exp(-((x / 0.7) ** 4))
-    for centre, width in rng.uniform([-0.4, 0.08], [0.4, 0.2], (3, 2)):
-        image += 60 * np.exp(-(((x - centre - 0.1 * np.sin(2 * y)) / width) ** 4))
-    grain = rng.normal(0, 1.15, (HEIGHT // 2, WIDTH // 2))
-    image += cv2.resize(grain, (WIDTH, HEIGHT))
-    return image.clip(0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +72,6 @@ def serve(dataset: RadiographDataset, batches: int | None = None) -> None:
     requests = EpochSampler(len(dataset), BATCH, seed=0, shuffle=True)
     for request in itertools.islice(requests, batches):
         dataset[request]
-
-
-def decode_rgb(path: str) -> np.ndarray:
-    return cv2.cvtColor(cv2.imread(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-
-
-def resize(image: np.ndarray, interpolation: int = cv2.INTER_AREA) -> np.ndarray:
-    return cv2.resize(image, (SIDE, SIDE), interpolation=interpolation)
 
 
 def naive_validation(path: str) -> np.ndarray:

@@ -1,0 +1,141 @@
+"""An epoch of E1 at 224 px against the straightforward loop, end to end, in one run.
+
+The straightforward loop is what most notebooks do: every file decoded to RGB, equalised, augmented
+at full size, resized and normalised by the dataset's `__getitem__`; the default `DataLoader`; the
+network in the default NCHW layout; plain float32. Both see the same images, in the same order, with
+the same weights, loss and optimiser; files are of the release's usual size, 1,629 × 2,128 pixels.
+"""
+
+import time
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from straightforward import SIDE, decode_rgb, draw_radiograph, resize
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from btxrd import NORMALIZATION
+from btxrd.data import Preprocessing, open_cache
+from btxrd.data.augmentation import training_augmentation
+from btxrd.data.loader import RadiographDataset, make_loader
+from btxrd.models import create_model
+from btxrd.params import RunParams
+from btxrd.training import fit, seed_everything
+
+IMAGES, BATCH, THREADS = 192, 32, 2
+RUN = RunParams.parse(
+    {
+        "experiment": "E1",
+        "model": {"backbone": "efficientnet_b0", "pretrained": False},
+        "training": {"epochs": 1, "warmup_epochs": 0, "lr": 1e-4, "batch_size": BATCH},
+    },
+    "benchmark",
+)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """As many files as images; 24 of them drawn, the others copies."""
+    folder = tmp_path_factory.mktemp("release") / "images"
+    folder.mkdir()
+    drawn = [
+        cv2.imencode(".jpg", draw_radiograph(number), [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
+        for number in range(24)
+    ]
+    for number in range(IMAGES):
+        (folder / f"IMG{number:06d}.jpeg").write_bytes(drawn[number % len(drawn)].tobytes())
+    paths = sorted(folder.iterdir())
+    return pd.DataFrame({"image_id": [path.name for path in paths], "path": map(str, paths)})
+
+
+class Straightforward(Dataset):
+    """One file, one sample: float32 (3, S, S)."""
+
+    def __init__(self, paths: pd.Series, labels: np.ndarray) -> None:
+        self.paths, self.labels = paths, labels
+        self.clahe = cv2.createCLAHE(2.0, (8, 8))
+        self.augmentation = training_augmentation(seed=0)
+        self.mean, self.std = (np.array(NORMALIZATION[key], np.float32) for key in ("mean", "std"))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
+        image = decode_rgb(self.paths.iloc[number])
+        image = cv2.merge([self.clahe.apply(image[..., 0])] * 3)
+        image = resize(self.augmentation(image=image)["image"]).astype(np.float32) / 255
+        return torch.from_numpy(((image - self.mean) / self.std).transpose(2, 0, 1)), int(
+            self.labels[number]
+        )
+
+
+def straightforward_epoch(paths: pd.Series, labels: np.ndarray) -> tuple[float, float]:
+    """Return the seconds and the mean loss of an epoch."""
+    seed_everything(RUN.seed)
+    network = create_model(RUN.model_dump()).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RUN.training.lr)
+    criterion = nn.CrossEntropyLoss(label_smoothing=RUN.training.label_smoothing)
+    loader = DataLoader(Straightforward(paths, labels), batch_size=BATCH, shuffle=True)
+    losses, start = [], time.perf_counter()
+    for images, targets in loader:
+        optimizer.zero_grad()
+        loss = criterion(network(images), targets)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return time.perf_counter() - start, float(np.mean(losses))
+
+
+def seconds(loader: DataLoader) -> float:
+    """Return how long serving an epoch takes."""
+    start = time.perf_counter()
+    for _ in loader:
+        pass
+    return time.perf_counter() - start
+
+
+def test_an_epoch_is_twice_as_fast_as_the_straightforward_one(table, tmp_path, capsys):
+    """Ours is bound by the network; the other spends half of its time on reading the data."""
+    torch.set_num_threads(THREADS)
+    labels = np.arange(IMAGES) % 3
+    started = time.perf_counter()
+    cache = open_cache(table, Preprocessing(SIDE), tmp_path / "cache", progress=False)
+    cache_seconds = time.perf_counter() - started
+    rounds = []
+    augmented = RadiographDataset(cache, np.arange(IMAGES), labels, augment=True)
+    data = [
+        seconds(make_loader(augmented, BATCH, RUN.seed, shuffle=True)),
+        seconds(DataLoader(Straightforward(table["path"], labels), batch_size=BATCH)),
+    ]
+    for number in range(3):
+        naive, naive_loss = straightforward_epoch(table["path"], labels)
+        one = RadiographDataset(cache, np.arange(3), labels[:3])
+        seed_everything(RUN.seed)
+        network = create_model(RUN.model_dump())
+        started = time.perf_counter()
+        fitted = fit(
+            network,
+            make_loader(augmented, BATCH, RUN.seed, shuffle=True),
+            make_loader(one, BATCH, RUN.seed, shuffle=False),
+            RUN.training,
+            torch.ones(3),
+            tmp_path / f"run-{number}",
+            RUN.model_dump(),
+            torch.device("cpu"),
+        )
+        ours = time.perf_counter() - started
+        loss = float(fitted.history["train_loss"].iloc[0])
+        rounds.append((naive, ours, naive_loss, loss))
+    naive, ours, naive_loss, loss = np.median(np.array(rounds), axis=0)
+    with capsys.disabled():
+        print(
+            f"\nE1, {IMAGES} images of {SIDE} px, {THREADS} threads: straightforward {naive:.1f} s "
+            f"({IMAGES / naive:.1f} images/s), ours {ours:.1f} s ({IMAGES / ours:.1f} images/s), "
+            f"ratio {naive / ours:.2f}; the data alone {data[1]:.1f} s and {data[0]:.2f} s; "
+            f"cache, once, {cache_seconds:.1f} s; loss {naive_loss:.3f} and {loss:.3f}"
+        )
+    assert naive / ours >= 2
+    assert abs(naive_loss - loss) < 0.1
