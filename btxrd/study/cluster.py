@@ -82,8 +82,18 @@ class Cluster:
         self.local.close()
 
     def workers(self) -> dict[str, dict[str, Any]]:
-        """Return what the scheduler knows of its workers, by address."""
-        return self.client.scheduler_info()["workers"]
+        """Return what the scheduler knows of its workers, by address.
+
+        Raises:
+            ClusterError: the scheduler no longer answers.
+        """
+        try:
+            return self.client.scheduler_info()["workers"]
+        except OSError as error:
+            raise ClusterError(
+                "the Dask scheduler is gone, and its workers give up their runs; the same command "
+                "goes on from their last epochs"
+            ) from error
 
     def slots(self) -> int:
         """Return how many runs there can be at a time with the workers of this moment."""

@@ -152,7 +152,8 @@ def execute_run(task: RunTask, threads: int = 1, session: str | None = None) -> 
             if stage not in record["stage_seconds"]:
                 _execute_stage(task, stage, record)
         files = {name: file_digest(run_dir / name) for names in PRODUCTS.values() for name in names}
-        record |= {"status": "finished", "files": files}
+        seconds = round(sum(record["stage_seconds"].values()), 1)
+        record |= {"status": "finished", "files": files, "seconds": seconds}
         (run_dir / "error.txt").unlink(missing_ok=True)
     except StopRequested as error:
         record |= {"status": "interrupted", "error": str(error)}
