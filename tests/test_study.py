@@ -166,15 +166,19 @@ def test_a_study_is_reduced_by_name_only(study):
         select(study, only=["E9"])
 
 
-def test_the_command_ends_with_the_failures_and_a_status(study, result, tmp_path):
+def test_a_study_of_failures_alone_has_a_report_and_a_status(study, tmp_path):
     path = tmp_path / "study.yaml"
-    path.write_text(json.dumps(study.model_dump()))
+    path.write_text(json.dumps(study.model_dump() | {"reports_dir": str(tmp_path)}))
     arguments = ["study", str(path), "--only", "E1_b0_baseline", "--splits", "center"]
     outcome = CliRunner().invoke(main, arguments)
     assert outcome.exit_code == 1
-    last = outcome.output.strip().splitlines()[-2:]
-    assert last[0].startswith("FAILED E1_b0_baseline · center · seed 42: ")
-    assert last[1].endswith("runs/E1_b0_baseline/center/seed-42/error.txt")
+    last = outcome.output.strip().splitlines()[-3:]
+    assert last[0] == f"report: {tmp_path / 'small' / 'index.html'}"
+    assert last[1].startswith("FAILED E1_b0_baseline · center · seed 42: ")
+    assert last[2].endswith("runs/E1_b0_baseline/center/seed-42/error.txt")
+    page = (tmp_path / "small" / "index.html").read_text()
+    assert "0 of 1 runs finished" in page
+    assert "model.attn_layer" in page
 
 
 @pytest.mark.parametrize(
