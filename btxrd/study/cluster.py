@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +13,11 @@ from distributed import Client, Future, LocalCluster, WorkerPlugin
 from btxrd.provenance import package_versions
 
 __all__ = ["Cluster", "ClusterError", "available_cores"]
+
+
+GONE = (
+    "the Dask scheduler is gone; the same command goes on, from the last epoch of what was running"
+)
 
 
 class ClusterError(RuntimeError):
@@ -89,11 +95,20 @@ class Cluster:
         """
         try:
             return self.client.scheduler_info()["workers"]
-        except OSError as error:
-            raise ClusterError(
-                "the Dask scheduler is gone, and its workers give up their runs; the same command "
-                "goes on from their last epochs"
-            ) from error
+        except (OSError, KeyError) as error:
+            raise ClusterError(GONE) from error
+
+    def result(self, future: Future) -> Any:
+        """Return what came of something that was submitted, once it is done.
+
+        Raises:
+            ClusterError: the scheduler no longer answers.
+            Exception: what was raised.
+        """
+        try:
+            return future.result()
+        except CancelledError as error:
+            raise ClusterError(GONE) from error
 
     def slots(self) -> int:
         """Return how many runs there can be at a time with the workers of this moment."""

@@ -31,7 +31,7 @@ from btxrd.params import (
     StudyParams,
 )
 from btxrd.provenance import code_version, data_name, now, package_versions
-from btxrd.study.cluster import Cluster
+from btxrd.study.cluster import Cluster, ClusterError
 from btxrd.study.notebooks import execute_notebook
 from btxrd.study.progress import StudyProgress
 from btxrd.study.records import LOCK_FILE, RUN_FILE, STUDY_FILE, read_json, read_run
@@ -282,7 +282,7 @@ class _Study:
 
     def _result(self, future: Future) -> None:
         self.interrupts.wait(future.done)
-        future.result()
+        self.cluster.result(future)
 
     def _tasks(self, data: str) -> list[RunTask]:
         settings = self.study.replicates, tuple(self.study.prevalences), self.study.gradcam
@@ -311,7 +311,7 @@ class _Study:
         running: list[tuple[RunTask, Future]] = []
         self.progress.say(f"{len(waiting)} of {len(tasks)} runs to do")
         while running or (waiting and not self.interrupts.requested):
-            ended = {task.params.name: _outcome(task, f) for task, f in running if f.done()}
+            ended = {t.params.name: self._outcome(t, f) for t, f in running if f.done()}
             records |= ended
             running = [(task, f) for task, f in running if task.params.name not in ended]
             busy = [future for future in busy if not future.done()]
@@ -332,6 +332,22 @@ class _Study:
         if self.interrupts.requested:
             raise KeyboardInterrupt
         return {task.params.name: records[task.params.name] for task in tasks}
+
+    def _outcome(self, task: RunTask, future: Future) -> dict[str, Any]:
+        """Return a run's record, and see to it that its file says how it ended."""
+        try:
+            record = self.cluster.result(future)
+        except ClusterError:
+            raise
+        except Exception as error:
+            reason = str(error).partition("\n")[0]
+            message = f"its worker gave up: {type(error).__name__}: {reason}"
+            record = read_run(task.params.run_dir) | {"status": "failed", "error": message}
+        if read_run(task.params.run_dir).get("status") != record["status"]:
+            # Where the disk is full, the report is made from what could be written.
+            with suppress(OSError):
+                write_json(task.params.run_dir / RUN_FILE, record)
+        return record
 
     def _note_findings(self, records: Mapping[str, Mapping[str, Any]]) -> None:
         findings = pd.read_csv(self.study.study_dir / "findings.csv")
@@ -364,21 +380,6 @@ def _refuse(task: RunTask, changed: Sequence[str]) -> dict[str, Any]:
     record |= {"status": "failed", "error": message}
     write_json(run_dir / RUN_FILE, record)
     (run_dir / "error.txt").write_text(f"{message}\n")
-    return record
-
-
-def _outcome(task: RunTask, future: Future) -> dict[str, Any]:
-    """Return a run's record, and see to it that its file says how it ended."""
-    try:
-        record = future.result()
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        message = f"its worker gave up: {type(error).__name__}: {reason}"
-        record = read_run(task.params.run_dir) | {"status": "failed", "error": message}
-    if read_run(task.params.run_dir).get("status") != record["status"]:
-        # Where the disk is full, the report is made from what could be written.
-        with suppress(OSError):
-            write_json(task.params.run_dir / RUN_FILE, record)
     return record
 
 
