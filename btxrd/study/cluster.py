@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -84,7 +85,9 @@ class Cluster:
             # Asked to, a worker would first wait seconds for what it runs.
             for nanny in self.local.workers.values():
                 nanny.auto_restart = False
-                os.kill(nanny.pid, signal.SIGKILL)
+                if nanny.pid is not None:
+                    with suppress(ProcessLookupError):
+                        os.kill(nanny.pid, signal.SIGKILL)
         self.local.close()
 
     def workers(self) -> dict[str, dict[str, Any]]:

@@ -223,7 +223,8 @@ class _Study:
             self._meet_workers()
             self.progress.say("reading the data")
             table = usable_table(self.root)[0]
-            self.files = partial(file_digests, table, project_path(self.study.cache_dir))
+            self.digests = partial(file_digests, table, project_path(self.study.cache_dir))
+            self.files = self.digests()
             data = data_fingerprint(table, project_path(self.study.cache_dir))
             self.session.content["data"]["fingerprint"] = data
             self.progress.say("01_eda and 02_splits")
@@ -305,9 +306,8 @@ class _Study:
         Raises:
             KeyboardInterrupt: a stop was requested, and what was running is saved.
         """
-        files = self.files()
         waiting = [task for task in tasks if not task.is_finished()]
-        records = {t.params.name: read_run(t.params.run_dir) for t in tasks if t not in waiting}
+        records = {task.params.name: read_run(task.params.run_dir) for task in tasks}
         running: list[tuple[RunTask, Future]] = []
         self.progress.say(f"{len(waiting)} of {len(tasks)} runs to do")
         while running or (waiting and not self.interrupts.requested):
@@ -318,7 +318,7 @@ class _Study:
             slots = self.cluster.slots()
             while waiting and len(running) + len(busy) < slots and not self.interrupts.requested:
                 task = waiting.pop(0)
-                if changed := _changes(files, self.files()):
+                if changed := _changes(self.files, self.digests()):
                     records[task.params.name] = _refuse(task, changed)
                     continue
                 arguments = (task, self.threads, self.session.id)

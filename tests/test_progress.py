@@ -1,0 +1,102 @@
+"""What a study says of itself while it runs, read from its files."""
+
+import io
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from filelock import FileLock
+from rich.console import Console
+
+from btxrd.files import write_csv, write_json
+from btxrd.params import StudyParams
+from btxrd.study.progress import MOST_LINES, StudyProgress, run_state, seconds_left, study_status
+from btxrd.study.records import LOCK_FILE
+
+
+@pytest.fixture
+def study(tmp_path) -> StudyParams:
+    values = {
+        "name": "s",
+        "dataset_root": str(tmp_path),
+        "reports_dir": str(tmp_path),
+        "splits": ["stratified", "center"],
+        "experiments": ["E1_b0_baseline"],
+        "overrides": {"training": {"epochs": 10}},
+    }
+    return StudyParams.parse(values, "test")
+
+
+@pytest.fixture
+def training(study):
+    """The first run in its third epoch, of ten seconds each; the second one not begun."""
+    run = study.runs()[0]
+    write_json(run.run_dir / "run.json", {"status": "running", "stage": "03_train"})
+    write_csv(run.run_dir / "history.csv", pd.DataFrame({"epoch": [1, 2], "val_loss": [1.0, 0.5]}))
+    write_csv(run.run_dir / "seconds.csv", pd.DataFrame({"epoch": [1, 2], "seconds": [10, 10]}))
+    sessions = [{"slots": 1}]
+    plan = {"parameters": study.model_dump(), "owner": "ann on host", "sessions": sessions}
+    write_json(study.study_dir / "study.json", plan)
+    return study
+
+
+def test_a_runs_state_is_in_its_files(training):
+    first, second = map(run_state, training.runs())
+    assert (first.state, first.epoch, first.epochs, first.val_loss) == ("training", 2, 10, 0.5)
+    assert (first.epoch_seconds, first.other_seconds) == (10, None)
+    assert (second.state, second.epoch, second.val_loss) == ("waiting", 0, None)
+
+
+def test_time_left_counts_the_epochs_to_come_and_what_finished_runs_took_besides(training):
+    first, second = map(run_state, training.runs())
+    assert seconds_left([second], 1) is None
+    assert seconds_left([first, second], 1) == 8 * 10 + 10 * 10
+    assert seconds_left([first, second], 2) == 100
+    finished = replace(first, state="finished", epoch=10, other_seconds=30.0)
+    assert seconds_left([finished, second], 1) == 10 * 10 + 30
+    assert seconds_left([finished, replace(finished, state="failed")], 1) == 0
+
+
+def test_status_says_who_runs_the_study_and_how_long_still(training):
+    with FileLock(training.study_dir / LOCK_FILE):
+        lines = study_status(training.study_dir)
+    assert lines[0].endswith("training, epoch 2/10, val loss 0.500")
+    assert lines[1].endswith("waiting")
+    assert lines[-1] == "run by ann on host; at most about 3 min left"
+
+
+def test_status_of_a_killed_study_says_that_nobody_runs_it(training):
+    lines = study_status(training.study_dir)
+    assert lines[0].endswith("interrupted, epoch 2/10, val loss 0.500")
+    assert lines[-1] == "nobody runs this study now; the same command goes on from here"
+
+
+def test_lines_come_with_changes_only(training):
+    runs = training.runs()
+    out = io.StringIO()
+    with StudyProgress(runs, Console(file=out)) as progress:
+        progress.say("2 of 2 runs to do")
+        progress.update([runs[0]], [runs[1]], slots=1)
+        progress.update([runs[0]], [runs[1]], slots=1)
+        write_json(runs[0].run_dir / "run.json", {"status": "finished"})
+        progress.update([], [runs[1]], slots=1)
+    lines = out.getvalue().splitlines()
+    assert lines[0].endswith("2 of 2 runs to do")
+    assert len(lines) == 2
+    assert "stratified · seed 42: finished  [1/2 runs, at most about" in lines[1]
+
+
+def test_the_view_of_a_large_study_shows_what_is_under_way(study):
+    study = study.model_copy(update={"seeds": list(range(MOST_LINES))})
+    runs = study.runs()
+    write_json(runs[3].run_dir / "run.json", {"status": "running", "stage": "05_gradcam"})
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, height=60)
+    with StudyProgress(runs, console) as progress:
+        progress.update([runs[3]], [run for run in runs if run != runs[3]], slots=1)
+        with console.capture() as shown:
+            console.print(progress._view(1))
+    text = shown.get()
+    assert "seed 3" in text
+    assert "Grad-CAM" in text
+    assert "seed 4" not in text
+    assert f"0/{len(runs)} runs" in text
