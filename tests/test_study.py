@@ -34,6 +34,7 @@ def study(phantom, cache_dir, tmp_path_factory) -> StudyParams:
             "data": {"image_size": 64},
             "training": TINY,
         },
+        "experiment_overrides": {"E4_resnet50_cbam": {"model": {"backbone": "resnet10t"}}},
         "replicates": 50,
     }
     return StudyParams.parse(values, "test")
@@ -138,7 +139,7 @@ def test_the_comparison_has_its_columns_in_order(study, result):
     table = pd.read_csv(study.study_dir / "comparison.csv")
     assert tuple(table.columns[:10]) == COMPARISON_COLUMNS
     assert table["Experiment ID"].tolist() == list(study.experiments)
-    assert table["Backbone"].tolist() == ["efficientnet_b0+cbam", "resnet50+cbam"]
+    assert table["Backbone"].tolist() == ["efficientnet_b0+cbam", "resnet10t+cbam"]
     assert table["Stratified Macro AUC"].isna().tolist() == [True, False]
     for page in ("index.html", "eda.html", "splits.html"):
         assert "Not for clinical use" in (study.study_dir / page).read_text()

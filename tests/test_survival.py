@@ -31,7 +31,7 @@ from btxrd.study.verify import verify
 pytestmark = pytest.mark.long
 
 BIN = Path(sys.executable).parent
-KILLS = {"data": 2, "03_train": 6, "04_evaluate": 5, "05_gradcam": 5, "06_compare": 2}
+KILLS = {"data": 3, "03_train": 6, "04_evaluate": 3, "05_gradcam": 6, "06_compare": 2}
 """At least so many kills in each stage; 20 in all."""
 SAME = ("history.csv", "predictions.csv", "metrics.json", "operating_points.csv", "gradcam.csv")
 
@@ -166,12 +166,12 @@ def test_twenty_kills_change_no_byte(study, whole):
             if not study.wait_for(process, lambda stage=stage: study.is_in(stage)):
                 assert process.returncode == 0, study.log
                 break
-            time.sleep(moments.uniform(0, 4))
+            time.sleep(moments.uniform(0, 3))
             for _ in range(2):
                 if workers := busy_workers(process):
                     kill([moments.choice(workers)])
                     killed[stage] += 1
-                    time.sleep(moments.uniform(0, 4))
+                    time.sleep(moments.uniform(0, 3))
             killed[stage] += process.poll() is None
             everything = processes_of(process)
             kill(everything[:1] if moments.random() < 0.5 else everything)
@@ -225,7 +225,7 @@ def test_ctrl_c(interruptible, times):
     assert study_status(study.dir)[-1].startswith("nobody runs this study now")
 
 
-def test_data_that_change_under_a_study_are_noticed(tmp_path, phantom, cache_dir, whole):
+def test_data_that_change_under_a_study_are_noticed(tmp_path, phantom, cache_dir):
     """A JPEG may be damaged so that it still decodes: to something else than before."""
     shutil.copytree(phantom, tmp_path / "data")
     study = Study(tmp_path, tmp_path / "data", cache_dir)
@@ -239,9 +239,6 @@ def test_data_that_change_under_a_study_are_noticed(tmp_path, phantom, cache_dir
     assert refused in study.log
     assert refused in (study.dir / "index.html").read_text()
     assert sorted(run["status"] for run in study.states()) == ["failed", "finished"]
-    image.write_bytes(content)
-    assert study.start("--jobs", "1").wait() == 0, study.log
-    assert study.results() == whole.results()
 
 
 @pytest.fixture
