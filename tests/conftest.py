@@ -2,7 +2,8 @@
 
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -57,12 +58,19 @@ def split(table: pd.DataFrame, duplicates: pd.DataFrame) -> pd.DataFrame:
 
 
 @pytest.fixture
-def little_room() -> Iterator[None]:
-    """Let this process write no file of more than 1 MB, as on a disk that is nearly full."""
-    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, most))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+def no_file_above() -> Callable[[int], AbstractContextManager[None]]:
+    """Let this process and its kernels write no file of more bytes, as on a disk nearly full."""
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+
+    return limited
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,8 @@
 """One run: which stages are run, what is kept, and what a fault leaves behind."""
 
 import json
-import resource
 import shutil
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -196,18 +194,10 @@ def test_a_damaged_state_fails_the_run_and_is_named(task):
     assert "last.pt is damaged: delete it to train anew" in record["error"]
 
 
-@pytest.fixture
-def small_disk() -> Iterator[None]:
-    """Let this process and its kernels write no file of more than 4 MB."""
-    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, most))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
-
-
-@pytest.mark.usefixtures("cache", "small_disk")
-def test_a_full_disk_fails_the_run_and_leaves_no_half_file(task):
-    record = execute_run(task)
+@pytest.mark.usefixtures("cache")
+def test_a_full_disk_fails_the_run_and_leaves_no_half_file(task, no_file_above):
+    with no_file_above(4_000_000):
+        record = execute_run(task)
     assert record["status"] == "failed"
     assert "no room to write" in record["error"]
     assert "model.pt" in record["error"]

@@ -88,6 +88,10 @@ class Study:
             for run in runs
         )
 
+    def has(self, name: str) -> bool:
+        """Say whether some run has left a file of this name."""
+        return any(self.dir.glob(f"runs/*/*/*/{name}"))
+
     def results(self) -> dict[str, bytes]:
         paths = [self.dir / "comparison.csv", self.dir / "differences.csv", self.dir / "gaps.csv"]
         paths += [path for name in SAME for path in self.dir.rglob(name)]
@@ -205,8 +209,7 @@ def test_ctrl_c(interruptible, times):
     """It reaches every process of a terminal: here, of the session."""
     study = interruptible
     process = study.start("--jobs", "2")
-    has_epoch = lambda: any(study.dir.glob("runs/*/*/*/history.csv"))  # noqa: E731
-    assert study.wait_for(process, has_epoch), study.log
+    assert study.wait_for(process, lambda: study.has("history.csv")), study.log
     everything = processes_of(process)
     for _ in range(times):
         os.killpg(process.pid, signal.SIGINT)
@@ -263,8 +266,7 @@ def cluster(tmp_path) -> Iterator[tuple[str, list[subprocess.Popen]]]:
 def test_a_cluster_that_loses_a_worker_gives_the_same_numbers(study, whole, cluster):
     address, workers = cluster
     process = study.start("--scheduler", address, "--resources", "GPU=1")
-    has_epoch = lambda: any(study.dir.glob("runs/*/*/*/last.pt"))  # noqa: E731
-    assert study.wait_for(process, has_epoch), study.log
+    assert study.wait_for(process, lambda: study.has("last.pt")), study.log
     busy = next(worker for worker in workers if len(processes_of(worker)) > 1)
     busy.kill()
     assert process.wait() == 0, study.log

@@ -345,6 +345,7 @@ def _unpack(archive: Path, folder: Path, progress: bool) -> dict[str, tuple[int,
                     plan.items(), desc="unpacking", unit="file", disable=not progress
                 ):
                     _extract(source, entry, folder / path)
+    # zipfile's NotImplementedError: a compression method that it does not know.
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise _UnusableArchive(
             f"the archive is damaged ({_one_line(error)}) and was deleted; {AGAIN}"
