@@ -130,7 +130,7 @@ def fetch(directory: Path | None, url: str | None) -> None:
 
     Verified, resumed where it broke off, and not fetched again when it is complete.
     """
-    from btxrd.data.fetch import ARCHIVE_URL, FetchError, fetch
+    from btxrd.fetch import ARCHIVE_URL, FetchError, fetch
 
     try:
         root = fetch(directory or project_path("data/BTXRD"), url or ARCHIVE_URL)

@@ -1,6 +1,7 @@
 """Files that are never half-written: write beside, then rename."""
 
 import errno
+import hashlib
 import json
 import shutil
 import tempfile
@@ -13,14 +14,22 @@ import pandas as pd
 import yaml
 
 __all__ = [
+    "PHANTOM_FILE",
     "PROJECT_ROOT",
     "atomic_path",
     "clear_scratch",
+    "digest",
+    "file_digest",
+    "is_phantom",
     "project_path",
+    "read_json",
     "read_yaml",
     "write_csv",
     "write_json",
 ]
+
+PHANTOM_FILE = "phantom.json"
+"""Stands beside the table of drawn data and says how they were drawn."""
 
 SCRATCH = ".writing-"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -117,6 +126,33 @@ def _without_nan(content: Any) -> Any:
     if isinstance(content, float) and content != content:
         return None
     return content
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Return a JSON file's content, or an empty dict where there is none or it cannot be read."""
+    try:
+        return json.loads(Path(path).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+
+
+def digest(content: Any) -> str:
+    """Return the first 16 hex digits of the SHA-256 of JSON content, whatever its keys' order.
+
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    True
+    """
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the first 16 hex digits of a file's SHA-256."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+def is_phantom(dataset_root: str | Path) -> bool:
+    """Say whether the data under `dataset_root` were drawn by `btxrd.phantom`."""
+    return (Path(dataset_root) / PHANTOM_FILE).is_file()
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Where a result comes from: data, code, packages, machine."""
 
-import hashlib
-import json
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -12,10 +10,9 @@ from typing import Any
 import pandas as pd
 
 from btxrd import RESEARCH_ONLY, __version__
-from btxrd.data.phantom import PHANTOM_FILE, is_phantom
-from btxrd.files import PROJECT_ROOT
+from btxrd.files import PHANTOM_FILE, PROJECT_ROOT, is_phantom, read_json
 
-__all__ = ["code_version", "data_name", "file_digest", "now", "package_versions", "provenance_note"]
+__all__ = ["code_version", "data_name", "now", "package_versions", "provenance_note"]
 
 PACKAGES = ("torch", "torchvision", "timm", "albumentations", "grad-cam", "numpy", "pandas")
 CITATION = (
@@ -27,11 +24,6 @@ CITATION = (
 def now() -> str:
     """Return the time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def file_digest(path: str | Path) -> str:
-    """Return the first 16 hex digits of a file's SHA-256."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
 def code_version() -> dict[str, Any]:
@@ -59,7 +51,7 @@ def data_name(dataset_root: str | Path) -> str:
     """Say in a few words which data stands under `dataset_root`; phantoms are named as such."""
     root = Path(dataset_root)
     if is_phantom(root):
-        facts = json.loads((root / PHANTOM_FILE).read_text())
+        facts = read_json(root / PHANTOM_FILE)
         return (
             f"phantom BTXRD: {facts['n_images']} drawn images (seed {facts['seed']}), "
             "not radiographs of anyone"

@@ -20,7 +20,7 @@ from btxrd.evaluation.calibration import (
     selective_prediction,
 )
 from btxrd.evaluation.intervals import bootstrap_weights
-from btxrd.evaluation.predictions import (
+from btxrd.predictions import (
     COLUMNS,
     predictions_frame,
     probabilities,

@@ -6,7 +6,7 @@ import pytest
 
 from btxrd.data.table import SUBTYPE_COLUMNS, VIEW_COLUMNS
 from btxrd.evaluation.cases import case_titles, gallery_cases, ranked_cases
-from btxrd.evaluation.predictions import predictions_frame
+from btxrd.predictions import predictions_frame
 
 
 @pytest.fixture

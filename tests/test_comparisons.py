@@ -20,7 +20,7 @@ from btxrd.evaluation.comparisons import (
     seed_summary,
 )
 from btxrd.evaluation.intervals import bootstrap_metrics, bootstrap_weights
-from btxrd.evaluation.predictions import (
+from btxrd.predictions import (
     labels,
     predictions_frame,
     probabilities,

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 
 from btxrd.evaluation.comparisons import METRICS
-from btxrd.evaluation.predictions import predictions_frame, write_predictions
+from btxrd.predictions import predictions_frame, write_predictions
 from btxrd.files import write_json
 from btxrd.params import RunParams
-from btxrd.study.collect import collect_runs
-from btxrd.study.contrasts import (
+from btxrd.evaluation.runs import collect_runs
+from btxrd.evaluation.contrasts import (
     difference_report,
     experiment_contrasts,
     gap_contrasts,

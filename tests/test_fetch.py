@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from btxrd.data import make_phantom, read_table
-from btxrd.data.fetch import FetchError, fetch
+from btxrd.fetch import FetchError, fetch
 
 N_IMAGES = 80
 
@@ -103,7 +103,7 @@ def archive(release: Path) -> Path:
 @pytest.fixture
 def server(archive: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(importlib.import_module("btxrd.data.fetch"), "RETRY_WAIT", 0.0)
+    monkeypatch.setattr(importlib.import_module("btxrd.fetch"), "RETRY_WAIT", 0.0)
     server = Server(archive.read_bytes())
     http = QuietServer(("127.0.0.1", 0), _handler(server))
     server.url = f"http://127.0.0.1:{http.server_port}/files/50653575"

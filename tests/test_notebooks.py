@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from btxrd.evaluation import classification_metrics, read_predictions
-from btxrd.evaluation.predictions import labels, probabilities
+from btxrd.predictions import labels, probabilities
 from btxrd.models import load_checkpoint
 from btxrd.params import run_directory
 from btxrd.study.notebooks import NOTEBOOKS, NotebookError, execute_notebook

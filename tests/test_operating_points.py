@@ -7,7 +7,7 @@ from sklearn.metrics import confusion_matrix, precision_score, recall_score
 
 from btxrd.evaluation.intervals import bootstrap_weights
 from btxrd.evaluation.operating_points import decision_curve, operating_points
-from btxrd.evaluation.predictions import predictions_frame
+from btxrd.predictions import predictions_frame
 
 SIZES = (90, 60, 20)
 

@@ -15,7 +15,7 @@ from torch import nn
 from btxrd import CLASS_NAMES, NORMALIZATION, RESEARCH_ONLY
 from btxrd.cli import main
 from btxrd.data.loader import RadiographDataset, make_loader
-from btxrd.evaluation.predictions import predictions_frame, probabilities
+from btxrd.predictions import predictions_frame, probabilities
 from btxrd.models import BTXRDClassifier, load_checkpoint, save_checkpoint
 from btxrd.predict import COLUMNS, heat_map_file, predict
 from btxrd.training import predict_logits

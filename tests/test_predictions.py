@@ -6,7 +6,7 @@ import pytest
 from scipy.special import softmax
 
 from btxrd.evaluation import read_predictions
-from btxrd.evaluation.predictions import (
+from btxrd.predictions import (
     labels,
     predictions_frame,
     probabilities,

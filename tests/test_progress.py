@@ -11,7 +11,7 @@ from rich.console import Console
 from btxrd.files import write_csv, write_json
 from btxrd.params import StudyParams
 from btxrd.study.progress import MOST_LINES, StudyProgress, run_state, seconds_left, study_status
-from btxrd.study.records import LOCK_FILE
+from btxrd.session import LOCK_FILE
 
 
 @pytest.fixture

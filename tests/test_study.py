@@ -12,8 +12,8 @@ from filelock import FileLock
 from btxrd.cli import main
 from btxrd.params import ParameterError, StudyParams
 from btxrd.provenance import file_digest
-from btxrd.study.collect import COMPARISON_COLUMNS
-from btxrd.study.records import read_run
+from btxrd.evaluation.runs import COMPARISON_COLUMNS
+from btxrd.session import read_run
 from btxrd.study.study import StudyInUseError, run_study, select
 
 TINY = {"epochs": 1, "warmup_epochs": 0, "lr": 1e-3}

@@ -6,7 +6,7 @@ import pytest
 
 from btxrd.evaluation.calibration import calibration_summary
 from btxrd.evaluation.operating_points import operating_points
-from btxrd.evaluation.predictions import predictions_frame
+from btxrd.predictions import predictions_frame
 from btxrd.evaluation.subgroups import subgroup_table
 from btxrd.evaluation.summary import (
     calibration_report,

@@ -25,7 +25,7 @@ import torch
 import yaml
 
 from btxrd.study.progress import study_status
-from btxrd.study.records import read_json
+from btxrd.session import read_json
 from btxrd.study.verify import verify
 
 pytestmark = pytest.mark.long

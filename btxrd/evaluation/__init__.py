@@ -1,11 +1,11 @@
 """Predictions in; metrics, intervals and figures out.
 
-Import `btxrd.evaluation.figures` where pictures are drawn: this package itself loads neither
+Import `btxrd.report.figures` where pictures are drawn: this package itself loads neither
 matplotlib nor torch.
 """
 
 from btxrd.evaluation.intervals import bootstrap_metrics
 from btxrd.evaluation.metrics import classification_metrics
-from btxrd.evaluation.predictions import read_predictions
+from btxrd.predictions import read_predictions
 
 __all__ = ["bootstrap_metrics", "classification_metrics", "read_predictions"]

@@ -14,8 +14,8 @@ from scipy.stats import binomtest
 
 from btxrd import CLASS_NAMES
 from btxrd.evaluation.intervals import bootstrap_weights, percentile_interval
-from btxrd.evaluation.metrics import _ratio, cumulative_weights
-from btxrd.evaluation.predictions import (
+from btxrd.evaluation.metrics import ratio, cumulative_weights
+from btxrd.predictions import (
     LOGIT_COLUMNS,
     labels,
     predictions_frame,
@@ -402,7 +402,7 @@ def selective_prediction(
     weights = bootstrap_weights(labels(frame), frame["group"], replicates, seed)
     with_everyone = np.vstack([np.ones(len(frame)), weights])
     right, kept = cumulative_weights(correct, confidence, with_everyone)
-    accuracy, replicated = _ratio(right[0], kept[0]), _ratio(right[1:], kept[1:])
+    accuracy, replicated = ratio(right[0], kept[0]), ratio(right[1:], kept[1:])
     intervals = np.array([percentile_interval(values, level) for values in replicated.T])
     return pd.DataFrame(
         {

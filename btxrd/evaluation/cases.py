@@ -4,7 +4,7 @@ import pandas as pd
 
 from btxrd import CLASS_NAMES
 from btxrd.data.table import SUBTYPE_COLUMNS, VIEW_COLUMNS, one_hot_name
-from btxrd.evaluation.predictions import probabilities
+from btxrd.predictions import probabilities
 
 __all__ = ["KINDS", "case_titles", "gallery_cases", "ranked_cases"]
 

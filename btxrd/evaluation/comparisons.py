@@ -16,7 +16,7 @@ from scipy.stats import norm, rankdata
 from btxrd import CLASS_NAMES
 from btxrd.evaluation.intervals import bootstrap_weights, percentile_interval
 from btxrd.evaluation.metrics import metric_table
-from btxrd.evaluation.predictions import labels, predictions_frame, probabilities
+from btxrd.predictions import labels, predictions_frame, probabilities
 
 __all__ = [
     "EXPERIMENT_KEYS",

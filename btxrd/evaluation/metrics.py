@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from btxrd import CLASS_NAMES
+from btxrd.predictions import check_predictions
 
 __all__ = [
     "PER_CLASS",
-    "check_predictions",
     "classification_metrics",
     "cumulative_weights",
     "metric_table",
+    "ratio",
 ]
 
 PER_CLASS = (
@@ -34,9 +35,6 @@ PER_CLASS = (
     "f1",
 )
 """The one-vs-rest metrics of each class, in the order of every table."""
-
-SUM_TOLERANCE = 1e-4
-"""How far the probabilities of one image may be from 1 in sum."""
 
 CHUNK_ELEMENTS = 250_000
 """Weights worked on at a time: 2 MB an array and some 13 MB in all, kind to the caches."""
@@ -101,7 +99,7 @@ def classification_metrics(
         },
         "confusion_matrix": {
             "counts": counts.astype(int).tolist(),
-            "row_normalised": _ratio(counts, counts.sum(axis=1, keepdims=True)).tolist(),
+            "row_normalised": ratio(counts, counts.sum(axis=1, keepdims=True)).tolist(),
         },
         "notes": _notes(flat, counts, class_names),
     }
@@ -147,65 +145,6 @@ def metric_table(
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
-def check_predictions(
-    y_true: ArrayLike,
-    probabilities: ArrayLike,
-    class_names: Sequence[str] = CLASS_NAMES,
-) -> tuple[Integers, Floats]:
-    """Return labels (n,) int64 and probabilities (n, C) float64, or say what is wrong with them.
-
-    Raises:
-        ValueError: with what was found and what is expected.
-
-    >>> check_predictions([0, 3], [[1, 0, 0], [0, 1, 0]])
-    Traceback (most recent call last):
-    ...
-    ValueError: labels must be 0 to 2 (Normal, Benign, Malignant), found 3
-    """
-    labels, scores = np.asarray(y_true), np.asarray(probabilities, dtype=np.float64)
-    n_classes = len(class_names)
-    if n_classes < 2 or len(set(class_names)) != n_classes:
-        raise ValueError(f"class_names must be two or more different names, found {class_names}")
-    if labels.ndim != 1 or len(labels) == 0:
-        raise ValueError(f"labels must have shape (n,) with n ≥ 1, found {labels.shape}")
-    if scores.shape != (len(labels), n_classes):
-        raise ValueError(
-            f"probabilities must have shape ({len(labels)}, {n_classes}), one row a label and "
-            f"one column a class, found {scores.shape}"
-        )
-    if not np.issubdtype(labels.dtype, np.number) or np.any(labels != np.floor(labels)):
-        raise ValueError(f"labels must be whole numbers, found dtype {labels.dtype}")
-    if labels.min() < 0 or labels.max() >= n_classes:
-        found = labels.min() if labels.min() < 0 else labels.max()
-        raise ValueError(
-            f"labels must be 0 to {n_classes - 1} ({', '.join(class_names)}), found {found}"
-        )
-    _check_distributions(scores)
-    return labels.astype(np.int64), scores
-
-
-def _check_distributions(scores: Floats) -> None:
-    bad = ~np.isfinite(scores).all(axis=1)
-    if bad.any():
-        raise ValueError(
-            f"probabilities must be finite: {bad.sum()} of {len(bad)} rows hold NaN or infinity, "
-            f"the first is row {bad.argmax()}"
-        )
-    bad = ((scores < 0) | (scores > 1 + SUM_TOLERANCE)).any(axis=1)
-    if bad.any():
-        raise ValueError(
-            f"probabilities must lie in [0, 1]: row {bad.argmax()} is {scores[bad.argmax()]}; "
-            "give the softmax of the logits, not the logits"
-        )
-    sums = scores.sum(axis=1)
-    bad = np.abs(sums - 1) > SUM_TOLERANCE
-    if bad.any():
-        raise ValueError(
-            f"each row of probabilities must sum to 1 within {SUM_TOLERANCE}: "
-            f"{bad.sum()} of {len(bad)} do not, row {bad.argmax()} sums to {sums[bad.argmax()]:.6g}"
-        )
-
-
 def _check_weights(weights: ArrayLike, n: int) -> Floats:
     array = np.asarray(weights, dtype=np.float64)
     if array.ndim != 2 or array.shape[1] != n or len(array) == 0:
@@ -221,7 +160,7 @@ def _chunks(weights: Floats) -> Iterator[Floats]:
         yield weights[start : start + rows]
 
 
-def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+def ratio(numerator: Floats, denominator: Floats) -> Floats:
     """Divide, with NaN where the denominator is 0."""
     numerator, denominator = np.broadcast_arrays(numerator, denominator)
     quotient = np.full(numerator.shape, np.nan)
@@ -249,21 +188,21 @@ def _threshold_metrics(matrices: Floats, class_names: Sequence[str]) -> dict[str
         axis=1,
     )
     by_class = {
-        "sensitivity": _ratio(hits, actual),
-        "specificity": _ratio(rejections, _sum_of_others(actual)),
-        "precision": _ratio(hits, predicted),
-        "npv": _ratio(rejections, _sum_of_others(predicted)),
-        "f1": _ratio(2 * hits, actual + predicted),
+        "sensitivity": ratio(hits, actual),
+        "specificity": ratio(rejections, _sum_of_others(actual)),
+        "precision": ratio(hits, predicted),
+        "npv": ratio(rejections, _sum_of_others(predicted)),
+        "f1": ratio(2 * hits, actual + predicted),
     }
     table = {
-        "accuracy": _ratio(hits.sum(axis=1), total),
+        "accuracy": ratio(hits.sum(axis=1), total),
         "balanced_accuracy": _mean_of_defined(by_class["sensitivity"]),
         "macro_f1": _mean_of_defined(by_class["f1"]),
         "quadratic_kappa": _quadratic_kappa(matrices),
     }
     if {"Malignant", "Normal"} <= set(class_names):
         malignant, normal = class_names.index("Malignant"), class_names.index("Normal")
-        table["malignant_as_normal"] = _ratio(
+        table["malignant_as_normal"] = ratio(
             matrices[:, malignant, normal], matrices[:, malignant].sum(axis=1)
         )
     return table | _flatten(by_class, class_names)
@@ -277,7 +216,7 @@ def _sum_of_others(values: Floats) -> Floats:
 def _mean_of_defined(values: Floats) -> Floats:
     """Mean over the classes of (R, C) values, leaving NaN out."""
     defined = ~np.isnan(values)
-    return _ratio(np.where(defined, values, 0).sum(axis=1), defined.sum(axis=1))
+    return ratio(np.where(defined, values, 0).sum(axis=1), defined.sum(axis=1))
 
 
 def _quadratic_kappa(matrices: Floats) -> Floats:
@@ -286,7 +225,7 @@ def _quadratic_kappa(matrices: Floats) -> Floats:
     distance = (steps[:, None] - steps) ** 2
     expected = matrices.sum(axis=2)[:, :, None] * matrices.sum(axis=1)[:, None, :]
     observed = (distance * matrices).sum(axis=(1, 2)) * matrices.sum(axis=(1, 2))
-    return 1 - _ratio(observed, (distance * expected).sum(axis=(1, 2)))
+    return 1 - ratio(observed, (distance * expected).sum(axis=(1, 2)))
 
 
 def _probability_metrics(labels: Integers, scores: Floats, weights: Floats) -> dict[str, Floats]:
@@ -295,7 +234,7 @@ def _probability_metrics(labels: Integers, scores: Floats, weights: Floats) -> d
     tiny = np.finfo(np.float64).eps
     of_truth = np.clip(scores[np.arange(len(labels)), labels], tiny, 1 - tiny)
     losses = np.stack([((scores - truth) ** 2).sum(axis=1), -np.log(of_truth)], axis=1)
-    brier, log_loss = _ratio(weights @ losses, weights.sum(axis=1, keepdims=True)).T
+    brier, log_loss = ratio(weights @ losses, weights.sum(axis=1, keepdims=True)).T
     return {"brier": brier, "log_loss": log_loss}
 
 
@@ -356,8 +295,8 @@ def _auc_and_average_precision(
     concordant = np.einsum("rg,rg->r", false_alarms, above - gained / 2)
     precision = np.divide(above, everyone, out=np.zeros_like(above), where=everyone > 0)
     return (
-        _ratio(concordant, n_positive * n_negative),
-        _ratio(np.einsum("rg,rg->r", gained, precision), n_positive),
+        ratio(concordant, n_positive * n_negative),
+        ratio(np.einsum("rg,rg->r", gained, precision), n_positive),
     )
 
 

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from btxrd import CLASS_NAMES
 from btxrd.evaluation.intervals import bootstrap_weights, percentile_interval
-from btxrd.evaluation.metrics import _ratio
-from btxrd.evaluation.predictions import labels
+from btxrd.evaluation.metrics import ratio
+from btxrd.predictions import labels
 
 __all__ = ["DECISION_THRESHOLDS", "decision_curve", "operating_points"]
 
@@ -62,7 +62,7 @@ def operating_points(
     Raises:
         ValueError: a target, a prevalence, `replicates` or `level` is out of range.
 
-    >>> from btxrd.evaluation.predictions import predictions_frame
+    >>> from btxrd.predictions import predictions_frame
     >>> rows = pd.DataFrame({"image_id": list("abcd"), "part": "val", "center": 1,
     ...                      "group": list("abcd"), "label": [0, 1, 2, 2]})
     >>> val = predictions_frame(rows, [[3, 0, 0], [0, 0, 1], [0, 0, 2], [0, 0, 3]])
@@ -137,13 +137,13 @@ def _values(
     """Value name → (R,), for each of (R, n) weights."""
     cells = (malignant & called, malignant & ~called, ~malignant & called, ~malignant & ~called)
     hits, misses, alarms, rejections = (weights @ cell for cell in cells)
-    sensitivity, specificity = _ratio(hits, hits + misses), _ratio(rejections, alarms + rejections)
+    sensitivity, specificity = ratio(hits, hits + misses), ratio(rejections, alarms + rejections)
     values = [sensitivity, specificity]
-    values += [_ratio(hits, hits + alarms), _ratio(rejections, misses + rejections)]
+    values += [ratio(hits, hits + alarms), ratio(rejections, misses + rejections)]
     for share in prevalences:
         found, missed = sensitivity * share, (1 - sensitivity) * share
         alarmed, cleared = (1 - specificity) * (1 - share), specificity * (1 - share)
-        values += [_ratio(found, found + alarmed), _ratio(cleared, missed + cleared)]
+        values += [ratio(found, found + alarmed), ratio(cleared, missed + cleared)]
     return dict(zip(_value_names(prevalences), values, strict=True))
 
 
@@ -174,7 +174,7 @@ def decision_curve(
     Raises:
         ValueError: `test` is empty, or thresholds, `replicates` or `level` are out of range.
 
-    >>> from btxrd.evaluation.predictions import predictions_frame
+    >>> from btxrd.predictions import predictions_frame
     >>> rows = pd.DataFrame({"image_id": ["a", "b"], "part": "test", "center": 1,
     ...                      "group": ["a", "b"], "label": [0, 2]})
     >>> test = predictions_frame(rows, [[5, 0, 0], [0, 0, 5]])

@@ -10,7 +10,7 @@ import pandas as pd
 from btxrd import CLASS_NAMES
 from btxrd.data.table import REGION_COLUMNS, SUBTYPE_COLUMNS, VIEW_COLUMNS, one_hot_name
 from btxrd.evaluation.intervals import bootstrap_metrics
-from btxrd.evaluation.predictions import labels, probabilities
+from btxrd.predictions import labels, probabilities
 
 __all__ = ["EVERYONE", "SUBGROUP_METRICS", "subgroup_attributes", "subgroup_table"]
 
@@ -110,7 +110,7 @@ def subgroup_table(
         KeyError: `attributes` lacks an image of `test`, or `image_id` altogether.
         ValueError: `attributes` has an image twice, or an option is out of range.
 
-    >>> from btxrd.evaluation.predictions import predictions_frame
+    >>> from btxrd.predictions import predictions_frame
     >>> rows = pd.DataFrame({"image_id": ["a", "b"], "part": "test", "center": 1,
     ...                      "group": ["a", "b"], "label": [0, 2]})
     >>> test = predictions_frame(rows, [[3, 0, 0], [1, 0, 0]])

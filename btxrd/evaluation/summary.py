@@ -7,7 +7,7 @@ import pandas as pd
 from btxrd import CLASS_NAMES
 from btxrd.evaluation.intervals import bootstrap_metrics, format_interval
 from btxrd.evaluation.metrics import classification_metrics
-from btxrd.evaluation.predictions import labels, probabilities
+from btxrd.predictions import labels, probabilities
 
 __all__ = [
     "HEADLINES",

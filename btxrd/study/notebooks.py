@@ -1,4 +1,4 @@
-"""Run one notebook with papermill and convert it to a page that reads as a report."""
+"""Run one notebook with papermill, and keep its page."""
 
 import logging
 import os
@@ -13,17 +13,16 @@ import nbformat
 import papermill
 from jupyter_client import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
-from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from traitlets import Dict
 from traitlets.config import Config
 
 from btxrd.files import PROJECT_ROOT, atomic_path
+from btxrd.report.page import write_html
 
-__all__ = ["NOTEBOOKS", "NotebookError", "execute_notebook", "read_notebook", "write_html"]
+__all__ = ["NOTEBOOKS", "NotebookError", "execute_notebook", "read_notebook"]
 
 NOTEBOOKS = PROJECT_ROOT / "notebooks"
-TEMPLATES = Path(__file__).with_name("templates")
 
 
 class NotebookError(RuntimeError):
@@ -156,42 +155,3 @@ def _kernel_config(folder: str, environment: Mapping[str, str] | None) -> Config
             "KernelWithEnvironment": manager,
         }
     )
-
-
-def write_html(notebook: str | Path, html: str | Path) -> None:
-    """Convert an executed notebook to one self-contained page, its code folded away.
-
-    The page's title is the notebook's first heading.
-    """
-    content = nbformat.read(notebook, as_version=4)
-    _describe_figures(content)
-    exporter = HTMLExporter(
-        template_name="report",
-        extra_template_basedirs=[str(TEMPLATES)],
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-        embed_images=True,
-    )
-    body, _ = exporter.from_notebook_node(content, {"metadata": {"name": _title(content)}})
-    with atomic_path(html) as temporary:
-        temporary.write_text(body)
-
-
-def _describe_figures(content: nbformat.NotebookNode) -> None:
-    """Give every figure the heading above it as its alternative text."""
-    heading = _title(content)
-    for cell in content.cells:
-        if cell.cell_type == "markdown":
-            headings = [line for line in cell.source.splitlines() if line.startswith("#")]
-            heading = headings[-1].lstrip("# ") if headings else heading
-        for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):
-                output.metadata["image/png"] = {"alt": f"Figure: {heading}"}
-
-
-def _title(content: nbformat.NotebookNode) -> str:
-    for cell in content.cells:
-        for line in cell.source.splitlines():
-            if cell.cell_type == "markdown" and line.startswith("# "):
-                return line.removeprefix("# ")
-    return "btxrd"

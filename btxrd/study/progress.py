@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from btxrd.params import RunParams, StudyParams
-from btxrd.study.records import LOCK_FILE, STAGES, STUDY_FILE, read_json, read_run
+from btxrd.session import LOCK_FILE, STAGES, STUDY_FILE, read_json, read_run
 
 __all__ = ["RunState", "StudyProgress", "run_state", "seconds_left", "study_status"]
 

@@ -18,7 +18,7 @@ from btxrd.files import atomic_path, clear_scratch, project_path, write_json
 from btxrd.params import EvaluateParams, GradcamParams, RunParams
 from btxrd.provenance import code_version, file_digest, now, package_versions
 from btxrd.study.notebooks import NotebookError, execute_notebook
-from btxrd.study.records import (
+from btxrd.session import (
     RUN_FILE,
     SESSION_VARIABLE,
     STAGES,

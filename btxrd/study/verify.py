@@ -9,13 +9,13 @@ import pandas as pd
 
 from btxrd.evaluation.calibration import calibration_summary
 from btxrd.evaluation.operating_points import operating_points
-from btxrd.evaluation.predictions import read_predictions
+from btxrd.predictions import read_predictions
 from btxrd.evaluation.summary import summarise
 from btxrd.params import RunParams
 from btxrd.provenance import file_digest
-from btxrd.study.collect import collect_runs, comparison_table
-from btxrd.study.contrasts import experiment_contrasts, gap_contrasts
-from btxrd.study.records import read_json, read_run
+from btxrd.evaluation.runs import collect_runs, comparison_table
+from btxrd.evaluation.contrasts import experiment_contrasts, gap_contrasts
+from btxrd.session import read_json, read_run
 from btxrd.study.run import RunTask
 
 __all__ = ["verify"]

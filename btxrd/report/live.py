@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import pandas as pd
 from IPython.display import HTML, display
 
-from btxrd.evaluation.figures import history_figure
+from btxrd.report.figures import history_figure
 from btxrd.params import RunParams
-from btxrd.study.records import SESSION_VARIABLE, check_stop
+from btxrd.session import SESSION_VARIABLE, check_stop
 
 __all__ = ["TrainingView"]
 

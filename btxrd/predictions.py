@@ -8,18 +8,22 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from btxrd import CLASS_NAMES
-from btxrd.evaluation.metrics import check_predictions
 from btxrd.files import atomic_path
 
 __all__ = [
     "COLUMNS",
+    "LOGIT_COLUMNS",
     "PARTS",
+    "check_predictions",
     "labels",
     "predictions_frame",
     "probabilities",
     "read_predictions",
     "write_predictions",
 ]
+
+SUM_TOLERANCE = 1e-4
+"""How far the probabilities of one image may be from 1 in sum."""
 
 PARTS = ("val", "test")
 """The parts of a split that a run predicts."""
@@ -116,6 +120,65 @@ def probabilities(
     array([[0.5, 0.3, 0.2]])
     """
     return frame[[f"p_{name}" for name in class_names]].to_numpy(np.float64)
+
+
+def check_predictions(
+    y_true: ArrayLike,
+    probabilities: ArrayLike,
+    class_names: Sequence[str] = CLASS_NAMES,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return labels (n,) int64 and probabilities (n, C) float64, or say what is wrong with them.
+
+    Raises:
+        ValueError: with what was found and what is expected.
+
+    >>> check_predictions([0, 3], [[1, 0, 0], [0, 1, 0]])
+    Traceback (most recent call last):
+    ...
+    ValueError: labels must be 0 to 2 (Normal, Benign, Malignant), found 3
+    """
+    labels, scores = np.asarray(y_true), np.asarray(probabilities, dtype=np.float64)
+    n_classes = len(class_names)
+    if n_classes < 2 or len(set(class_names)) != n_classes:
+        raise ValueError(f"class_names must be two or more different names, found {class_names}")
+    if labels.ndim != 1 or len(labels) == 0:
+        raise ValueError(f"labels must have shape (n,) with n ≥ 1, found {labels.shape}")
+    if scores.shape != (len(labels), n_classes):
+        raise ValueError(
+            f"probabilities must have shape ({len(labels)}, {n_classes}), one row a label and "
+            f"one column a class, found {scores.shape}"
+        )
+    if not np.issubdtype(labels.dtype, np.number) or np.any(labels != np.floor(labels)):
+        raise ValueError(f"labels must be whole numbers, found dtype {labels.dtype}")
+    if labels.min() < 0 or labels.max() >= n_classes:
+        found = labels.min() if labels.min() < 0 else labels.max()
+        raise ValueError(
+            f"labels must be 0 to {n_classes - 1} ({', '.join(class_names)}), found {found}"
+        )
+    _check_distributions(scores)
+    return labels.astype(np.int64), scores
+
+
+def _check_distributions(scores: NDArray[np.float64]) -> None:
+    bad = ~np.isfinite(scores).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"probabilities must be finite: {bad.sum()} of {len(bad)} rows hold NaN or infinity, "
+            f"the first is row {bad.argmax()}"
+        )
+    bad = ((scores < 0) | (scores > 1 + SUM_TOLERANCE)).any(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"probabilities must lie in [0, 1]: row {bad.argmax()} is {scores[bad.argmax()]}; "
+            "give the softmax of the logits, not the logits"
+        )
+    sums = scores.sum(axis=1)
+    bad = np.abs(sums - 1) > SUM_TOLERANCE
+    if bad.any():
+        raise ValueError(
+            f"each row of probabilities must sum to 1 within {SUM_TOLERANCE}: "
+            f"{bad.sum()} of {len(bad)} do not, row {bad.argmax()} sums to {sums[bad.argmax()]:.6g}"
+        )
 
 
 def _check_columns(frame: pd.DataFrame, expected: Sequence[str], source: str) -> None:

@@ -18,9 +18,9 @@ from btxrd.evaluation.comparisons import (
     seed_summary,
 )
 from btxrd.evaluation.intervals import bootstrap_metrics, format_interval
-from btxrd.evaluation.predictions import labels, probabilities, read_predictions
+from btxrd.predictions import labels, probabilities, read_predictions
 from btxrd.evaluation.summary import HEADLINES
-from btxrd.study.collect import RunResult
+from btxrd.evaluation.runs import RunResult
 
 __all__ = [
     "Contrasts",

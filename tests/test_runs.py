@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from btxrd.files import write_csv, write_json
-from btxrd.study.collect import (
+from btxrd.evaluation.runs import (
     COMPARISON_COLUMNS,
     collect_runs,
     comparison_table,

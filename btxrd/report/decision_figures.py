@@ -1,6 +1,6 @@
 """The pictures of what a probability is good for: decisions, calibration, abstaining, subgroups.
 
-In the style of `btxrd.evaluation.figures`; call its `use_style` once in a notebook.
+In the style of `btxrd.report.figures`; call its `use_style` once in a notebook.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
-from btxrd.evaluation.figures import (
+from btxrd.report.figures import (
     CLASS_PALETTE,
     REFERENCE_LINE,
     WIDTH,

@@ -1,27 +1,13 @@
-"""The files by which the stages of a run and the study tell each other how it went."""
+"""How a study tells the kernels of its runs to stop: through its `study.json`."""
 
-import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-__all__ = [
-    "LOCK_FILE",
-    "RUN_FILE",
-    "SESSION_VARIABLE",
-    "STAGES",
-    "STUDY_FILE",
-    "StopRequested",
-    "check_stop",
-    "read_json",
-    "read_run",
-]
+from btxrd.files import read_json
+from btxrd.stages import STUDY_FILE
 
-RUN_FILE = "run.json"
-STUDY_FILE = "study.json"
-LOCK_FILE = ".lock"
-STAGES = {"03_train": "training", "04_evaluate": "evaluating", "05_gradcam": "Grad-CAM"}
-"""The notebooks of a run, in order, and what the run is doing meanwhile."""
+__all__ = ["SESSION_VARIABLE", "StopRequested", "StopWithStudy", "check_stop"]
 
 SESSION_VARIABLE = "BTXRD_SESSION"
 """The environment variable that tells a kernel which session of the study it belongs to."""
@@ -52,14 +38,20 @@ def check_stop(study_dir: str | Path, session: str | None = None) -> None:
         raise StopRequested("stopped on request; the same command goes on from here")
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
-    """Return a JSON file's content, or an empty dict where there is none or it cannot be read."""
-    try:
-        return json.loads(Path(path).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
+class StopWithStudy:
+    """An `on_epoch` of `btxrd.training.fit` that ends a training when its study is to stop.
 
+    Args:
+        study_dir: the study's folder.
+    """
 
-def read_run(run_dir: str | Path) -> dict[str, Any]:
-    """Return a run's `run.json`, or an empty dict where there is none or it cannot be read."""
-    return read_json(Path(run_dir) / RUN_FILE)
+    def __init__(self, study_dir: str | Path) -> None:
+        self.study_dir = study_dir
+
+    def __call__(self, row: Mapping[str, float]) -> None:
+        """Look after an epoch, which is saved by then.
+
+        Raises:
+            StopRequested: the study is to stop.
+        """
+        check_stop(self.study_dir)

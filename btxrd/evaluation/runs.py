@@ -9,7 +9,7 @@ import pandas as pd
 
 from btxrd.evaluation.intervals import format_interval
 from btxrd.evaluation.summary import HEADLINES
-from btxrd.study.records import read_json, read_run
+from btxrd.session import read_json, read_run
 
 __all__ = [
     "COMPARED",

@@ -1,0 +1,140 @@
+"""The one table of the pipeline: what each notebook reads, writes and depends on.
+
+The runner, resume, the example study, `btxrd verify`, the code digests and the reports read it;
+no other module lists stages or their files.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = [
+    "LOCK_FILE",
+    "RUN_FILE",
+    "RUN_STAGES",
+    "STAGES",
+    "STUDY_FILE",
+    "STUDY_STAGES",
+    "Stage",
+]
+
+RUN_FILE = "run.json"
+"""A run's provenance and state, in its folder."""
+STUDY_FILE = "study.json"
+"""A study's parameters and sessions, in its folder."""
+LOCK_FILE = ".lock"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One notebook of the pipeline.
+
+    Attributes:
+        name: the notebook's, without its ending.
+        title: what reports call it.
+        doing: what a run or study that is at it is doing.
+        of: whether it is done once a study or once a run.
+        reads: the files that it needs, as its header names them.
+        writes: the files that it leaves, relative to the folder of the study or run; `writes[-1]`
+            is written last.
+        page: where its page goes in that folder.
+        rooms: the modules and packages of `btxrd` whose code can change its numbers. What acts
+            only through the run's hash (parameters, data, split) is not among them.
+        packages: the distributions whose version can change its numbers.
+    """
+
+    name: str
+    title: str
+    doing: str
+    of: Literal["study", "run"]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    page: str
+    rooms: tuple[str, ...]
+    packages: tuple[str, ...]
+
+
+_PIXELS = ("numpy", "opencv-python-headless", "pillow")
+_STATISTICS = ("numpy", "pandas", "scipy", "scikit-learn")
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            name="01_eda",
+            title="data",
+            doing="describing the data",
+            of="study",
+            reads=("dataset_root",),
+            writes=("findings.csv", "shortcuts.csv"),
+            page="eda.html",
+            rooms=("data", "evaluation", "report"),
+            packages=(*_PIXELS, "imagehash", *_STATISTICS),
+        ),
+        Stage(
+            name="02_splits",
+            title="splits",
+            doing="splitting the data",
+            of="study",
+            reads=("dataset_root",),
+            writes=(
+                "splits/duplicates.csv",
+                "splits/stratified.csv",
+                "splits/center.csv",
+                "splits/grouped.csv",
+                "splits/random.csv",
+                "splits/leakage.csv",
+            ),
+            page="splits.html",
+            rooms=("data", "evaluation", "report"),
+            packages=(*_PIXELS, "imagehash", *_STATISTICS),
+        ),
+        Stage(
+            name="03_train",
+            title="training",
+            doing="training",
+            of="run",
+            reads=("dataset_root", "splits/<split>.csv"),
+            writes=("history.csv", "seconds.csv", "model.pt", "predictions.csv", "training.json"),
+            page="03_train.html",
+            rooms=("data", "models", "training", "predictions"),
+            packages=("torch", "torchvision", "timm", "albumentations", *_PIXELS),
+        ),
+        Stage(
+            name="04_evaluate",
+            title="evaluation",
+            doing="evaluating",
+            of="run",
+            reads=("predictions.csv", "training.json", "dataset_root"),
+            writes=("metrics.json", "operating_points.csv", "calibration.csv", "subgroups.csv"),
+            page="04_evaluate.html",
+            rooms=("data", "evaluation", "predictions"),
+            packages=_STATISTICS,
+        ),
+        Stage(
+            name="05_gradcam",
+            title="heat maps",
+            doing="Grad-CAM",
+            of="run",
+            reads=("model.pt", "predictions.csv", "dataset_root"),
+            writes=("gradcam.csv",),
+            page="05_gradcam.html",
+            rooms=("data", "models", "evaluation", "predictions"),
+            packages=("torch", "timm", "grad-cam", *_PIXELS, *_STATISTICS),
+        ),
+        Stage(
+            name="06_compare",
+            title="comparison",
+            doing="comparing the runs",
+            of="study",
+            reads=("findings.csv", "shortcuts.csv", "splits/leakage.csv", "runs/"),
+            writes=("comparison.csv", "differences.csv", "gaps.csv", "comparison.json"),
+            page="index.html",
+            rooms=("evaluation", "report", "predictions"),
+            packages=_STATISTICS,
+        ),
+    )
+}
+"""Name of each notebook → its stage, in the order of the pipeline."""
+
+STUDY_STAGES = {name: stage for name, stage in STAGES.items() if stage.of == "study"}
+RUN_STAGES = {name: stage for name, stage in STAGES.items() if stage.of == "run"}
