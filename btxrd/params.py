@@ -2,15 +2,13 @@
 
 import ast
 import difflib
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from btxrd.files import project_path, read_yaml
+from btxrd.files import digest, project_path, read_yaml
 
 __all__ = [
     "CompareParams",
@@ -196,7 +194,7 @@ class RunParams(_Section):
         """
         places = {"dataset_root": True, "cache_dir": True, "study_dir": True}
         content = self.model_dump(exclude={**places, "training": {"workers"}})
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return digest(content)
 
 
 def run_directory(study_dir: str | Path, experiment: str, split: str, seed: int) -> Path:
@@ -212,16 +210,21 @@ class PhantomParams(_Section):
     scale: float = Field(default=0.25, gt=0, le=1)
 
 
-class EvaluateParams(_Section):
-    """Notebook 04: which run, and how its intervals are drawn."""
+class _Intervals(_Section):
+    replicates: int = Field(default=2000, ge=10)
+    """Of the bootstrap."""
+    level: float = Field(default=0.95, gt=0, lt=1)
+    """Coverage of the intervals."""
+
+
+class EvaluateParams(_Intervals):
+    """Notebook 04: which run."""
 
     run_dir: str
-    replicates: int = Field(default=2000, ge=10)
-    level: float = Field(default=0.95, gt=0, lt=1)
     prevalences: Prevalences = [0.01, 0.05]
 
 
-class GradcamParams(_Section):
+class GradcamParams(_Intervals):
     """Notebook 05: which run, which class activation map, and of how many images."""
 
     run_dir: str
@@ -231,7 +234,7 @@ class GradcamParams(_Section):
     gallery: int = Field(default=3, ge=1, le=12)
 
 
-class EdaParams(_Section):
+class EdaParams(_Intervals):
     """Notebook 01: which data set."""
 
     dataset_root: str = "data/phantom"
@@ -250,7 +253,7 @@ class SplitsParams(_Section):
     split_seed: Seed = 42
 
 
-class CompareParams(_Section):
+class CompareParams(_Intervals):
     """Notebook 06: which study."""
 
     study_dir: str = "reports/notebooks"
@@ -259,7 +262,7 @@ class CompareParams(_Section):
 Overrides = dict[Literal["model", "data", "training"], dict[str, Any]]
 
 
-class StudyParams(_Section):
+class StudyParams(_Intervals):
     """A study file: the data, the grid and what is laid over its experiments.
 
     `overrides` go over every experiment, `experiment_overrides` over single ones after that.
@@ -276,7 +279,6 @@ class StudyParams(_Section):
     experiments: list[Name] = Field(min_length=1)
     overrides: Overrides = {}
     experiment_overrides: dict[Name, Overrides] = {}
-    replicates: int = Field(default=2000, ge=10)
     prevalences: Prevalences = [0.01, 0.05]
     gradcam: CamMethod = "gradcam"
 
