@@ -17,7 +17,6 @@ from typing import Any
 from btxrd.files import atomic_path, clear_scratch, project_path, write_json
 from btxrd.params import EvaluateParams, GradcamParams, RunParams
 from btxrd.provenance import code_version, file_digest, now, package_versions
-from btxrd.study.notebooks import NotebookError, execute_notebook
 from btxrd.session import (
     RUN_FILE,
     SESSION_VARIABLE,
@@ -27,6 +26,7 @@ from btxrd.session import (
     read_json,
     read_run,
 )
+from btxrd.study.notebooks import NotebookError, execute_notebook
 from btxrd.study.source import code_digest
 
 __all__ = ["MOST_ATTEMPTS", "RunTask", "execute_run", "kernel_environment", "run_code"]

@@ -31,10 +31,10 @@ from btxrd.params import (
     StudyParams,
 )
 from btxrd.provenance import code_version, data_name, now, package_versions
+from btxrd.session import LOCK_FILE, RUN_FILE, STUDY_FILE, read_json, read_run
 from btxrd.study.cluster import Cluster, ClusterError
 from btxrd.study.notebooks import execute_notebook
 from btxrd.study.progress import StudyProgress
-from btxrd.session import LOCK_FILE, RUN_FILE, STUDY_FILE, read_json, read_run
 from btxrd.study.run import RunTask, execute_run, kernel_environment, run_code
 from btxrd.study.source import code_digest
 

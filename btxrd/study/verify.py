@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from btxrd.evaluation.calibration import calibration_summary
+from btxrd.evaluation.contrasts import experiment_contrasts, gap_contrasts
 from btxrd.evaluation.operating_points import operating_points
-from btxrd.predictions import read_predictions
+from btxrd.evaluation.runs import collect_runs, comparison_table
 from btxrd.evaluation.summary import summarise
 from btxrd.params import RunParams
+from btxrd.predictions import read_predictions
 from btxrd.provenance import file_digest
-from btxrd.evaluation.runs import collect_runs, comparison_table
-from btxrd.evaluation.contrasts import experiment_contrasts, gap_contrasts
 from btxrd.session import read_json, read_run
 from btxrd.study.run import RunTask
 
