@@ -1,4 +1,4 @@
-"""A data set as the study uses it: audited, its bad rows set aside, decoded once."""
+"""A BTXRD release on disk as the study uses it: audited, its bad rows set aside, decoded once."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +10,15 @@ from btxrd.data.cache import ImageCache, open_cache
 from btxrd.data.preprocessing import Preprocessing
 from btxrd.data.table import read_table
 
-__all__ = ["Dataset", "open_dataset", "usable_table"]
+__all__ = ["Release", "open_release", "usable_table"]
 
 MOST_SET_ASIDE = 0.02
 """A study goes on without bad rows up to this share of all; beyond, something larger is wrong."""
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """Attributes are what later stages read.
+class Release:
+    """What later stages read of a data set in the layout of the release.
 
     Attributes:
         table: the usable rows, as `read_table` returns them.
@@ -48,9 +48,9 @@ def usable_table(root: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return table, findings
 
 
-def open_dataset(
+def open_release(
     root: str | Path, preprocessing: Preprocessing, cache_dir: str | Path, progress: bool = True
-) -> Dataset:
+) -> Release:
     """Audit a data set, set its bad rows aside and open the image cache of the others.
 
     Raises:
@@ -71,7 +71,7 @@ def open_dataset(
     )
     usable = table[~table["image_id"].isin(broken["image_id"])].reset_index(drop=True)
     _refuse_too_many(len(unusable_images(findings)) + len(broken), len(table), root)
-    return Dataset(usable, cache, pd.concat([findings, late], ignore_index=True))
+    return Release(usable, cache, pd.concat([findings, late], ignore_index=True))
 
 
 def _refuse_too_many(bad: int, images: int, root: str | Path) -> None:
