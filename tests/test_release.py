@@ -45,10 +45,18 @@ def test_what_only_decoding_finds_is_set_aside_too(damaged):
         "IMG000003.jpeg",
         "IMG000005.jpeg",
     }
+    assert set(release.findings["check"]) == {"image-truncated", "image-undecodable"}
 
 
 def test_a_study_refuses_when_more_than_two_percent_are_bad(damaged):
     for number in range(10, 13):
         (damaged / "images" / f"IMG{number:06d}.jpeg").unlink()
     with pytest.raises(ValueError, match=r"4 of 120 images.*at most 2%.*btxrd check"):
+        open_small(damaged)
+
+
+def test_a_release_of_bad_rows_only_is_not_called_empty(damaged):
+    for path in (damaged / "images").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="120 of 120 images"):
         open_small(damaged)

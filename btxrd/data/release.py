@@ -1,11 +1,11 @@
-"""A BTXRD release on disk as the study uses it: audited, its bad rows set aside, decoded once."""
+"""A BTXRD release on disk as the study uses it: audited, bad rows set aside, decoded once."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from btxrd.data.audit import audit, unusable_images
+from btxrd.data.audit import audit, finding, findings_table, unusable_images
 from btxrd.data.cache import ImageCache, open_cache
 from btxrd.data.preprocessing import Preprocessing
 from btxrd.data.table import read_table
@@ -18,7 +18,7 @@ MOST_SET_ASIDE = 0.02
 
 @dataclass(frozen=True)
 class Release:
-    """What later stages read of a data set in the layout of the release.
+    """What later stages read of a data set in the release's layout.
 
     Attributes:
         table: the usable rows, as `read_table` returns them.
@@ -58,20 +58,15 @@ def open_release(
     """
     table, findings = usable_table(root)
     cache = open_cache(table, preprocessing, cache_dir, progress)
-    broken = cache.index[cache.index["error"].notna()]
-    late = pd.DataFrame(
-        {
-            "severity": "error",
-            "subject": "images/" + broken["image_id"],
-            "image_id": broken["image_id"],
-            "check": "image-undecodable",
-            "what": broken["error"],
-            "remedy": "Fetch the file again.",
-        }
-    )
+    broken = cache.index.dropna(subset="error")[["image_id", "error"]]
+    late = [
+        finding("image-undecodable", f"images/{image_id}", image_id, error)
+        for image_id, error in broken.itertuples(index=False)
+    ]
+    bad = len(unusable_images(findings))
+    _refuse_too_many(bad + len(late), bad + len(table), root)
     usable = table[~table["image_id"].isin(broken["image_id"])].reset_index(drop=True)
-    _refuse_too_many(len(unusable_images(findings)) + len(broken), len(table), root)
-    return Release(usable, cache, pd.concat([findings, late], ignore_index=True))
+    return Release(usable, cache, pd.concat([findings, findings_table(late)], ignore_index=True))
 
 
 def _refuse_too_many(bad: int, images: int, root: str | Path) -> None:
