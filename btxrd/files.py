@@ -13,9 +13,11 @@ import pandas as pd
 import yaml
 
 __all__ = [
+    "PHANTOM_FILE",
     "PROJECT_ROOT",
     "atomic_path",
     "clear_scratch",
+    "is_phantom",
     "project_path",
     "read_yaml",
     "write_csv",
@@ -27,6 +29,18 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 """The clone that holds `btxrd/`, `notebooks/` and `params/`."""
+
+PHANTOM_FILE = "phantom.json"
+"""The sidecar at a phantom's root: how it was made, its true patients, its planted duplicates."""
+
+
+def is_phantom(root: str | Path) -> bool:
+    """Whether the data set at `root` is a phantom: drawn by `btxrd.phantom`.
+
+    >>> is_phantom("no/such/folder")
+    False
+    """
+    return (Path(root) / PHANTOM_FILE).is_file()
 
 
 def project_path(path: str | Path) -> Path:

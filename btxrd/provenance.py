@@ -12,8 +12,7 @@ from typing import Any
 import pandas as pd
 
 from btxrd import RESEARCH_ONLY, __version__
-from btxrd.data.phantom import PHANTOM_FILE, is_phantom
-from btxrd.files import PROJECT_ROOT
+from btxrd.files import PHANTOM_FILE, PROJECT_ROOT, is_phantom
 
 __all__ = ["code_version", "data_name", "file_digest", "now", "package_versions", "provenance_note"]
 

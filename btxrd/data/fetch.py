@@ -24,9 +24,8 @@ from tqdm.auto import tqdm
 from urllib3.exceptions import ReadTimeoutError
 
 from btxrd.data.annotations import annotation_file
-from btxrd.data.phantom import is_phantom
 from btxrd.data.table import read_table
-from btxrd.files import write_json
+from btxrd.files import is_phantom, write_json
 
 __all__ = ["ARCHIVE_MD5", "ARCHIVE_URL", "FetchError", "fetch"]
 

@@ -6,8 +6,8 @@ missing is an error of whoever named it.
 
 from pathlib import Path
 
-from btxrd.data.phantom import make_phantom
 from btxrd.files import project_path
+from btxrd.phantom import make_phantom
 
 __all__ = ["ensure_example"]
 

@@ -20,7 +20,6 @@ from filelock import FileLock, Timeout
 
 from btxrd.data.cache import data_fingerprint, file_digests
 from btxrd.data.dataset import usable_table
-from btxrd.data.phantom import make_phantom
 from btxrd.files import clear_scratch, project_path, write_json
 from btxrd.params import (
     CompareParams,
@@ -30,6 +29,7 @@ from btxrd.params import (
     SplitsParams,
     StudyParams,
 )
+from btxrd.phantom import make_phantom
 from btxrd.provenance import code_version, data_name, now, package_versions
 from btxrd.study.cluster import Cluster, ClusterError
 from btxrd.study.notebooks import execute_notebook
