@@ -16,13 +16,12 @@ from btxrd.data.table import (
     SUBTYPE_COLUMNS,
     VIEW_COLUMNS,
 )
-from btxrd.files import PHANTOM_FILE, is_phantom
+from btxrd.files import PHANTOM_FILE, PROJECT_ROOT, is_phantom
 from btxrd.phantom import make_phantom
 
 N_IMAGES = 120
-SITES, SUBTYPES, REGIONS, VIEWS = map(
-    list, (SITE_COLUMNS, SUBTYPE_COLUMNS, REGION_COLUMNS, VIEW_COLUMNS)
-)
+SITES, SUBTYPES = list(SITE_COLUMNS), list(SUBTYPE_COLUMNS)
+REGIONS, VIEWS = list(REGION_COLUMNS), list(VIEW_COLUMNS)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +68,12 @@ def test_layout(root: Path, table: pd.DataFrame) -> None:
     assert table["age"].between(1, 88).all()
     assert (table[REGIONS].sum(axis=1) == 1).all()
     assert (table[VIEWS].sum(axis=1) == 1).all()
+
+
+def test_the_data_know_nothing_of_phantoms() -> None:
+    sources = list((PROJECT_ROOT / "btxrd" / "data").glob("*.py"))
+    assert sources
+    assert not [path.name for path in sources if "btxrd.phantom" in path.read_text()]
 
 
 def test_images_are_gray_jpegs(root: Path, table: pd.DataFrame) -> None:
