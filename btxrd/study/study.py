@@ -19,7 +19,7 @@ from distributed import Future
 from filelock import FileLock, Timeout
 
 from btxrd.data.cache import data_fingerprint, file_digests
-from btxrd.data.phantom import make_phantom
+from btxrd.phantom import make_phantom
 from btxrd.data.release import usable_table
 from btxrd.files import clear_scratch, project_path, write_json
 from btxrd.params import (
