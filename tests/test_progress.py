@@ -10,8 +10,8 @@ from rich.console import Console
 
 from btxrd.files import write_csv, write_json
 from btxrd.params import StudyParams
-from btxrd.study.progress import MOST_LINES, StudyProgress, run_state, seconds_left, study_status
 from btxrd.session import LOCK_FILE
+from btxrd.study.progress import MOST_LINES, StudyProgress, run_state, seconds_left, study_status
 
 
 @pytest.fixture

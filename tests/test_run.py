@@ -11,8 +11,8 @@ import pytest
 
 from btxrd.files import write_csv, write_json
 from btxrd.params import RunParams
-from btxrd.study import notebooks
 from btxrd.session import STAGES, STUDY_FILE, read_run
+from btxrd.study import notebooks
 from btxrd.study.run import MOST_ATTEMPTS, PRODUCTS, RunTask, execute_run, run_code
 
 

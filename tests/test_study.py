@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from filelock import FileLock
 
 from btxrd.cli import main
+from btxrd.evaluation.runs import COMPARISON_COLUMNS
 from btxrd.params import ParameterError, StudyParams
 from btxrd.provenance import file_digest
-from btxrd.evaluation.runs import COMPARISON_COLUMNS
 from btxrd.session import read_run
 from btxrd.study.study import StudyInUseError, run_study, select
 

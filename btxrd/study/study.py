@@ -19,7 +19,6 @@ from distributed import Future
 from filelock import FileLock, Timeout
 
 from btxrd.data.cache import data_fingerprint, file_digests
-from btxrd.phantom import make_phantom
 from btxrd.data.release import usable_table
 from btxrd.files import clear_scratch, project_path, write_json
 from btxrd.params import (
@@ -30,6 +29,7 @@ from btxrd.params import (
     SplitsParams,
     StudyParams,
 )
+from btxrd.phantom import make_phantom
 from btxrd.provenance import code_version, data_name, now, package_versions
 from btxrd.session import LOCK_FILE, RUN_FILE, STUDY_FILE, read_json, read_run
 from btxrd.study.cluster import Cluster, ClusterError
