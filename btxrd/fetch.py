@@ -8,25 +8,21 @@ import errno
 import json
 import logging
 import shutil
-import stat
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import pooch
 import requests
 from filelock import FileLock, Timeout
-from tqdm.auto import tqdm
-from urllib3.exceptions import ReadTimeoutError
 
 from btxrd.data.annotations import annotation_file
-from btxrd.data.phantom import is_phantom
 from btxrd.data.table import read_table
-from btxrd.files import write_json
+from btxrd.files import NO_ROOM, is_phantom, write_json
 
 __all__ = ["ARCHIVE_MD5", "ARCHIVE_URL", "FetchError", "fetch"]
 
@@ -36,9 +32,7 @@ ARCHIVE_URL = "https://ndownloader.figshare.com/files/50653575"
 ARCHIVE_MD5 = "59132a5036d030580ccade8add8f13df"
 
 MANIFEST = ".btxrd-fetch.json"
-TABLES = ("dataset.xlsx", "dataset.csv")
 CHUNK = 1 << 16
-RETRY_WAIT = 2.0
 AGAIN = "run the same command again"
 
 logger = logging.getLogger(__name__)
@@ -46,10 +40,6 @@ logger = logging.getLogger(__name__)
 
 class FetchError(RuntimeError):
     """The data set could not be fetched; the message is one line and says what to do."""
-
-
-class _UnusableArchive(FetchError):
-    """The archive arrived, but nothing can be made of it: not worth keeping."""
 
 
 def fetch(
@@ -62,21 +52,9 @@ def fetch(
 ) -> Path:
     """Make sure that `root` holds the whole data set; download and unpack it where it does not.
 
-    A folder that an earlier call filled is compared with that call's list of files (size and
-    CRC-32). If any is missing or changed, all is fetched again and the old folder is kept as
-    `<root>.old-<time>`. A folder that somebody filled by hand is complete if it has a table, the
-    images that it names and its tumours' annotations; it is never changed.
-
-    Args:
-        root: folder that holds, or shall hold, `dataset.xlsx`, `images/` and `Annotations/`.
-        url: of the ZIP; nothing else is asked for over the network.
-        md5: of the ZIP; None takes what comes, as long as it unpacks to a complete data set.
-        progress: show progress bars.
-        timeout: seconds without a byte after which a transfer counts as stalled.
-        retries: further attempts after a transfer that failed in a way that may pass.
-
-    Returns:
-        `root` as a path.
+    If a file that an earlier call put there is missing or changed, all is fetched again and the old
+    folder kept as `<root>.old-<time>`; what was unzipped by hand is never changed. `md5=None` takes
+    any complete data set; a transfer stalls after `timeout` seconds without a byte.
 
     Raises:
         FetchError: names the fault (network, server, checksum, archive, disk, or files in `root`
@@ -89,29 +67,24 @@ def fetch(
             place.parent.mkdir(parents=True, exist_ok=True)
             with _alone(place):
                 if not _is_complete(place, md5):
-                    archive = _download(place, url, md5, progress, timeout, retries)
-                    _install(archive, place, url, md5, progress)
+                    key = md5[:8].lower() if md5 else f"{zlib.crc32(url.encode()):08x}"
+                    archive = place.parent / f"{place.name}-{key}.zip"
+                    digest = _download(archive, url, md5, progress, timeout, retries)
+                    _install(archive, place, url, digest)
     except OSError as error:
-        reason = f"{error.filename or place}: {error.strerror or error}"
-        raise FetchError(f"cannot fill {root} ({reason}); mend that and {AGAIN}") from error
+        fault = "no room for" if error.errno in NO_ROOM else "cannot fill"
+        reason = f"{error.filename or place.parent}: {error.strerror or error}"
+        raise FetchError(f"{fault} {root} ({reason}); mend that and {AGAIN}") from error
     return root
 
 
-@contextmanager
-def _alone(place: Path) -> Iterator[None]:
+def _alone(place: Path) -> AbstractContextManager[object]:
     lock = FileLock(place.parent / f".{place.name}.fetch.lock")
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         logger.warning("another fetch is filling %s; waiting for it", place)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-# What is already there
+        return lock.acquire()
 
 
 def _is_complete(place: Path, md5: str | None) -> bool:
@@ -137,21 +110,17 @@ def _is_complete(place: Path, md5: str | None) -> bool:
 def _matches_manifest(place: Path, md5: str | None) -> bool:
     try:
         manifest = json.loads((place / MANIFEST).read_text())
+        files = {place / name: sums for name, sums in manifest["files"].items()}
         if md5 and manifest["md5"] != md5.lower():
             return False
-        files = [(place / name, size, crc) for name, (size, crc) in manifest["files"].items()]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError):
         return False
-    sizes_match = all(path.is_file() and path.stat().st_size == size for path, size, _ in files)
-    return sizes_match and all(_crc32(path) == crc for path, _, crc in files)
+    return all(path.is_file() and _sums(path) == sums for path, sums in files.items())
 
 
-def _crc32(path: Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            crc = zlib.crc32(chunk, crc)
-    return crc
+def _sums(file: Path) -> list[int]:
+    content = file.read_bytes()
+    return [len(content), zlib.crc32(content)]
 
 
 def _fault(folder: Path) -> str:
@@ -169,280 +138,156 @@ def _fault(folder: Path) -> str:
     return f"{len(missing)} of {len(wanted)} images and annotations are missing ({named})"
 
 
-# The transfer
-
-
 def _download(
-    place: Path, url: str, md5: str | None, progress: bool, timeout: float, retries: int
-) -> Path:
-    """Bring the verified archive beside `place`; one that an earlier call left there will do."""
-    key = md5[:8].lower() if md5 else f"{zlib.crc32(url.encode()):08x}"
-    archive = place.parent / f"{place.name}-{key}.zip"
-    transfer = _ResumingDownloader(Path(f"{archive}.part"), progress, timeout, retries)
+    archive: Path, url: str, md5: str | None, progress: bool, timeout: float, retries: int
+) -> str:
+    """Bring the archive, unless it is there already, and return its MD5."""
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise FetchError(f"{url!r} is no address to fetch from; give one that begins with https://")
+    name = archive.name
+    store = pooch.create(
+        archive.parent, "", registry={name: None}, urls={name: url}, retry_if_failed=retries
+    )
+    part = Path(f"{archive}.part")
+    transfer = _ResumingDownloader(part, progress, timeout)
     try:
-        pooch.retrieve(
-            url,
-            known_hash=f"md5:{md5}" if md5 else None,
-            fname=archive.name,
-            path=archive.parent,
-            downloader=transfer,
-        )
-    except ValueError as error:
-        mismatch = _one_line(error).split(". ")[0]
+        store.fetch(name, downloader=transfer)
+    except requests.RequestException as error:
+        raise FetchError(transfer.describe(url, error)) from error
+    finally:
+        if part.is_file() and not part.stat().st_size:
+            part.unlink()
+    # Told the MD5, pooch would transfer another archive of 801 MB anew with every retry.
+    digest = pooch.file_hash(archive, alg="md5")
+    if md5 and digest != md5.lower():
+        archive.unlink()
         raise FetchError(
-            f"{mismatch}; it was deleted: {AGAIN}, and if it fails twice, {url} is not the archive "
-            "that is meant"
-        ) from error
-    return archive
+            f"the archive's MD5 is {digest}, not {md5}; it was deleted: {AGAIN}, and if it fails "
+            f"twice, {url} is not the archive that is meant"
+        )
+    return digest
 
 
 class _ResumingDownloader:
-    """A downloader for pooch that goes on from a `.part` file where the server has ranges.
+    """pooch's HTTP downloader, made to go on from the file `part` where the server can."""
 
-    Args:
-        part: the file that grows; it becomes pooch's output file once it is complete.
-        progress: show a progress bar.
-        timeout: seconds without a byte that count as a stall.
-        retries: further attempts after a fault that may pass.
-    """
-
-    def __init__(self, part: Path, progress: bool, timeout: float, retries: int) -> None:
+    def __init__(self, part: Path, progress: bool, timeout: float) -> None:
         self.part = part
         self.progress = progress
         self.timeout = timeout
-        self.retries = retries
         self.total: int | None = None
 
-    def __call__(self, url: str, output_file: str, _pooch: object) -> None:
+    def __call__(self, url: str, output_file: str, store: pooch.Pooch) -> None:
         """Download `url` to `output_file`, as pooch calls its downloaders.
 
         Raises:
-            FetchError: the archive did not come, or there is no room for it.
+            FetchError: the server refused; trying again at once is no use.
+            requests.RequestException: the transfer failed, but may succeed the next time.
         """
-        for retries_left in reversed(range(self.retries + 1)):
-            try:
-                self._transfer(url)
-                break
-            except requests.RequestException as error:
-                if not (retries_left and _may_pass(error)):
-                    raise FetchError(_one_line(self._describe(url, error))) from error
-                time.sleep(RETRY_WAIT)
+        try:
+            with self.part.open("ab") as file:
+                self._append(url, file, store)
+        except requests.HTTPError as error:
+            status = error.response.status_code
+            if status == 429 or status >= 500:
+                raise
+            if status != 416:  # else nothing comes after what is here; the MD5 is the judge of it
+                raise FetchError(self.describe(url, error)) from error
         self.part.replace(output_file)
 
-    def _transfer(self, url: str) -> None:
-        start = self._size()
+    def _append(self, url: str, file: BinaryIO, store: pooch.Pooch) -> None:
+        def begin(answer: requests.Response, **_: object) -> None:
+            if answer.is_redirect:
+                return
+            if answer.status_code not in (200, 206):  # figshare's 202 is a question to a browser
+                raise requests.HTTPError(response=answer)
+            if answer.status_code == 200:  # all of it, whatever range was asked for
+                file.seek(0)
+                file.truncate()
+            length = int(answer.headers.get("Content-Length", 0))
+            self.total = file.tell() + length if length else None
+            free = shutil.disk_usage(self.part.parent).free
+            if free < length:
+                lack = f"{length / 1e6:.1f} MB needed, {free / 1e6:.1f} MB were free"
+                raise OSError(errno.ENOSPC, lack, str(self.part.parent))
+
         headers = {"Accept-Encoding": "identity"}
-        if start:
+        if start := file.tell():
             headers["Range"] = f"bytes={start}-"
-        with requests.get(url, stream=True, timeout=self.timeout, headers=headers) as response:
-            if response.status_code == 416 and start:
-                return  # nothing comes after what is here; the checksum is the judge of it
-            if response.status_code not in (200, 206):
-                raise requests.HTTPError(response=response)
-            if response.status_code == 200:
-                start = 0
-            self._receive(response, start)
-
-    def _receive(self, response: requests.Response, start: int) -> None:
-        length = int(response.headers.get("Content-Length", 0))
-        self.total = start + length if length else None
-        bar = tqdm(
-            desc="BTXRD archive",
-            total=self.total,
-            initial=start,
-            unit="B",
-            unit_scale=True,
-            disable=not self.progress,
+        hooks = {"response": begin}
+        download = pooch.HTTPDownloader(
+            self.progress, CHUNK, timeout=self.timeout, headers=headers, hooks=hooks
         )
-        with (
-            bar,
-            _room(self.part.parent, length, "the archive"),
-            self.part.open("ab" if start else "wb") as file,
-        ):
-            for chunk in response.iter_content(CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
+        download(url, file, store)
 
-    def _size(self) -> int:
-        return self.part.stat().st_size if self.part.is_file() else 0
-
-    def _describe(self, url: str, error: requests.RequestException) -> str:
+    def describe(self, url: str, error: requests.RequestException) -> str:
+        """Say in one line what stopped the transfer, how much came and what to do."""
         host = urlsplit(url).netloc
-        of_all = f" of {self.total:,}" if self.total else ""
-        came = f"{self._size():,}{of_all} bytes are here; to go on, {AGAIN}"
-        if isinstance(error, requests.HTTPError):
-            answer = f"{error.response.status_code} {error.response.reason}"
-            return (
-                f"{host} answered {answer} to {url}: {AGAIN} later, or get the archive with a "
-                "browser and unzip it into the folder"
-            )
-        if isinstance(error, ValueError):
-            return f"{url!r} is not an address to fetch from; give one that begins with https://"
-        if isinstance(error, requests.exceptions.SSLError):
-            return f"the certificate of {host} is not trusted here; see to that, then {AGAIN}"
-        if _is_stall(error):
-            return f"{host} sent nothing for {self.timeout:g} s; {came}"
-        if self.total is None:
-            return f"cannot reach {host}; check the network (or the proxy), then {AGAIN}"
-        return f"the connection to {host} broke off; {came}"
+        if error.response is not None:
+            fault = f"{host} answered {error.response.status_code} {error.response.reason}"
+        elif "timed out" in str(error):
+            fault = f"{host} sent nothing for {self.timeout:g} s"
+        elif self.total:
+            fault = f"the connection to {host} broke off"
+        else:
+            fault = f"cannot reach {host}: check the network, the proxy and its certificate"
+        if self.total:
+            fault += f" ({self.part.stat().st_size:,} of {self.total:,} bytes are here)"
+        return f"{fault}; {AGAIN} later, or unzip {url} by hand into the folder"
 
 
-def _may_pass(error: requests.RequestException) -> bool:
-    if isinstance(error, requests.HTTPError):
-        return error.response.status_code == 429 or error.response.status_code >= 500
-    return not isinstance(error, requests.exceptions.SSLError | ValueError)
-
-
-def _is_stall(error: requests.RequestException) -> bool:
-    cause = error.args[0] if error.args else None
-    return isinstance(error, requests.ReadTimeout) or isinstance(cause, ReadTimeoutError)
-
-
-# From the archive to the folder
-
-
-def _install(archive: Path, place: Path, url: str, md5: str | None, progress: bool) -> None:
+def _install(archive: Path, place: Path, url: str, md5: str) -> None:
     """Unpack beside `place`, check, rename; then the archive has served."""
-    folder = place.with_name(f".{place.name}.fetching")
-    shutil.rmtree(folder, ignore_errors=True)  # what a killed call may have left
+    scratch = place.with_name(f".{place.name}.fetching")
+    shutil.rmtree(scratch, ignore_errors=True)  # what a killed call may have left
     try:
-        folder.mkdir()
-        files = _unpack(archive, folder, progress)
-        if fault := _fault(folder):
-            fault = fault.replace(str(folder), "the archive")
-            raise _UnusableArchive(f"{url} is not the whole BTXRD archive: {fault}")
-        digest = md5.lower() if md5 else pooch.file_hash(str(archive), alg="md5")
-        write_json(folder / MANIFEST, {"url": url, "md5": digest, "files": files})
-        _set_aside(place)
-        folder.replace(place)
-    except _UnusableArchive:
-        archive.unlink()
+        release = _unpack(archive, scratch)
+        if fault := _fault(release):
+            fault = fault.replace(str(release), "the archive")
+            raise FetchError(f"{url} is not the whole BTXRD archive: {fault}")
+        files = [path for path in release.rglob("*") if path.is_file()]
+        sums = {path.relative_to(release).as_posix(): _sums(path) for path in files}
+        write_json(release / MANIFEST, {"url": url, "md5": md5, "files": sums})
+        if place.exists():
+            _set_aside(place)
+        release.replace(place)
+    except FetchError:
+        archive.unlink()  # the next call could make no more of it
         raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
     archive.unlink()
 
 
+def _unpack(archive: Path, folder: Path) -> Path:
+    """Return where the release lies in `folder`, without stray files and second annotations."""
+    try:
+        pooch.Unzip(extract_dir=folder.name)(str(archive), "download", None)
+    # zipfile's RuntimeError: an encrypted entry, or a compression method that it does not know.
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        fault = _one_line(error)
+        raise FetchError(f"the archive is damaged ({fault}) and was deleted; {AGAIN}") from error
+    tables = [*folder.rglob("dataset.xlsx"), *folder.rglob("dataset.csv")]
+    if not tables:
+        raise FetchError("the archive holds no dataset.xlsx; is the address BTXRD's?")
+    release = min(tables, key=lambda table: len(table.parts)).parent
+    for lock in release.glob("~$*"):
+        lock.unlink()
+    annotations = release / "Annotations"
+    for second in annotations.glob("Annotations/*"):
+        if not (annotations / second.name).exists():
+            second.rename(annotations / second.name)
+    shutil.rmtree(annotations / "Annotations", ignore_errors=True)
+    return release
+
+
 def _set_aside(place: Path) -> None:
-    if not place.exists():
-        return
     if not any(place.iterdir()):
         place.rmdir()
         return
     old = place.with_name(f"{place.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
     place.rename(old)
     logger.warning("files of %s were missing or changed; the old folder is now %s", place, old)
-
-
-def _unpack(archive: Path, folder: Path, progress: bool) -> dict[str, tuple[int, int]]:
-    """Extract into `folder`; return the files' sizes and CRC-32 sums."""
-    try:
-        with zipfile.ZipFile(archive) as source:
-            plan = _plan(source)
-            needed = sum(entry.file_size for entry in plan.values())
-            with _room(archive.parent, needed, "the unpacked files"):
-                for path, entry in tqdm(
-                    plan.items(), desc="unpacking", unit="file", disable=not progress
-                ):
-                    _extract(source, entry, folder / path)
-    # zipfile's NotImplementedError: a compression method that it does not know.
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise _UnusableArchive(
-            f"the archive is damaged ({_one_line(error)}) and was deleted; {AGAIN}"
-        ) from error
-    return {str(path): (entry.file_size, entry.CRC) for path, entry in plan.items()}
-
-
-def _extract(source: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with source.open(entry) as packed, target.open("wb") as file:
-        shutil.copyfileobj(packed, file, CHUNK)
-
-
-def _plan(source: zipfile.ZipFile) -> dict[PurePosixPath, zipfile.ZipInfo]:
-    """Which entry goes where: no wrapper folder, no stray files, one copy of each annotation."""
-    entries = source.infolist()
-    for entry in entries:
-        _refuse_unsafe(entry)
-    files = {_path(entry): entry for entry in entries if not _name(entry).endswith("/")}
-    files = {path: entry for path, entry in files.items() if not _is_stray(path)}
-    tables = [path for path in files if path.name in TABLES]
-    if not tables:
-        raise _UnusableArchive("the archive holds no dataset.xlsx; is the address BTXRD's?")
-    wrapper = min(tables, key=lambda path: len(path.parts)).parent
-    plan: dict[PurePosixPath, zipfile.ZipInfo] = {}
-    for path in sorted(files, key=lambda path: len(path.parts)):
-        if path.is_relative_to(wrapper):
-            plan.setdefault(_without_nesting(path.relative_to(wrapper)), files[path])
-    return plan
-
-
-def _refuse_unsafe(entry: zipfile.ZipInfo) -> None:
-    name = _name(entry)
-    leaves = name.startswith("/") or ".." in name.split("/") or PureWindowsPath(name).drive
-    kind = stat.S_IFMT(entry.external_attr >> 16)
-    if leaves or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise _UnusableArchive(
-            f"the archive's entry {entry.filename!r} leaves its folder or is no plain file; nothing"
-            " was unpacked and the archive was deleted: use another source"
-        )
-    if entry.flag_bits & 1:
-        raise _UnusableArchive(
-            f"the archive's entry {entry.filename!r} is encrypted: use another source"
-        )
-
-
-def _name(entry: zipfile.ZipInfo) -> str:
-    return entry.filename.replace("\\", "/")
-
-
-def _path(entry: zipfile.ZipInfo) -> PurePosixPath:
-    return PurePosixPath(_name(entry))
-
-
-def _is_stray(path: PurePosixPath) -> bool:
-    """Whether a spreadsheet's lock file or a Mac's folder notes.
-
-    >>> _is_stray(PurePosixPath("BTXRD/~$dataset.xlsx"))
-    True
-    """
-    return path.name.startswith("~$") or path.name == ".DS_Store" or "__MACOSX" in path.parts
-
-
-def _without_nesting(path: PurePosixPath) -> PurePosixPath:
-    """Drop the release's second `Annotations/`.
-
-    >>> _without_nesting(PurePosixPath("Annotations/Annotations/IMG000001.json")).as_posix()
-    'Annotations/IMG000001.json'
-    """
-    nested = path.parts[:2] == ("Annotations", "Annotations")
-    return PurePosixPath(*path.parts[1:]) if nested else path
-
-
-@contextmanager
-def _room(folder: Path, needed: int, what: str) -> Iterator[None]:
-    """Refuse to begin, or say why it ended, where `needed` bytes do not fit on the disk."""
-    free = shutil.disk_usage(folder).free
-    try:
-        if free < needed:
-            raise OSError(errno.ENOSPC, "too little room")
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise FetchError(
-            f"no room in {folder} for {what}: {_megabytes(needed)} needed, {_megabytes(free)} were "
-            f"free; make room (or get a larger quota), then {AGAIN}"
-        ) from error
-
-
-def _megabytes(size: int) -> str:
-    """Write a size as figshare and disks do, in powers of ten.
-
-    >>> _megabytes(801_234_567)
-    '801.2 MB'
-    """
-    return f"{size / 1e6:.1f} MB"
 
 
 def _one_line(message: object) -> str:

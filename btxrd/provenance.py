@@ -7,13 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from btxrd import RESEARCH_ONLY, __version__
+from btxrd import __version__
 from btxrd.files import PHANTOM_FILE, PROJECT_ROOT, is_phantom, read_json
 from btxrd.stages import STAGES
 
-__all__ = ["code_version", "data_name", "now", "package_versions", "provenance_note"]
+__all__ = ["code_version", "data_name", "now", "package_versions"]
 
 PACKAGES = sorted({package for stage in STAGES.values() for package in stage.packages})
 CITATION = (
@@ -58,23 +56,3 @@ def data_name(dataset_root: str | Path) -> str:
             "not radiographs of anyone"
         )
     return f"BTXRD as found in `{root.name}` ({CITATION})"
-
-
-def provenance_note(dataset_root: str | Path, **facts: Any) -> str:
-    """Return the Markdown that ends every report: research only, which data, how it was made.
-
-    Args:
-        dataset_root: the data set.
-        facts: further lines, name and value.
-    """
-    code = code_version()
-    commit = f", commit {code['commit'][:10]}" if code["commit"] else ""
-    rows = {
-        "data": data_name(dataset_root),
-        "code": f"btxrd {__version__}{commit}{' with local changes' if code['dirty'] else ''}",
-        **facts,
-        "packages": ", ".join(f"{name} {v}" for name, v in package_versions().items()),
-        "made": pd.Timestamp(now()).strftime("%Y-%m-%d %H:%M UTC"),
-    }
-    lines = [f"- **{name.replace('_', ' ')}:** {value}" for name, value in rows.items()]
-    return "\n".join([f"> **{RESEARCH_ONLY}**", "", *lines])

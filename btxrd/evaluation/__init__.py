@@ -1,11 +1,10 @@
-"""Predictions in; metrics, intervals and figures out.
+"""Predictions in, numbers out: metrics, intervals, comparisons, heat maps' scores, shortcuts.
 
-Import `btxrd.report.figures` where pictures are drawn: this package itself loads neither
-matplotlib nor torch.
+This package itself loads neither matplotlib nor torch.
 """
 
-from btxrd.evaluation.intervals import bootstrap_metrics
+from btxrd.evaluation.intervals import Bootstrap, bootstrap_metrics
 from btxrd.evaluation.metrics import classification_metrics
-from btxrd.predictions import read_predictions
+from btxrd.evaluation.summary import evaluate
 
-__all__ = ["bootstrap_metrics", "classification_metrics", "read_predictions"]
+__all__ = ["Bootstrap", "bootstrap_metrics", "classification_metrics", "evaluate"]

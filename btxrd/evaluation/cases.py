@@ -3,10 +3,9 @@
 import pandas as pd
 
 from btxrd import CLASS_NAMES
-from btxrd.data.table import SUBTYPE_COLUMNS, VIEW_COLUMNS, one_hot_name
 from btxrd.predictions import probabilities
 
-__all__ = ["KINDS", "case_titles", "gallery_cases", "ranked_cases"]
+__all__ = ["KINDS", "gallery_cases", "ranked_cases"]
 
 KINDS = {
     "true positive": "most confident first",
@@ -63,44 +62,3 @@ def gallery_cases(predictions: pd.DataFrame, count: int) -> pd.DataFrame:
         for name in CLASS_NAMES
         for kind in KINDS
     )
-
-
-def case_titles(cases: pd.DataFrame, table: pd.DataFrame) -> list[str]:
-    """Write above each case what it is: kind, probabilities, subtype, age and view.
-
-    Args:
-        cases: as `gallery_cases` returns them.
-        table: as `read_table` returns it; holds the cases' images.
-
-    Returns:
-        One text a case, in three pieces whose inner spaces do not break: wrapped to some 34
-        characters, each piece gets a line. A false positive is named with its true class, a
-        false negative with the predicted one; a normal image has no subtype.
-
-    Raises:
-        KeyError: the table lacks an image.
-    """
-    rows = table.set_index("image_id").loc[cases["image_id"]]
-    facts = zip(
-        cases["kind"],
-        cases["label"],
-        cases["predicted"],
-        probabilities(cases),
-        one_hot_name(rows, SUBTYPE_COLUMNS, "no tumour"),
-        rows["age"],
-        one_hot_name(rows, VIEW_COLUMNS, "no view"),
-        strict=True,
-    )
-    titles = []
-    for kind, label, predicted, shares, subtype, age, view in facts:
-        other = {
-            "true positive": "",
-            "false positive": f": is {CLASS_NAMES[label]}",
-            "false negative": f": called {CLASS_NAMES[predicted]}",
-        }[kind]
-        chances = ", ".join(
-            f"{name[0]} {share:.2f}" for name, share in zip(CLASS_NAMES, shares, strict=True)
-        )
-        pieces = [f"{kind}{other}", f"({chances}),", f"{subtype}, {age:.0f} y, {view}"]
-        titles.append(" ".join(piece.replace(" ", "\N{NO-BREAK SPACE}") for piece in pieces))
-    return titles

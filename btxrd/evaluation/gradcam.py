@@ -1,10 +1,11 @@
-"""Class activation maps in batches, and how well they point at the lesion.
+"""Class activation maps in batches, of a network and of its untrained copy.
 
 Maps are *raw*: rectified, at the scale the method gives them. The grad-cam package scales every
 map to [0, 1] on its own, which is right for a picture and wrong for an energy, so only its hooks
 and its weighting of the channels are used here.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,16 +16,14 @@ from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM
 from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from btxrd.models.classifier import BTXRDClassifier
 
 __all__ = [
     "METHODS",
-    "cam_mask_iou",
     "class_activation_maps",
-    "energy_inside",
-    "normalise_maps",
-    "pointing_game",
+    "randomised_copy",
 ]
 
 METHODS: dict[str, type[BaseCAM]] = {
@@ -33,9 +32,8 @@ METHODS: dict[str, type[BaseCAM]] = {
     "gradcam++": GradCAMPlusPlus,
     "eigencam": EigenCAM,
 }
-"""The methods by name: Selvaraju et al. 2017; Draelos and Carin 2020 (arXiv:2011.08891);
-Chattopadhay et al. 2018 (arXiv:1710.11063); Muhammad and Yeasin 2020 (arXiv:2008.00299), which
-looks at no class, and the sign of whose principal component is arbitrary."""
+"""The methods by name: Selvaraju et al. 2017; Draelos and Carin 2020; Chattopadhay et al. 2018;
+Muhammad and Yeasin 2020, which looks at no class."""
 
 
 def class_activation_maps(
@@ -50,18 +48,15 @@ def class_activation_maps(
 ) -> np.ndarray:
     """Return one raw class activation map an image, in one pass of the model over each batch.
 
-    Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
-    Localization" (ICCV), and the other sources named at `METHODS`. The map is made at the
-    resolution of `model.gradcam_target_layer`, rectified, and resized bilinearly to the image.
-    No gradient reaches the parameters.
+    The map is made at the resolution of `model.gradcam_target_layer`, rectified, and resized
+    bilinearly to the image. No gradient reaches the parameters.
 
     Args:
         model: the classifier; it is put into eval mode.
         images: uint8 (N, S, S), preprocessed; an array or a slice of a memmap.
         targets: class index for each image, (N,); None takes each image's predicted class.
         method: a key of `METHODS`.
-        batch_size: images a pass; at 224 px on a CPU, 32 take a third more time an image than 16,
-            because the activations no longer fit its caches.
+        batch_size: images a pass; more than 16 no longer fit the caches of a CPU.
         device: where to compute; the model is moved there. None: where the model is.
         to_input: normalisation, the same as in training: uint8 (B, S, S) on the device to
             float32 (B, 3, S, S).
@@ -153,114 +148,44 @@ def _raw_maps(cam: BaseCAM, inputs: torch.Tensor, targets: np.ndarray | None) ->
     return np.maximum(maps, 0).astype(np.float32)
 
 
-def normalise_maps(maps: np.ndarray) -> np.ndarray:
-    """Scale each map to [0, 1] by its own minimum and maximum; a constant map becomes 0.
+def randomised_copy(model: nn.Module, inputs: torch.Tensor, seed: int = 42) -> nn.Module:
+    """Return a copy of a network that has learnt nothing: every weight is drawn anew.
+
+    The model parameter randomisation test of Adebayo et al. (2018), of all layers at once.
+    Modules that can `reset_parameters` do so; other parameters are drawn from a normal
+    distribution of their own mean and standard deviation. Batch norms take the statistics of
+    `inputs`: with any others, activations fade or burst and the maps are empty for that reason.
 
     Args:
-        maps: float (N, S, S).
+        model: left as it is.
+        inputs: a batch as the network takes it, float (B, 3, S, S), B ≥ 2.
+        seed: of the weights; PyTorch's global generator is left as it was.
 
     Returns:
-        float32 (N, S, S).
+        The copy, on the model's device, in eval mode.
 
-    >>> normalise_maps(np.array([[[1.0, 2.0], [3.0, 5.0]], [[7.0, 7.0], [7.0, 7.0]]])).tolist()
-    [[[0.0, 0.25], [0.5, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]
+    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    >>> drawn = randomised_copy(network, torch.rand(2, 3, 8, 8))
+    >>> bool((drawn[0].weight == network[0].weight).any())
+    False
     """
-    lowest = maps.min(axis=(1, 2), keepdims=True)
-    span = maps.max(axis=(1, 2), keepdims=True) - lowest
-    return ((maps - lowest) / np.where(span > 0, span, 1)).astype(np.float32)
-
-
-def cam_mask_iou(maps: np.ndarray, masks: np.ndarray, threshold: float = 0.5) -> np.ndarray:
-    """Overlap of the hot part of each map (min-max scaled, at least `threshold`) with the lesion.
-
-    Intersection over union, as in the localisation of Selvaraju et al. 2017 (ICCV), but with the
-    mask itself instead of a box round it, and without the choice of the largest segment.
-
-    Args:
-        maps: raw or scaled, float (N, S, S).
-        masks: lesion masks, uint8 {0, 1} or bool (N, S, S).
-        threshold: in (0, 1].
-
-    Returns:
-        float64 (N,), in [0, 1]; NaN where the mask is empty; 0 where the map is constant.
-
-    Raises:
-        ValueError: the shapes differ, or the threshold is out of range.
-
-    >>> maps = np.array([[[0.0, 1.0], [0.2, 0.8]]])
-    >>> cam_mask_iou(maps, np.array([[[0, 1], [0, 0]]]))
-    array([0.5])
-    """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold must lie in (0, 1], not {threshold}")
-    lesion = _lesions(maps, masks)
-    hot = normalise_maps(maps) >= threshold
-    intersection = (hot & lesion).sum(axis=(1, 2))
-    union = (hot | lesion).sum(axis=(1, 2))
-    return _share(intersection, union, lesion.any(axis=(1, 2)))
-
-
-def pointing_game(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Whether the highest point of each map lies inside the lesion.
-
-    Zhang et al. 2018, "Top-Down Neural Attention by Excitation Backprop" (IJCV 126), without
-    their margin of 15 pixels. A constant map points nowhere and an empty mask cannot be hit: both
-    give False. Of several equal peaks the first in reading order counts.
-
-    Args:
-        maps: raw or scaled, float (N, S, S).
-        masks: lesion masks, uint8 {0, 1} or bool (N, S, S).
-
-    Returns:
-        bool (N,).
-
-    Raises:
-        ValueError: the shapes differ.
-
-    >>> maps = np.array([[[0.0, 1.0], [0.2, 0.8]]])
-    >>> pointing_game(maps, np.array([[[0, 1], [0, 0]]]))
-    array([ True])
-    """
-    lesion = _lesions(maps, masks)
-    size = maps.shape[1] * maps.shape[2]
-    peaks = maps.reshape(len(maps), size).argmax(axis=1)
-    hit = np.take_along_axis(lesion.reshape(len(maps), size), peaks[:, None], axis=1)[:, 0]
-    return hit & (maps.max(axis=(1, 2)) > maps.min(axis=(1, 2)))
-
-
-def energy_inside(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Share of each raw map's sum that lies inside the lesion.
-
-    The energy-based pointing game of Wang et al. 2020, "Score-CAM: Score-Weighted Visual
-    Explanations for Convolutional Neural Networks" (CVPR Workshops), with the mask instead of a
-    box round it.
-
-    Args:
-        maps: raw, at least 0, float (N, S, S). Min-max scaled maps give another number.
-        masks: lesion masks, uint8 {0, 1} or bool (N, S, S).
-
-    Returns:
-        float64 (N,), in [0, 1]; NaN where the map or the mask is empty.
-
-    Raises:
-        ValueError: the shapes differ.
-
-    >>> maps = np.array([[[0.0, 1.0], [0.0, 3.0]]])
-    >>> energy_inside(maps, np.array([[[0, 1], [1, 0]]]))
-    array([0.25])
-    """
-    lesion = _lesions(maps, masks)
-    total = maps.sum(axis=(1, 2), dtype=np.float64)
-    inside = np.where(lesion, maps, 0).sum(axis=(1, 2), dtype=np.float64)
-    return _share(inside, total, lesion.any(axis=(1, 2)) & (total > 0))
-
-
-def _lesions(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    if maps.ndim != 3 or maps.shape != masks.shape:
-        raise ValueError(f"maps {maps.shape} and masks {masks.shape} must both be (N, S, S)")
-    return masks.astype(bool)
-
-
-def _share(part: np.ndarray, whole: np.ndarray, defined: np.ndarray) -> np.ndarray:
-    shares = np.full(len(part), np.nan)
-    return np.divide(part, whole, out=shares, where=defined)
+    device = next(model.parameters()).device
+    drawn = copy.deepcopy(model).cpu().eval()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.default_generator.manual_seed(seed)
+        for module in drawn.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+                continue
+            for parameter in module.parameters(recurse=False):
+                spread = parameter.std(correction=0).item()
+                parameter.normal_(parameter.mean().item(), spread)
+    drawn.to(device)
+    norms = [module for module in drawn.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over batches, here of one
+        norm.train()
+    with torch.no_grad():
+        drawn(inputs.to(device))
+    return drawn.eval()

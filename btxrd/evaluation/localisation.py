@@ -1,45 +1,34 @@
 """How well maps find lesions, against what it takes no trained network to reach.
 
 Three references stand beside every score: chance (the area of the mask), a bump at the centre of
-the image, and the maps of the same network with weights drawn anew (Adebayo et al. 2018, "Sanity
-Checks for Saliency Maps", NeurIPS; arXiv:1810.03292).
+the image, and the maps of the same network with weights drawn anew (Adebayo et al. 2018).
 """
 
-import copy
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import ArrayLike
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from btxrd.evaluation.gradcam import cam_mask_iou, energy_inside, pointing_game
-from btxrd.evaluation.intervals import bootstrap_weights, format_interval
+from btxrd.evaluation.intervals import Bootstrap
 
 __all__ = [
     "SCORES",
     "SOURCES",
     "best_threshold",
+    "cam_mask_iou",
     "center_prior",
     "chance_scores",
-    "localisation_finding",
-    "localisation_report",
+    "energy_inside",
     "localisation_scores",
     "localisation_table",
-    "randomised_copy",
+    "normalise_maps",
+    "pointing_game",
     "reference_scores",
-    "size_tertiles",
 ]
 
-SCORES = {
-    "iou": "IoU at 0.5",
-    "iou_best": "IoU at val's best",
-    "pointing": "Peak in lesion",
-    "energy": "Energy in lesion",
-}
-"""The scores of a map by column, and what reports call them; all lie in [0, 1]."""
+SCORES = ("iou", "iou_best", "pointing", "energy")
+"""The scores of a map by column; all lie in [0, 1]."""
 
 SOURCES = {
     "network": "",
@@ -50,8 +39,116 @@ SOURCES = {
 """Whose scores they are, and the ending of their columns: `iou_center`, `energy_chance`, …"""
 
 DEFAULT_THRESHOLD = 0.5
-INTERVAL = ["estimate", "low", "high"]
 THRESHOLDS = tuple(np.arange(1, 20) / 20)
+
+
+def normalise_maps(maps: np.ndarray) -> np.ndarray:
+    """Scale each map to [0, 1] by its own minimum and maximum; a constant map becomes 0.
+
+    Args:
+        maps: float (N, S, S).
+
+    Returns:
+        float32 (N, S, S).
+
+    >>> normalise_maps(np.array([[[1.0, 2.0], [3.0, 5.0]], [[7.0, 7.0], [7.0, 7.0]]])).tolist()
+    [[[0.0, 0.25], [0.5, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]
+    """
+    lowest = maps.min(axis=(1, 2), keepdims=True)
+    span = maps.max(axis=(1, 2), keepdims=True) - lowest
+    return ((maps - lowest) / np.where(span > 0, span, 1)).astype(np.float32)
+
+
+def cam_mask_iou(maps: np.ndarray, masks: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+    """Overlap of the hot part of each map (min-max scaled, at least `threshold`) with the lesion.
+
+    Intersection over union (Selvaraju et al. 2017), with the mask itself instead of a box.
+
+    Args:
+        maps: raw or scaled, float (N, S, S).
+        masks: lesion masks, uint8 {0, 1} or bool (N, S, S).
+        threshold: in (0, 1].
+
+    Returns:
+        float64 (N,), in [0, 1]; NaN where the mask is empty; 0 where the map is constant.
+
+    Raises:
+        ValueError: the shapes differ, or the threshold is out of range.
+
+    >>> maps = np.array([[[0.0, 1.0], [0.2, 0.8]]])
+    >>> cam_mask_iou(maps, np.array([[[0, 1], [0, 0]]]))
+    array([0.5])
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold must lie in (0, 1], not {threshold}")
+    lesion = _lesions(maps, masks)
+    hot = normalise_maps(maps) >= threshold
+    intersection = (hot & lesion).sum(axis=(1, 2))
+    union = (hot | lesion).sum(axis=(1, 2))
+    return _share(intersection, union, lesion.any(axis=(1, 2)))
+
+
+def pointing_game(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Whether the highest point of each map lies inside the lesion.
+
+    The pointing game of Zhang et al. (2018), without their margin. A constant map points nowhere
+    and an empty mask cannot be hit: both give False. Of equal peaks the first counts.
+
+    Args:
+        maps: raw or scaled, float (N, S, S).
+        masks: lesion masks, uint8 {0, 1} or bool (N, S, S).
+
+    Returns:
+        bool (N,).
+
+    Raises:
+        ValueError: the shapes differ.
+
+    >>> maps = np.array([[[0.0, 1.0], [0.2, 0.8]]])
+    >>> pointing_game(maps, np.array([[[0, 1], [0, 0]]]))
+    array([ True])
+    """
+    lesion = _lesions(maps, masks)
+    size = maps.shape[1] * maps.shape[2]
+    peaks = maps.reshape(len(maps), size).argmax(axis=1)
+    hit = np.take_along_axis(lesion.reshape(len(maps), size), peaks[:, None], axis=1)[:, 0]
+    return hit & (maps.max(axis=(1, 2)) > maps.min(axis=(1, 2)))
+
+
+def energy_inside(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Share of each raw map's sum that lies inside the lesion.
+
+    The energy-based pointing game of Wang et al. (2020), with the mask instead of a box.
+
+    Args:
+        maps: raw, at least 0, float (N, S, S). Min-max scaled maps give another number.
+        masks: lesion masks, uint8 {0, 1} or bool (N, S, S).
+
+    Returns:
+        float64 (N,), in [0, 1]; NaN where the map or the mask is empty.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    >>> maps = np.array([[[0.0, 1.0], [0.0, 3.0]]])
+    >>> energy_inside(maps, np.array([[[0, 1], [1, 0]]]))
+    array([0.25])
+    """
+    lesion = _lesions(maps, masks)
+    total = maps.sum(axis=(1, 2), dtype=np.float64)
+    inside = np.where(lesion, maps, 0).sum(axis=(1, 2), dtype=np.float64)
+    return _share(inside, total, lesion.any(axis=(1, 2)) & (total > 0))
+
+
+def _lesions(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    if maps.ndim != 3 or maps.shape != masks.shape:
+        raise ValueError(f"maps {maps.shape} and masks {masks.shape} must both be (N, S, S)")
+    return masks.astype(bool)
+
+
+def _share(part: np.ndarray, whole: np.ndarray, defined: np.ndarray) -> np.ndarray:
+    shares = np.full(len(part), np.nan)
+    return np.divide(part, whole, out=shares, where=defined)
 
 
 def localisation_scores(maps: np.ndarray, masks: np.ndarray, threshold: float) -> pd.DataFrame:
@@ -90,10 +187,8 @@ def localisation_scores(maps: np.ndarray, masks: np.ndarray, threshold: float) -
 def chance_scores(masks: np.ndarray) -> pd.DataFrame:
     """Score a map that is equally hot everywhere: each score is the mask's share of the square.
 
-    That is what a random point hits, and how much of an even energy lies inside. It is also the
-    strictest chance for an IoU: pixels that are hot at random, with probability f, overlap with a
-    mask of share a by about f·a / (f + a - f·a), which is highest at f = 1. The square is what
-    the network sees, letterbox padding included.
+    That is what a random point hits, and the strictest chance for an IoU: pixels that are hot at
+    random with probability f overlap most with a mask at f = 1.
 
     Args:
         masks: lesion masks, uint8 {0, 1} or bool (N, S, S).
@@ -186,126 +281,49 @@ def reference_scores(
     return pd.concat(frames, axis=1)
 
 
-def randomised_copy(model: nn.Module, inputs: torch.Tensor, seed: int = 42) -> nn.Module:
-    """Return a copy of a network that has learnt nothing: every weight is drawn anew.
-
-    The model parameter randomisation test of Adebayo et al. 2018, of all layers at once: maps
-    that look alike with and without training do not tell what was learnt. Modules that can
-    `reset_parameters` do so; other parameters are drawn from a normal distribution of their own
-    mean and standard deviation. Batch norms take the statistics of `inputs` on the way through:
-    with those of the trained network, or with none, activations fade or burst within a few
-    layers of a deep network, and the maps would be empty for that reason alone.
-
-    Args:
-        model: left as it is.
-        inputs: a batch as the network takes it, float (B, 3, S, S), B ≥ 2.
-        seed: of the weights; PyTorch's global generator is left as it was.
-
-    Returns:
-        The copy, on the model's device, in eval mode.
-
-    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
-    >>> drawn = randomised_copy(network, torch.rand(2, 3, 8, 8))
-    >>> bool((drawn[0].weight == network[0].weight).any())
-    False
-    """
-    device = next(model.parameters()).device
-    drawn = copy.deepcopy(model).cpu().eval()
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.default_generator.manual_seed(seed)
-        for module in drawn.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
-                continue
-            for parameter in module.parameters(recurse=False):
-                spread = parameter.std(correction=0).item()
-                parameter.normal_(parameter.mean().item(), spread)
-    drawn.to(device)
-    norms = [module for module in drawn.modules() if isinstance(module, _BatchNorm)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over batches, here of one
-        norm.train()
-    with torch.no_grad():
-        drawn(inputs.to(device))
-    return drawn.eval()
-
-
-def size_tertiles(areas: ArrayLike) -> pd.Series:
-    """Name the third of these lesions that each belongs to, by size.
-
-    Args:
-        areas: (n,) share of the image in [0, 1].
-
-    Returns:
-        n ordered categories, named with their limits in percent of the image.
-
-    >>> size_tertiles([0.001, 0.02, 0.3]).tolist()
-    ['small lesion (< 1.4 %)', 'medium lesion', 'large lesion (≥ 11.3 %)']
-    """
-    areas = np.asarray(areas, dtype=float)
-    limits = np.quantile(areas, [1 / 3, 2 / 3])
-    names = [
-        f"small lesion (< {limits[0]:.1%})".replace("%", " %"),
-        "medium lesion",
-        f"large lesion (≥ {limits[1]:.1%})".replace("%", " %"),
-    ]
-    codes = np.searchsorted(limits, areas, side="right")
-    return pd.Series(pd.Categorical.from_codes(codes, names, ordered=True))
-
-
 def localisation_table(
-    scores: pd.DataFrame,
-    by: str | None = None,
-    replicates: int = 2000,
-    level: float = 0.95,
-    seed: int = 42,
+    scores: pd.DataFrame, bootstrap: Bootstrap, by: str | None = None
 ) -> pd.DataFrame:
-    """Average the scores of each source, and the network's lead over each reference.
+    """Average the scores of annotated images, and the network's leads over its references.
 
-    Percentile intervals over the cluster bootstrap of `bootstrap_weights`: whole studies are
-    drawn, within each class. A lead is paired, image by image, so its interval is narrower than
-    those of its two sides suggest. Parts of the images share the draws of the whole.
+    Leads are paired: the difference is taken image by image, under the same replicates.
 
     Args:
-        scores: one row an image, with `group`, `label`, the columns `SCORES` and those of the
-            references with the endings of `SOURCES`; images without a lesion (NaN) are left out.
-        by: a column whose values are averaged apart; None takes all images together.
-        replicates: how many bootstrap replicates, 1 or more.
-        level: coverage of the intervals, between 0 and 1.
-        seed: of the draws.
+        scores: columns of `reference_scores`, `label` (0, 1, 2) and `group`; images without an
+            annotated lesion (NaN) are left out.
+        bootstrap: of the intervals; replicates that hold no image of a part are left out of it.
+        by: column that cuts the images into parts; one part, `all`, by default.
 
     Returns:
-        One row a part of the images, source and score: `part` (a value of `by`, or "all"), `n`
-        images, `groups` studies, `source` (a key of `SOURCES`, or "network − " and one),
-        `score` (a key of `SCORES`), `estimate`, `low`, `high`.
+        One row a part, source and score: `part`, `n` images, `groups`, `source` (of `SOURCES`, or
+        `network − <reference>`), `score`, `estimate` (a mean), `low`, `high`.
 
     Raises:
-        ValueError: no image has a lesion, a group is missing, or `level` is not between 0 and 1.
+        ValueError: no image has an annotated lesion.
 
-    >>> scores = pd.DataFrame({"group": ["a", "b"], "label": [1, 2], "iou": [0.3, 0.5],
-    ...                        "iou_chance": [0.1, 0.2]})
-    >>> localisation_table(scores)[["part", "n", "source", "score", "estimate"]].round(3)
-      part  n            source score  estimate
-    0  all  2           network   iou      0.40
-    1  all  2            chance   iou      0.15
-    2  all  2  network − chance   iou      0.25
+    >>> scores = pd.DataFrame({"iou": [0.2, 0.4], "iou_chance": [0.1, 0.1], "label": [1, 1],
+    ...                        "group": ["a", "b"]})
+    >>> localisation_table(scores, Bootstrap(99))[["source", "score", "estimate"]].round(2)
+                 source score  estimate
+    0           network   iou       0.3
+    1            chance   iou       0.1
+    2  network − chance   iou       0.2
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, such as 0.95, found {level}")
     scores = scores[scores["iou"].notna()]
     if scores.empty:
         raise ValueError("no image has an annotated lesion: there is nothing to score")
     values = _sources_and_leads(scores)
-    weights = bootstrap_weights(scores["label"], scores["group"], replicates, seed)
+    weights = bootstrap.weights(scores["label"], scores["group"])
     parts = pd.Series("all", scores.index) if by is None else scores[by]
     tables = []
     for part, rows in scores.groupby(parts, observed=True):
         here = scores.index.get_indexer(rows.index)
-        low, high = _interval_of_means(values.iloc[here], weights[:, here], level)
+        total = weights[:, here].sum(axis=1, keepdims=True)
+        sums = weights[:, here] @ values.iloc[here].to_numpy()
+        means = np.divide(sums, total, out=np.full_like(sums, np.nan), where=total > 0)
         sizes = {"part": part, "n": len(rows), "groups": rows["group"].nunique()}
-        means = {"estimate": values.iloc[here].mean(), "low": low, "high": high}
-        tables.append(pd.DataFrame(means).reset_index().assign(**sizes))
+        ends = dict(zip(("estimate", "low", "high"), bootstrap.estimate(means), strict=True))
+        tables.append(values.columns.to_frame(index=False).assign(**sizes, **ends))
     columns = ["part", "n", "groups", "source", "score", "estimate", "low", "high"]
     return pd.concat(tables, ignore_index=True)[columns]
 
@@ -324,84 +342,3 @@ def _sources_and_leads(scores: pd.DataFrame) -> pd.DataFrame:
         if source != "network"
     }
     return pd.DataFrame(columns | leads).rename_axis(columns=["source", "score"])
-
-
-def _interval_of_means(
-    values: pd.DataFrame, weights: np.ndarray, level: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of the interval of each column's weighted mean.
-
-    Replicates in which none of the images was drawn are left out.
-    """
-    total = weights.sum(axis=1, keepdims=True)
-    drawn = total[:, 0] > 0
-    if not drawn.any():
-        return np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
-    means = weights[drawn] @ values.to_numpy() / total[drawn]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return low, high
-
-
-def localisation_report(table: pd.DataFrame) -> pd.DataFrame:
-    """Lay out a `localisation_table` for reading: value (interval), a column a score.
-
-    Returns:
-        A row a part of the images and source; the parts are left out where there is but one.
-    """
-    cells = table.assign(
-        cell=[_written(*row) for row in table[["source", *INTERVAL]].itertuples(index=False)],
-        images=[f"{part} (n = {n})" for part, n in zip(table["part"], table["n"], strict=True)],
-    )
-    keys = ["images", "source"] if len(set(cells["images"])) > 1 else ["source"]
-    wide = cells.pivot_table("cell", keys, "score", aggfunc="first", sort=False)
-    named = wide.reindex(columns=[score for score in SCORES if score in wide])
-    return named.rename(columns=SCORES).rename_axis(index=[None] * len(keys), columns=None)
-
-
-def _written(source: str, estimate: float, low: float, high: float) -> str:
-    """Write a score as the reports do, and a lead with its signs."""
-    if source in SOURCES:
-        return format_interval(estimate, low, high)
-    return f"{estimate:+.3f} ({low:+.3f} to {high:+.3f})"
-
-
-def localisation_finding(table: pd.DataFrame) -> str:
-    """Say in Markdown what a `localisation_table` of all images shows.
-
-    The network is called better (or worse) than a reference in a score where the whole interval
-    of its paired lead lies above (or below) 0. A score that is the same for all images, such as a
-    peak that never hits, does not vary in the bootstrap and is not called either.
-    """
-    references = [source for source in SOURCES if source in set(table["source"]) - {"network"}]
-    cells = table.set_index(["source", "score"])
-    cells = {key: format_interval(*row) for key, row in cells[INTERVAL].iterrows()}
-    figures = [
-        f"{SCORES[score]} **{cells['network', score]}** against "
-        + ", ".join(f"{source} {cells[source, score]}" for source in references)
-        for score in ("iou", "pointing")
-        if ("network", score) in cells
-    ]
-    own = table[table["source"] == "network"]
-    varied = set(own["score"][own["low"] < own["high"]])
-    verdicts = [
-        f"against {source} {_verdict(table[table['source'] == f'network − {source}'], varied)}"
-        for source in references
-    ]
-    n, groups = table[["n", "groups"]].iloc[0]
-    return (
-        f"On {n} annotated test tumours of {groups} studies: {'; '.join(figures)}. "
-        f"Paired image by image, the network is {'; '.join(verdicts)}."
-    )
-
-
-def _verdict(leads: pd.DataFrame, varied: set[str]) -> str:
-    """Name the scores whose lead has an interval wholly on one side of 0."""
-    called = leads["score"].isin(varied)
-    sides = {"better": called & (leads["low"] > 0), "worse": called & (leads["high"] < 0)}
-    said = [
-        f"**{side}** in {found.sum()} of {len(leads)} scores "
-        f"({', '.join(leads['score'][found].map(SCORES))})"
-        for side, found in sides.items()
-        if found.any()
-    ]
-    return " and ".join(said) if said else f"**no different** in any of {len(leads)} scores"

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from btxrd import CLASS_NAMES
-from btxrd.evaluation.intervals import bootstrap_weights, percentile_interval
+from btxrd.evaluation.intervals import Bootstrap
 from btxrd.evaluation.metrics import ratio
 from btxrd.predictions import labels
 
@@ -24,49 +24,43 @@ DECISION_THRESHOLDS = tuple(np.linspace(0.01, 0.99, 99).round(2).tolist())
 MALIGNANT = CLASS_NAMES.index("Malignant")
 
 Floats = NDArray[np.float64]
-Booleans = NDArray[np.bool_]
 
 
 def operating_points(
     val: pd.DataFrame,
     test: pd.DataFrame,
+    bootstrap: Bootstrap,
     targets: Sequence[float] = (0.90, 0.95),
     prevalences: Sequence[float] = (),
-    replicates: int = 2000,
-    level: float = 0.95,
-    seed: int = 42,
 ) -> pd.DataFrame:
     """Choose a threshold on val for each wanted sensitivity, and apply it to test as it stands.
 
     The threshold is the highest at which the share of val's malignant images with
-    `p_Malignant` ≥ threshold reaches the target. Intervals are those of the cluster bootstrap
-    on test with the threshold held fixed: they do not hold the uncertainty of choosing it, and
-    those of PPV and NPV hold little of the prevalence's, since the draws are within each class.
-
-    PPV and NPV at another prevalence follow from sensitivity and specificity by Bayes' theorem
-    (Altman and Bland 1994, BMJ 309:102), which assumes that neither changes with prevalence.
+    `p_Malignant` ≥ threshold reaches the target. Intervals hold it fixed: they lack the
+    uncertainty of choosing it. PPV and NPV at another prevalence follow by Bayes' theorem (Altman
+    and Bland 1994), which assumes that sensitivity and specificity do not change with it.
 
     Args:
         val, test: rows of `predictions.csv`, as `read_predictions` returns them.
+        bootstrap: of the intervals, on test.
         targets: wanted sensitivities for malignant, above 0 and up to 1.
         prevalences: shares of malignant images, between 0 and 1, for further PPV and NPV.
-        replicates, level, seed: of the bootstrap.
 
     Returns:
         One row a target: `target`, `val_malignant_n`, `threshold`, `val_sensitivity`, `test_n`,
         `test_malignant_n`, and for test `sensitivity`, `specificity`, `ppv`, `npv` and
         `ppv@<prevalence>`, `npv@<prevalence>`, each followed by `<name>_low` and `<name>_high`;
-        `note` says why a row lacks values (NaN), and is empty where it does not. A val without
-        malignant images leaves all of them NaN, a test without them those of test.
+        `note` says why a row lacks values (NaN). A val without malignant images leaves all of
+        them NaN, a test without them those of test.
 
     Raises:
-        ValueError: a target, a prevalence, `replicates` or `level` is out of range.
+        ValueError: a target or a prevalence is out of range.
 
     >>> from btxrd.predictions import predictions_frame
     >>> rows = pd.DataFrame({"image_id": list("abcd"), "part": "val", "center": 1,
     ...                      "group": list("abcd"), "label": [0, 1, 2, 2]})
     >>> val = predictions_frame(rows, [[3, 0, 0], [0, 0, 1], [0, 0, 2], [0, 0, 3]])
-    >>> point = operating_points(val, val, targets=[0.5], prevalences=[0.01]).loc[0]
+    >>> point = operating_points(val, val, Bootstrap(9), [0.5], prevalences=[0.01]).loc[0]
     >>> point[["val_sensitivity", "specificity", "ppv@0.01"]].astype(float).to_numpy()
     array([0.5, 1. , 1. ])
     """
@@ -74,12 +68,12 @@ def operating_points(
     _refuse_outside(prevalences, "prevalences")
     wanted = labels(val) == MALIGNANT, labels(test) == MALIGNANT
     val_scores, test_scores = (part["p_Malignant"].to_numpy(np.float64) for part in (val, test))
-    weights = _with_everyone(test, replicates, seed) if len(test) else np.empty((0, 0))
     notes = [
         f"no malignant image in {name}"
         for name, malignant in zip(("val", "test"), wanted, strict=True)
         if not malignant.any()
     ]
+    weights = np.empty((0, 0)) if notes else bootstrap.weights(labels(test), test["group"])
     rows = []
     for target in targets:
         threshold = _threshold(val_scores[wanted[0]], target)
@@ -93,12 +87,12 @@ def operating_points(
             "test_malignant_n": int(wanted[1].sum()),
         }
         if notes:
-            values = dict.fromkeys(_value_names(prevalences), np.array([np.nan]))
+            values = dict.fromkeys(_value_names(prevalences), np.full(2, np.nan))
         else:
             values = _values(wanted[1], test_scores >= threshold, weights, prevalences)
-        for name, (estimate, *replicated) in values.items():
-            low, high = percentile_interval(np.array(replicated), level)
-            row |= {name: estimate, f"{name}_low": low, f"{name}_high": high}
+        for name, replicated in values.items():
+            ends = (name, f"{name}_low", f"{name}_high")
+            row |= dict(zip(ends, bootstrap.estimate(replicated), strict=True))
         rows.append(row | {"note": "; ".join(notes)})
     return pd.DataFrame(rows)
 
@@ -109,12 +103,6 @@ def _refuse_outside(values: ArrayLike, name: str, closed: bool = False) -> None:
     if wrong.any():
         limit = "above 0 and at most 1" if closed else "above 0 and below 1"
         raise ValueError(f"{name} must lie {limit}, found {array[wrong][0]}")
-
-
-def _with_everyone(test: pd.DataFrame, replicates: int, seed: int) -> Floats:
-    """Weights of the images as they are (row 0) and of the bootstrap replicates."""
-    weights = bootstrap_weights(labels(test), test["group"], replicates, seed)
-    return np.vstack([np.ones(len(test)), weights])
 
 
 def _threshold(scores: Floats, target: float) -> float:
@@ -132,9 +120,12 @@ def _value_names(prevalences: Sequence[float]) -> list[str]:
 
 
 def _values(
-    malignant: Booleans, called: Booleans, weights: Floats, prevalences: Sequence[float]
+    malignant: NDArray[np.bool_],
+    called: NDArray[np.bool_],
+    weights: Floats,
+    prevalences: Sequence[float],
 ) -> dict[str, Floats]:
-    """Value name → (R,), for each of (R, n) weights."""
+    """Value name → (1 + R,), for each of (1 + R, n) weights."""
     cells = (malignant & called, malignant & ~called, ~malignant & called, ~malignant & ~called)
     hits, misses, alarms, rejections = (weights @ cell for cell in cells)
     sensitivity, specificity = ratio(hits, hits + misses), ratio(rejections, alarms + rejections)
@@ -148,37 +139,33 @@ def _values(
 
 
 def decision_curve(
-    test: pd.DataFrame,
-    thresholds: ArrayLike = DECISION_THRESHOLDS,
-    replicates: int = 1000,
-    level: float = 0.95,
-    seed: int = 42,
+    test: pd.DataFrame, bootstrap: Bootstrap, thresholds: ArrayLike = DECISION_THRESHOLDS
 ) -> pd.DataFrame:
     """Weigh malignant images found against false alarms, for every threshold probability.
 
-    Net benefit (Vickers and Elkin 2006, Med. Decis. Making 26:565): TP/n - FP/n · t/(1 - t),
-    where whoever acts from a probability of t on accepts (1 - t)/t false alarms for each
-    malignant image found. It is in malignant images found an image, and rests on the share of
-    malignant images in `test`: it holds for a clinic only where that share does.
+    Net benefit (Vickers and Elkin 2006): TP/n - FP/n · t/(1 - t), where whoever acts from a
+    probability of t on accepts (1 - t)/t false alarms for each malignant image found. It holds
+    for a clinic only where the share of malignant images in `test` does.
 
     Args:
         test: rows of `predictions.csv`, as `read_predictions` returns them.
+        bootstrap: of the pointwise intervals.
         thresholds: threshold probabilities t, between 0 and 1.
-        replicates, level, seed: of the cluster bootstrap.
 
     Returns:
         One row a threshold: `threshold`, the net benefit of calling malignant whatever has
-        `p_Malignant` ≥ threshold (`model`, with its pointwise interval `low`, `high`), every
-        image (`treat_all`) and none (`treat_none`, always 0).
+        `p_Malignant` ≥ threshold (`model`, with `low`, `high`), every image (`treat_all`) and
+        none (`treat_none`, always 0); in malignant images found an image.
 
     Raises:
-        ValueError: `test` is empty, or thresholds, `replicates` or `level` are out of range.
+        ValueError: `test` is empty, or thresholds are out of range.
 
     >>> from btxrd.predictions import predictions_frame
     >>> rows = pd.DataFrame({"image_id": ["a", "b"], "part": "test", "center": 1,
     ...                      "group": ["a", "b"], "label": [0, 2]})
     >>> test = predictions_frame(rows, [[5, 0, 0], [0, 0, 5]])
-    >>> decision_curve(test, [0.5])[["model", "treat_all", "treat_none"]].loc[0].tolist()
+    >>> curve = decision_curve(test, Bootstrap(9), [0.5])
+    >>> curve[["model", "treat_all", "treat_none"]].loc[0].tolist()
     [0.5, 0.0, 0.0]
     """
     _refuse_outside(thresholds, "thresholds")
@@ -188,10 +175,10 @@ def decision_curve(
     # What calling an image malignant is worth at each threshold: (n, thresholds).
     worth = np.where((labels(test) == MALIGNANT)[:, None], 1.0, -cuts / (1 - cuts))
     called = test["p_Malignant"].to_numpy(np.float64)[:, None] >= cuts
-    weights = _with_everyone(test, replicates, seed)
-    benefit, *replicated = weights @ (worth * called) / weights.sum(axis=1, keepdims=True)
-    intervals = np.array([percentile_interval(v, level) for v in np.transpose(replicated)])
+    weights = bootstrap.weights(labels(test), test["group"])
+    benefits = weights @ (worth * called) / weights.sum(axis=1, keepdims=True)
+    benefit, low, high = bootstrap.estimate(benefits)
     return pd.DataFrame(
-        {"threshold": cuts, "model": benefit, "low": intervals[:, 0], "high": intervals[:, 1]}
+        {"threshold": cuts, "model": benefit, "low": low, "high": high}
         | {"treat_all": worth.mean(axis=0), "treat_none": 0.0}
     )

@@ -1,15 +1,26 @@
-"""Gather the artefacts of a study's runs into the comparison."""
+"""The runs of a study: gathered from their files, and compared with each other, fairly paired."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations, groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from btxrd.evaluation.intervals import format_interval
-from btxrd.evaluation.summary import HEADLINES
-from btxrd.session import read_json, read_run
+from btxrd.evaluation.comparisons import (
+    EXPERIMENT_KEYS,
+    check_comparable,
+    compare_experiments,
+    generalisation_gap,
+    seed_summary,
+)
+from btxrd.evaluation.intervals import Bootstrap
+from btxrd.files import read_json
+from btxrd.predictions import read_predictions
+from btxrd.stages import RUN_FILE
 
 __all__ = [
     "COMPARED",
@@ -18,13 +29,12 @@ __all__ = [
     "SPLIT_TITLES",
     "RunResult",
     "collect_runs",
+    "compare_runs",
     "comparison_table",
     "recommend",
-    "recommendation_sentence",
-    "run_line",
-    "run_table",
+    "run_figures",
+    "seed_table",
     "success_table",
-    "validation_table",
 ]
 
 SPLIT_TITLES = {
@@ -33,15 +43,12 @@ SPLIT_TITLES = {
     "grouped": "Grouped",
     "random": "Random (leaks)",
 }
-
-STAGE_TITLES = {"03_train": "training", "04_evaluate": "evaluation", "05_gradcam": "heat maps"}
-
 COMPARED = {
     "accuracy": "Accuracy",
     "macro_auc": "Macro AUC",
     "sensitivity/Malignant": "Malignant Sensitivity",
 }
-
+"""The metrics of `comparison.csv`, and what its columns call them."""
 COMPARISON_COLUMNS = (
     "Experiment ID",
     "Backbone",
@@ -54,6 +61,14 @@ COMPARISON_COLUMNS = (
     ),
 )
 """The first ten columns of `comparison.csv`, in order."""
+
+CRITERIA = {
+    "Stratified Accuracy": 0.75,
+    "Center-Holdout Accuracy": 0.55,
+    "Stratified Malignant Sensitivity": 0.70,
+    "Stratified Grad-CAM Mean IoU": 0.15,
+}
+"""What the study set out to exceed on the real data: column of `comparison.csv` → bound."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +83,7 @@ class RunResult:
         parameters: resolved; empty where the run never began.
         metrics: part → metrics, as `summarise` returns them; empty without `metrics.json`.
         gradcam: one row an explained image; None without `gradcam.csv`.
-        record: the whole of `run.json`.
+        training: the content of `training.json`; empty without it.
     """
 
     path: Path
@@ -80,7 +95,7 @@ class RunResult:
     parameters: dict[str, Any]
     metrics: dict[str, dict[str, Any]]
     gradcam: pd.DataFrame | None
-    record: dict[str, Any]
+    training: dict[str, Any]
 
     def value(self, metric: str, part: str = "test") -> float:
         """Return the estimate of a flat metric name; NaN where there is none."""
@@ -96,8 +111,7 @@ class RunResult:
         """Mean IoU of the activation maps with the lesion masks of the annotated test tumours."""
         if self.gradcam is None:
             return np.nan
-        tumours = self.gradcam.query("label > 0")["iou"]
-        return float(tumours.mean()) if tumours.notna().any() else np.nan
+        return float(self.gradcam.loc[self.gradcam["label"] > 0, "iou"].mean())
 
 
 def collect_runs(study_dir: str | Path) -> list[RunResult]:
@@ -109,8 +123,7 @@ def collect_runs(study_dir: str | Path) -> list[RunResult]:
 
 
 def _collect(folder: Path, study_dir: Path) -> RunResult:
-    record = read_run(folder)
-    training = read_json(folder / "training.json")
+    record, training = read_json(folder / RUN_FILE), read_json(folder / "training.json")
     gradcam = folder / "gradcam.csv"
     return RunResult(
         path=folder.relative_to(study_dir),
@@ -122,18 +135,42 @@ def _collect(folder: Path, study_dir: Path) -> RunResult:
         parameters=record.get("parameters") or training.get("parameters") or {},
         metrics=read_json(folder / "metrics.json"),
         gradcam=pd.read_csv(gradcam) if gradcam.is_file() else None,
-        record={**record, "training": training},
+        training=training,
     )
+
+
+def compare_runs(study_dir: str | Path, bootstrap: Bootstrap) -> dict[str, pd.DataFrame]:
+    """Compute all tables that notebook 06 writes from the runs' files, and `btxrd verify` checks.
+
+    Returns:
+        Name of the file → its table:
+
+        - `comparison.csv`: as `comparison_table` returns it.
+        - `differences.csv`: as `compare_experiments` returns it, for every pair of experiments
+          with the same split and seed, on their test set; p adjusted over all pairs of a split.
+        - `gaps.csv`: as `generalisation_gap` returns it, from the stratified to the center
+          holdout, a block an experiment.
+
+        Both have columns that name what is compared, and `note`: a pair whose parameters differ
+        in more than that is not subtracted; its row says why. Each split's first seed only.
+    """
+    study_dir = Path(study_dir)
+    runs = collect_runs(study_dir)
+    return {
+        "comparison.csv": comparison_table(runs),
+        "differences.csv": _joined(_differences(_first_seeds(runs), study_dir, bootstrap)),
+        "gaps.csv": _joined(_gaps(_first_seeds(runs), study_dir, bootstrap)),
+    }
 
 
 def comparison_table(runs: list[RunResult]) -> pd.DataFrame:
     """Return one row an experiment; its seeds are averaged.
 
     Returns:
-        The columns `COMPARISON_COLUMNS`, all test figures; then the same for other
-        splits that were run, the low and high ends of the intervals (of the first seed), the
-        validation figures that the recommendation is read from, Grad-CAM's mean IoU on the
-        stratified test set, and the errors of failed runs.
+        The columns `COMPARISON_COLUMNS`, all test figures; then the same for other splits that
+        were run, the low and high ends of the intervals (of the first seed), the validation
+        figures that the recommendation is read from, Grad-CAM's mean IoU on the stratified test
+        set, and the errors of failed runs.
     """
     rows = [
         _comparison_row(name, [run for run in runs if run.experiment == name])
@@ -149,37 +186,30 @@ def comparison_table(runs: list[RunResult]) -> pd.DataFrame:
 
 def _comparison_row(name: str, runs: list[RunResult]) -> dict[str, Any]:
     parameters = next((run.parameters for run in runs if run.parameters), {})
+    model, data = parameters.get("model", {}), parameters.get("data", {})
+    attention = model.get("attn_layer")
     row = {
         "Experiment ID": name,
-        "Backbone": _backbone(parameters.get("model", {})),
-        "Image Size": parameters.get("data", {}).get("image_size"),
-        "Annotations": parameters.get("data", {}).get("annotations"),
+        "Backbone": f"{model['backbone']}+{attention}" if attention else model.get("backbone"),
+        "Image Size": data.get("image_size"),
+        "Annotations": data.get("annotations"),
     }
-    extra: dict[str, Any] = {}
     for split, split_title in SPLIT_TITLES.items():
         here = [run for run in runs if run.split == split]
-        for metric, title in COMPARED.items():
-            if not here:
-                continue
+        for metric, title in COMPARED.items() if here else ():
             column = f"{split_title} {title}"
             row[column] = _mean([run.value(metric) for run in here])
-            extra[f"{column} Low"], extra[f"{column} High"] = here[0].interval(metric)[1:]
-            extra[f"{split_title} Val {title}"] = _mean([r.value(metric, "val") for r in here])
+            row[f"{column} Low"], row[f"{column} High"] = here[0].interval(metric)[1:]
+            row[f"{split_title} Val {title}"] = _mean([r.value(metric, "val") for r in here])
     stratified = [run for run in runs if run.split == "stratified"]
-    extra["Stratified Grad-CAM Mean IoU"] = _mean([run.mean_iou for run in stratified])
-    extra["Seeds"] = len({run.seed for run in runs})
-    extra["Errors"] = "; ".join(f"{run.split}: {run.error}" for run in runs if run.error) or None
-    return row | extra
-
-
-def _backbone(model: dict[str, Any]) -> str | None:
-    attention = model.get("attn_layer")
-    return f"{model['backbone']}+{attention}" if attention else model.get("backbone")
+    row["Stratified Grad-CAM Mean IoU"] = _mean([run.mean_iou for run in stratified])
+    row["Seeds"] = len({run.seed for run in runs})
+    row["Errors"] = "; ".join(f"{run.split}: {run.error}" for run in runs if run.error) or None
+    return row
 
 
 def _mean(values: list[float]) -> float:
-    defined = [value for value in values if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else np.nan
+    return float(pd.Series(values, dtype=float).mean())
 
 
 def recommend(table: pd.DataFrame) -> str | None:
@@ -200,138 +230,123 @@ def recommend(table: pd.DataFrame) -> str | None:
     return None if ranked.empty else str(ranked.iloc[0]["Experiment ID"])
 
 
-def recommendation_sentence(
-    best: str | None,
-    runs: list[RunResult],
-    leakage: pd.DataFrame,
-    shortcuts: pd.DataFrame,
-    gaps: pd.DataFrame,
-) -> str:
-    """Say which experiment is recommended, how good, how sure, and what else could explain it.
-
-    Args:
-        best: as `recommend` returns it.
-        runs: as `collect_runs` returns them.
-        leakage: as `leakage_table` returns it.
-        shortcuts: as `shortcut_table` returns it.
-        gaps: the table of `gap_contrasts`.
-    """
-    by_split = {run.split: run for run in reversed(runs) if run.experiment == best}
-    if best is None or "stratified" not in by_split:
-        return "**No experiment can be recommended:** no stratified run has been evaluated."
-    chosen = by_split["stratified"]
-    quoted = {metric: format_interval(*chosen.interval(metric)) for metric in COMPARED}
-    sentences = [
-        f"**Recommended: {best}**, the highest accuracy on the stratified *validation* set "
-        f"({chosen.value('accuracy', 'val'):.3f}).",
-        f"On its test set: macro AUC **{quoted['macro_auc']}**, accuracy {quoted['accuracy']}, "
-        f"malignant sensitivity {quoted['sensitivity/Malignant']}.",
-    ]
-    if "center" in by_split and by_split["center"].metrics:
-        held_out = format_interval(*by_split["center"].interval("macro_auc"))
-        sentences.append(f"Trained on center 1 and tested in other centers: macro AUC {held_out}.")
-    gap = gaps.query("experiment == @best and metric == 'macro_auc'") if len(gaps) else gaps
-    for row in gap.itertuples():
-        holds = "not told from none" if row.low <= 0 <= row.high else "told from none"
-        sentences.append(
-            f"That is a gap of {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f}), {holds}."
-        )
-    siblings = leakage.query("strategy == 'stratified' and part == 'test'")["sibling_share"]
-    sentences.append(
-        f"{siblings.iloc[0]:.0%} of the stratified test images have a sibling in train, so its "
-        "test figures are an upper bound."
-    )
-    strongest = shortcuts.query("split == 'grouped' and shortcut != 'sites'")
-    strongest = strongest.sort_values("macro_auc", ascending=False).iloc[0]
-    sentences.append(
-        "The strongest baseline that sees no lesion "
-        f"({strongest['sees']}) reaches a macro AUC of {strongest['macro_auc']:.3f} by study."
-    )
-    return " ".join(sentences)
-
-
-def run_line(run: RunResult) -> str:
-    """Return one run's line of Markdown: its state, and links to its pages that exist."""
-    line = f"- **{run.experiment}**, {run.split}, seed {run.seed}: {run.status}"
-    if run.error:
-        return f"{line}. {run.error} ([error.txt]({run.path}/error.txt))"
-    training = run.record.get("training", {})
-    if training:
-        line += f" ({training['epochs']} epochs, {training['seconds']:.0f} s, {training['device']})"
-    links = (f"[{title}]({run.path}/{stage}.html)" for stage, title in STAGE_TITLES.items())
-    return f"{line} · {' · '.join(links)}"
-
-
-def run_table(
-    runs: list[RunResult], leakage: pd.DataFrame, shortcuts: pd.DataFrame
-) -> pd.DataFrame:
-    """Lay out the runs for reading, and beside them what leakage and shortcuts could explain.
-
-    Args:
-        runs: as `collect_runs` returns them.
-        leakage: as `leakage_table` returns it.
-        shortcuts: as `shortcut_table` returns it.
+def success_table(row: pd.Series) -> pd.DataFrame:
+    """Check one experiment's row of the comparison against `CRITERIA`.
 
     Returns:
-        A row a run with its headline test figures, value (interval), and the share of its test
-        images that have a sibling in train; then a row a shortcut under grouped cross-validation.
+        A row a criterion: `criterion`, `bound`, `reached` (NaN where there is no figure), `met`.
     """
-    tested = leakage[leakage["part"] == "test"].set_index("strategy")["sibling_share"]
+    reached = [float(row.get(column, np.nan)) for column in CRITERIA]
+    table = {"criterion": list(CRITERIA), "bound": list(CRITERIA.values()), "reached": reached}
+    return pd.DataFrame(table).assign(met=lambda t: t["reached"] > t["bound"])
+
+
+def run_figures(runs: list[RunResult], part: str = "test") -> pd.DataFrame:
+    """Lay out the headline figures of one part of every run.
+
+    Returns:
+        A row a run that began: `experiment`, `split`, `seed`, `n` images, each of `COMPARED`
+        with `<metric>_low` and `<metric>_high`, `mean_iou`, `status`; NaN where a run has none.
+    """
     rows = []
     for run in runs:
-        row = {"Experiment": run.experiment, "Split": run.split, "Seed": run.seed}
-        row["Test n"] = run.metrics.get("test", {}).get("n")
+        row = {"experiment": run.experiment, "split": run.split, "seed": run.seed}
+        row["n"] = run.metrics.get(part, {}).get("n", pd.NA)
         for metric in COMPARED:
-            row[HEADLINES[metric]] = format_interval(*run.interval(metric))
-        row["Sibling in train"] = f"{tested[run.split]:.0%}" if run.split in tested else "–"
-        row["Grad-CAM mean IoU"] = "–" if np.isnan(run.mean_iou) else f"{run.mean_iou:.2f}"
-        row["Status"] = run.status
-        rows.append(row)
-    for shortcut in shortcuts[shortcuts["split"] == "grouped"].itertuples():
-        auc = format_interval(shortcut.macro_auc, shortcut.low, shortcut.high)
-        row = {"Experiment": f"no lesion: {shortcut.shortcut}", "Split": "by study"}
-        rows.append(row | {"Test n": shortcut.n, HEADLINES["macro_auc"]: auc})
-    return pd.DataFrame(rows).fillna({"Sibling in train": "–", "Status": "baseline"})
+            ends = (metric, f"{metric}_low", f"{metric}_high")
+            row |= dict(zip(ends, run.interval(metric, part), strict=True))
+        rows.append(row | {"mean_iou": run.mean_iou, "status": run.status})
+    return pd.DataFrame(rows).astype({"n": "Int64"})
 
 
-def validation_table(runs: list[RunResult]) -> pd.DataFrame:
-    """Lay out the validation figures that the recommendation is read from, value (interval)."""
-    return pd.DataFrame(
-        {"Experiment": run.experiment, "Split": run.split, "Seed": run.seed}
-        | {"Validation n": run.metrics["val"]["n"]}
-        | {HEADLINES[metric]: format_interval(*run.interval(metric, "val")) for metric in COMPARED}
-        for run in runs
-        if "val" in run.metrics
-    )
+def seed_table(runs: list[RunResult], study_dir: str | Path, bootstrap: Bootstrap) -> pd.DataFrame:
+    """Describe the experiments that were trained with several seeds.
+
+    Returns:
+        The rows of `seed_summary` with the columns `experiment` and `split`; none where there is
+        one seed each.
+
+    Raises:
+        ValueError: seeds of one experiment and split differ in other parameters; names them.
+    """
+    tables = []
+    order = attrgetter("experiment", "split", "seed")
+    ordered = sorted((run for run in runs if run.metrics), key=order)
+    for (experiment, split), group in groupby(ordered, key=attrgetter("experiment", "split")):
+        seeds = list(group)
+        for other in seeds[1:]:
+            check_comparable(seeds[0].parameters, other.parameters, ("seed",))
+        if len(seeds) > 1:
+            frames = {run.seed: _test_set(run, Path(study_dir)) for run in seeds}
+            table = seed_summary(frames, bootstrap)
+            tables.append(table.assign(experiment=experiment, split=split))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-@dataclass(frozen=True)
-class Criterion:
-    """One success criterion of the study: a test figure that must exceed a bound."""
-
-    title: str
-    column: str
-    bound: float
-
-
-CRITERIA = (
-    Criterion("stratified accuracy", "Stratified Accuracy", 0.75),
-    Criterion("center-holdout accuracy", "Center-Holdout Accuracy", 0.55),
-    Criterion("stratified malignant sensitivity", "Stratified Malignant Sensitivity", 0.70),
-    Criterion("Grad-CAM mean IoU", "Stratified Grad-CAM Mean IoU", 0.15),
-)
-"""What the study set out to reach on the real data."""
+def _first_seeds(runs: list[RunResult]) -> list[RunResult]:
+    """Return the first evaluated seed of each experiment and split, ordered by split."""
+    first: dict[tuple[str, str], RunResult] = {}
+    evaluated = (run for run in runs if run.metrics)
+    for run in sorted(evaluated, key=attrgetter("split", "experiment", "seed")):
+        first.setdefault((run.split, run.experiment), run)
+    return list(first.values())
 
 
-def success_table(row: pd.Series) -> pd.DataFrame:
-    """Check one experiment's row of the comparison against the success criteria."""
-    return pd.DataFrame(
-        [
-            {
-                "Criterion": f"{criterion.title} > {criterion.bound:.2f}",
-                "Reached": f"{row.get(criterion.column, np.nan):.3f}",
-                "Met": "yes" if row.get(criterion.column, np.nan) > criterion.bound else "no",
-            }
-            for criterion in CRITERIA
-        ]
-    )
+def _differences(
+    runs: list[RunResult], study_dir: Path, bootstrap: Bootstrap
+) -> Iterator[pd.DataFrame]:
+    for split, group in groupby(runs, key=attrgetter("split")):
+        here = {run.experiment: run for run in group}
+        notes = {
+            pair: _refusal(here[pair[0]], here[pair[1]], EXPERIMENT_KEYS)
+            for pair in combinations(here, 2)
+        }
+        pairs = [pair for pair, note in notes.items() if note is None]
+        named = {name: _test_set(run, study_dir) for name, run in here.items()}
+        kept = {name: frame for name, frame in named.items() if any(name in p for p in pairs)}
+        if pairs:
+            yield compare_experiments(kept, bootstrap, pairs).assign(split=split)
+        refused = [(split, *pair, note) for pair, note in notes.items() if note is not None]
+        yield pd.DataFrame(
+            refused, columns=["split", "first_experiment", "second_experiment", "note"]
+        )
+
+
+def _gaps(runs: list[RunResult], study_dir: Path, bootstrap: Bootstrap) -> Iterator[pd.DataFrame]:
+    by_run = {(run.experiment, run.split): run for run in runs}
+    for experiment in dict.fromkeys(sorted(run.experiment for run in runs)):
+        pair = [by_run.get((experiment, split)) for split in ("stratified", "center")]
+        if None in pair:
+            continue
+        note = _refusal(*pair, ("split",))
+        if note is None:
+            gap = generalisation_gap(*(_test_set(run, study_dir) for run in pair), bootstrap)
+            yield gap.assign(experiment=experiment)
+        else:
+            yield pd.DataFrame([{"experiment": experiment, "note": note}])
+
+
+def _joined(tables: Iterator[pd.DataFrame]) -> pd.DataFrame:
+    found = [table for table in tables if len(table)]
+    if not found:
+        return pd.DataFrame()
+    table = pd.concat(found, ignore_index=True)
+    return table if "note" in table else table.assign(note=np.nan)
+
+
+def _test_set(run: RunResult, study_dir: Path) -> pd.DataFrame:
+    predictions = read_predictions(study_dir / run.path / "predictions.csv")
+    return predictions[predictions["part"] == "test"].reset_index(drop=True)
+
+
+def _refusal(first: RunResult, second: RunResult, compared: tuple[str, ...]) -> str | None:
+    """Say why two runs cannot be subtracted; None where they can."""
+    if first.seed != second.seed:
+        compared = (*compared, "seed")
+    try:
+        check_comparable(first.parameters, second.parameters, compared)
+    except ValueError as error:
+        reason = str(error).removeprefix("not comparable: ").partition("; only")[0]
+        names = (f"{run.experiment} · {run.split}" for run in (first, second))
+        return f"{' and '.join(names)}: {reason}"
+    return None

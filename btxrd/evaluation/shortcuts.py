@@ -1,8 +1,7 @@
 """Baselines that never see a lesion: how much of a model's AUC could each explain?
 
 A model that scores no better than these may have learned who was imaged, where, and how the file
-was exported, and nothing about tumours (Zech et al. 2018, PLoS Med. 15:e1002683; DeGrave et al.
-2021, Nat. Mach. Intell. 3:610).
+was exported, and nothing about tumours (Zech et al. 2018; DeGrave et al. 2021).
 """
 
 from collections.abc import Callable
@@ -22,9 +21,9 @@ from threadpoolctl import threadpool_limits
 from btxrd import CLASS_NAMES
 from btxrd.data.cache import ImageCache
 from btxrd.data.table import REGION_COLUMNS, SITE_COLUMNS, VIEW_COLUMNS
-from btxrd.evaluation.intervals import bootstrap_metrics, format_interval
+from btxrd.evaluation.intervals import Bootstrap, bootstrap_metrics
 
-__all__ = ["SHORTCUTS", "shortcut_features", "shortcut_report", "shortcut_table"]
+__all__ = ["SHORTCUTS", "shortcut_features", "shortcut_table"]
 
 SHORTCUTS = {
     "metadata": "age, sex, region and view",
@@ -111,37 +110,27 @@ def _cell_means(cache: ImageCache, rows: np.ndarray) -> Floats:
 def shortcut_table(
     table: pd.DataFrame,
     groups: ArrayLike,
+    bootstrap: Bootstrap,
     cache: ImageCache | None = None,
     folds: int = 5,
-    replicates: int = 1000,
-    seed: int = 42,
 ) -> pd.DataFrame:
     """Cross-validate every shortcut, with study groups torn apart and with them kept whole.
 
-    Table and file columns go to gradient-boosted trees (scikit-learn's
-    `HistGradientBoostingClassifier`), which find the thresholds and interactions that such
-    columns hold; 60 trees a class cost two thirds of the time of 100 and score the same, and
-    leaves of 10 images let rare sites count on small tables too. Grey levels go to logistic
-    regression on standardised features: on 400 phantoms it scores as the trees do, twenty times
-    as quickly. Both fit on one thread: a few thousand rows gain little from more, and lose much
-    where threads outnumber the free cores.
-
-    Out-of-fold probabilities are pooled before the AUC is taken. Folds are fewer where a class
-    has too few images (or study groups) for them, or where a fold would train without a class.
+    Table and file columns go to gradient-boosted trees, grey levels to logistic regression. Out-of-
+    fold probabilities are pooled before the AUC is taken. Folds are fewer where a class has too
+    few images (or study groups) for them, or where a fold would train without a class.
 
     Args:
         table: as `read_table` returns it.
         groups: (n,) study groups, as `study_groups` returns them.
+        bootstrap: of the intervals, by study group; its seed is also that of the folds.
         cache: as in `shortcut_features`.
         folds: of the cross-validation, at most; 2 or more.
-        replicates: of the bootstrap.
-        seed: of folds and bootstrap.
 
     Returns:
         One row a shortcut and split: `shortcut`, `sees`, `split` (`image`: folds by image, as a
-        random split makes them; `grouped`: whole study groups), `n` images, `macro_auc`
-        (one-vs-rest), and `low` and `high`, its 95 % cluster bootstrap interval by study group.
-        The three are NaN where not even two folds can be made.
+        random split makes them; `grouped`: whole study groups), `n` images, and the macro AUC
+        (one-vs-rest): `estimate`, `low`, `high`, NaN where not even two folds can be made.
 
     Raises:
         ValueError: `folds` is below 2, or `groups` does not fit the table.
@@ -153,8 +142,8 @@ def shortcut_table(
     if units.shape != labels.shape:
         raise ValueError(f"groups must have shape {labels.shape}, found {units.shape}")
     deals = {
-        "image": _deal(StratifiedKFold, labels, None, folds, seed),
-        "grouped": _deal(StratifiedGroupKFold, labels, units, folds, seed),
+        "image": _deal(StratifiedKFold, labels, None, folds, bootstrap.seed),
+        "grouped": _deal(StratifiedGroupKFold, labels, units, folds, bootstrap.seed),
     }
     rows = []
     for name, features in shortcut_features(table, cache).items():
@@ -162,12 +151,10 @@ def shortcut_table(
             interval = NOT_ESTIMABLE
             if deal:
                 chances = _out_of_fold(name, np.asarray(features), labels, deal)
-                metrics = bootstrap_metrics(
-                    labels, chances, units, replicates=replicates, seed=seed
-                )
+                metrics = bootstrap_metrics(labels, chances, units, bootstrap)
                 interval = metrics.loc["macro_auc", ["estimate", "low", "high"]]
             rows.append((name, SHORTCUTS[name], split, len(table), *interval))
-    columns = ["shortcut", "sees", "split", "n", "macro_auc", "low", "high"]
+    columns = ["shortcut", "sees", "split", "n", "estimate", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -207,23 +194,3 @@ def _classifier(name: str) -> ClassifierMixin:
     if name in PIXEL_SHORTCUTS:
         return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     return HistGradientBoostingClassifier(max_iter=60, min_samples_leaf=10, random_state=0)
-
-
-def shortcut_report(shortcuts: pd.DataFrame) -> pd.DataFrame:
-    """Lay out a shortcut table for reading: a row a baseline, its macro AUC by image and by study.
-
-    Args:
-        shortcuts: as `shortcut_table` returns it.
-    """
-    cells = shortcuts.assign(
-        cell=[
-            format_interval(auc, low, high)
-            for auc, low, high in zip(
-                shortcuts["macro_auc"], shortcuts["low"], shortcuts["high"], strict=True
-            )
-        ]
-    ).pivot_table("cell", "sees", "split", aggfunc="first")
-    wide = cells.loc[list(dict.fromkeys(shortcuts["sees"])), ["image", "grouped"]].reset_index()
-    return wide.set_axis(
-        ["The baseline sees", "Macro AUC, by image", "Macro AUC, by study"], axis=1
-    )

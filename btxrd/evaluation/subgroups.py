@@ -9,10 +9,10 @@ import pandas as pd
 
 from btxrd import CLASS_NAMES
 from btxrd.data.table import REGION_COLUMNS, SUBTYPE_COLUMNS, VIEW_COLUMNS, one_hot_name
-from btxrd.evaluation.intervals import bootstrap_metrics
+from btxrd.evaluation.intervals import Bootstrap, bootstrap_metrics
 from btxrd.predictions import labels, probabilities
 
-__all__ = ["EVERYONE", "SUBGROUP_METRICS", "subgroup_attributes", "subgroup_table"]
+__all__ = ["EVERYONE", "SUBGROUP_METRICS", "lesion_sizes", "subgroup_attributes", "subgroup_table"]
 
 SUBGROUP_METRICS = ("auc/Malignant", "accuracy", "sensitivity/Malignant")
 """What is computed for each subgroup, named as in `btxrd.evaluation.metrics.metric_table`."""
@@ -20,11 +20,14 @@ SUBGROUP_METRICS = ("auc/Malignant", "accuracy", "sensitivity/Malignant")
 EVERYONE = "all images"
 """Attribute and value of the row of `subgroup_table` that stands for the whole part."""
 
+SMALLEST = 20
+"""Images that a group needs for any estimate."""
+SMALLEST_MALIGNANT = 5
+"""Malignant images that a group needs for the malignant metrics."""
+
 MALIGNANT = CLASS_NAMES.index("Malignant")
 AGE_EDGES = (0, 18, 40, 65, np.inf)
 AGE_BANDS = ("0–17", "18–39", "40–64", "65+")
-SIZES = ("small", "medium", "large")
-NO_LESION = "none"
 
 
 def subgroup_attributes(table: pd.DataFrame, lesion_area: pd.Series | None = None) -> pd.DataFrame:
@@ -32,99 +35,84 @@ def subgroup_attributes(table: pd.DataFrame, lesion_area: pd.Series | None = Non
 
     Args:
         table: as `btxrd.data.table.read_table` returns it.
-        lesion_area: area of the lesion mask by image_id, in pixels or as a share of the image;
-            images that it lacks, or has with 0 or NaN, have no annotated lesion.
+        lesion_area: area of the lesion mask by image_id, as a share of the image; images that it
+            lacks, or has with 0 or NaN, have no annotated lesion.
 
     Returns:
         A frame of ordered categories indexed by `image_id`, in the table's order: `center`,
         `age_band` (0–17, 18–39, 40–64, 65+ years), `sex`, `region`, `view`, `subtype` (each the
-        first that is set, or `none`) and, where `lesion_area` is given, `lesion_size`: small,
-        medium or large by the tertiles of the annotated images of `table`, or `none`.
+        first that is set, or `none`) and, where `lesion_area` is given, `lesion_size`.
 
     >>> from btxrd.data.table import FLAG_COLUMNS
     >>> table = pd.DataFrame(0, index=[0, 1], columns=list(FLAG_COLUMNS)).assign(
     ...     image_id=["a", "b"], center=1, age=[17, 18], gender=["F", "M"], frontal=1)
-    >>> subgroup_attributes(table, pd.Series({"b": 0.02}))[
-    ...     ["age_band", "sex", "view", "lesion_size"]].loc["b"].tolist()
-    ['18–39', 'male', 'frontal', 'small']
+    >>> subgroup_attributes(table)[["age_band", "sex", "view"]].loc["b"].tolist()
+    ['18–39', 'male', 'frontal']
     """
+    centers = table["center"].astype(str)
     columns = {
-        "center": _categories(
-            table["center"].astype(str), [str(center) for center in sorted(set(table["center"]))]
-        ),
+        "center": _ordered(centers, [str(center) for center in sorted(set(table["center"]))]),
         "age_band": pd.cut(table["age"], AGE_EDGES, right=False, labels=AGE_BANDS),
-        "sex": _categories(table["gender"].map({"F": "female", "M": "male"}), ("female", "male")),
+        "sex": _ordered(table["gender"].map({"F": "female", "M": "male"}), ["female", "male"]),
     }
     named = {"region": REGION_COLUMNS, "view": VIEW_COLUMNS, "subtype": SUBTYPE_COLUMNS}
     for attribute, names in named.items():
-        columns[attribute] = _categories(one_hot_name(table, names), (*names, "none"))
+        columns[attribute] = _ordered(one_hot_name(table, names), [*names, "none"])
     if lesion_area is not None:
-        columns["lesion_size"] = _lesion_size(table["image_id"], lesion_area)
+        columns["lesion_size"] = lesion_sizes(table["image_id"].map(lesion_area))
     return pd.DataFrame(columns).set_axis(pd.Index(table["image_id"], name="image_id"))
 
 
-def _categories(values: pd.Series, order: tuple[str, ...] | list[str]) -> pd.Series:
-    return values.astype(pd.CategoricalDtype(list(order), ordered=True))
+def _ordered(values: pd.Series, order: list[str]) -> pd.Series:
+    return values.astype(pd.CategoricalDtype(order, ordered=True))
 
 
-def _lesion_size(image_ids: pd.Series, lesion_area: pd.Series) -> pd.Series:
-    area = image_ids.map(lesion_area).fillna(0).to_numpy(np.float64)
-    sizes = np.full(len(area), NO_LESION, dtype=object)
-    annotated = area > 0
-    if annotated.any():
-        cuts = np.quantile(area[annotated], [1 / 3, 2 / 3])
-        sizes[annotated] = np.array(SIZES)[np.digitize(area[annotated], cuts, right=True)]
-    return _categories(pd.Series(sizes, image_ids.index), (*SIZES, NO_LESION))
+def lesion_sizes(lesion_area: pd.Series) -> pd.Series:
+    """Name the third of the annotated lesions that each image's lesion belongs to, by size.
+
+    Args:
+        lesion_area: share of the image in [0, 1], of all images of a data set; 0 or NaN where
+            there is no lesion.
+
+    Returns:
+        Ordered categories with the same index; the limits stand in their names, in percent of the
+        image. `none` where there is no lesion.
+
+    >>> lesion_sizes(pd.Series([0.001, 0.02, 0.3, 0.0])).tolist()
+    ['small (< 1.4 %)', 'medium', 'large (≥ 11.3 %)', 'none']
+    """
+    area = lesion_area.fillna(0)
+    annotated = area[area > 0]
+    low, high = annotated.quantile([1 / 3, 2 / 3]) if len(annotated) else (np.nan, np.nan)
+    names = [f"small (< {100 * low:.1f} %)", "medium", f"large (≥ {100 * high:.1f} %)", "none"]
+    codes = np.select([area <= 0, area < low, area < high], [3, 0, 1], 2)
+    return pd.Series(pd.Categorical.from_codes(codes, names, ordered=True), lesion_area.index)
 
 
 def subgroup_table(
-    test: pd.DataFrame,
-    attributes: pd.DataFrame,
-    smallest: int = 20,
-    smallest_malignant: int = 5,
-    replicates: int = 1000,
-    level: float = 0.95,
-    seed: int = 42,
+    test: pd.DataFrame, attributes: pd.DataFrame, bootstrap: Bootstrap
 ) -> pd.DataFrame:
     """Compute the metrics of every subgroup that is large enough for them.
 
-    A group of fewer than `smallest` images has no estimate. The malignant AUC and sensitivity
-    also need `smallest_malignant` malignant images, and the AUC as many others; accuracy does
+    A group of fewer than `SMALLEST` images has no estimate. The malignant AUC and sensitivity
+    also need `SMALLEST_MALIGNANT` malignant images, and the AUC as many others; accuracy does
     not, so that a benign subtype has one.
 
     Args:
         test: rows of one part of `predictions.csv`.
-        attributes: one row an image, with `image_id` as index or column; every other column is an
-            attribute. An ordered or unordered category keeps its order, other values are
-            sorted; an image without a value is in no group of that attribute.
-        smallest: images that a group needs, 1 or more.
-        smallest_malignant: malignant images that the malignant metrics need, 1 or more.
-        replicates, level, seed: of the cluster bootstrap, which is drawn within each group.
+        attributes: one row an image, indexed by `image_id`; every column is an attribute, as
+            `subgroup_attributes` makes them. An image without a value is in no group of it.
+        bootstrap: drawn within each group.
 
     Returns:
         One row for all images, then one for each attribute and value that occurs in `test`:
         `attribute`, `value`, `n`, `malignant_n`, for each of `SUBGROUP_METRICS` its estimate and
-        `<metric>_low`, `<metric>_high`, and `note`, which says what is NaN for want of images.
+        `<metric>_low`, `<metric>_high` (NaN where the group is too small for it).
 
     Raises:
-        KeyError: `attributes` lacks an image of `test`, or `image_id` altogether.
-        ValueError: `attributes` has an image twice, or an option is out of range.
-
-    >>> from btxrd.predictions import predictions_frame
-    >>> rows = pd.DataFrame({"image_id": ["a", "b"], "part": "test", "center": 1,
-    ...                      "group": ["a", "b"], "label": [0, 2]})
-    >>> test = predictions_frame(rows, [[3, 0, 0], [1, 0, 0]])
-    >>> sexes = pd.DataFrame({"image_id": ["a", "b"], "sex": ["male", "female"]})
-    >>> subgroup_table(test, sexes, smallest=2)[["value", "accuracy", "note"]]
-            value  accuracy                                               note
-    0  all images       0.5  too small for auc/Malignant and sensitivity/Ma...
-    1      female       NaN                   too small: n = 1, 1 malignant
-    2        male       NaN                   too small: n = 1, 0 malignant
+        KeyError: `attributes` lacks an image of `test`.
+        ValueError: `attributes` has an image twice.
     """
-    if min(smallest, smallest_malignant) < 1:
-        raise ValueError(f"sizes must be 1 or more, found {smallest} and {smallest_malignant}")
-    if attributes.index.name != "image_id":
-        attributes = attributes.set_index("image_id")
     repeated = attributes.index[attributes.index.duplicated()]
     if len(repeated):
         raise ValueError(f"attributes have {repeated[0]} twice")
@@ -140,35 +128,24 @@ def subgroup_table(
     for attribute, value, chosen in groups:
         malignant = int((labels(chosen) == MALIGNANT).sum())
         row = {"attribute": attribute, "value": value, "n": len(chosen), "malignant_n": malignant}
-        wanting = _wanting(len(chosen), malignant, smallest, smallest_malignant)
-        estimates = None
-        if len(wanting) < len(SUBGROUP_METRICS):
+        estimable = _estimable(len(chosen), malignant)
+        if estimable:
             estimates = bootstrap_metrics(
-                labels(chosen),
-                probabilities(chosen),
-                chosen["group"],
-                replicates=replicates,
-                level=level,
-                seed=seed,
+                labels(chosen), probabilities(chosen), chosen["group"], bootstrap
             )
         for metric in SUBGROUP_METRICS:
-            interval = [np.nan] * 3 if metric in wanting else estimates.loc[metric]
+            interval = estimates.loc[metric] if metric in estimable else [np.nan] * 3
             row |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), interval, strict=True))
-        rows.append(row | {"note": _note(len(chosen), malignant, wanting)})
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _wanting(n: int, malignant: int, smallest: int, smallest_malignant: int) -> list[str]:
-    """Metrics for which a group is too small."""
-    if n < smallest:
-        return list(SUBGROUP_METRICS)
-    if malignant < smallest_malignant:
-        return ["auc/Malignant", "sensitivity/Malignant"]
-    return ["auc/Malignant"] if n - malignant < smallest_malignant else []
-
-
-def _note(n: int, malignant: int, wanting: list[str]) -> str:
-    if not wanting:
-        return ""
-    what = "" if len(wanting) == len(SUBGROUP_METRICS) else f" for {' and '.join(wanting)}"
-    return f"too small{what}: n = {n}, {malignant} malignant"
+def _estimable(n: int, malignant: int) -> list[str]:
+    """Metrics for which a group is large enough."""
+    if n < SMALLEST:
+        return []
+    if malignant < SMALLEST_MALIGNANT:
+        return ["accuracy"]
+    if n - malignant < SMALLEST_MALIGNANT:
+        return ["accuracy", "sensitivity/Malignant"]
+    return list(SUBGROUP_METRICS)

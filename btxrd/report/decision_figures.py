@@ -12,15 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
+from btxrd.evaluation.intervals import Bootstrap
+from btxrd.evaluation.subgroups import EVERYONE
 from btxrd.report.figures import (
     CLASS_PALETTE,
     REFERENCE_LINE,
     WIDTH,
-    _images,
-    _panels,
+    image_count,
     metric_interval_figure,
+    panels,
 )
-from btxrd.evaluation.subgroups import EVERYONE
+from btxrd.report.tables import title_of
 
 __all__ = ["decision_curve_figure", "reliability_figure", "selective_figure", "subgroup_figure"]
 
@@ -30,27 +32,22 @@ NEUTRAL = "0.15"
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
-METRIC_TITLES = {
-    "auc/Malignant": "AUC, malignant against the rest",
-    "accuracy": "Accuracy",
-    "sensitivity/Malignant": "Malignant sensitivity",
-}
-
 
 def decision_curve_figure(
-    curve: pd.DataFrame, n: int, points: pd.DataFrame | None = None
+    curve: pd.DataFrame, n: int, bootstrap: Bootstrap, points: pd.DataFrame | None = None
 ) -> Figure:
     """Draw the net benefit of the model beside calling every image malignant, or none.
 
     Args:
         curve: as `decision_curve` returns it.
         n: images behind it.
+        bootstrap: of the band.
         points: as `operating_points` returns them: their thresholds are marked on the curve.
 
     Returns:
         The figure. Net benefit far below 0 is cut off.
     """
-    figure, axes = _panels(1, 1, (WIDTH, 5.2))
+    figure, axes = panels(1, 1, (WIDTH, 5.2))
     axis = axes[0, 0]
     cuts = curve["threshold"]
     axis.fill_between(
@@ -76,13 +73,16 @@ def decision_curve_figure(
     )
     axis.xaxis.set_major_formatter(PercentFormatter(1.0))
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, frameon=False)
-    figure.suptitle(f"Decision curve, malignant against the rest, 95 % band ({_images(n)})")
+    figure.suptitle(
+        f"Decision curve, malignant against the rest, {bootstrap.name} band ({image_count(n)})"
+    )
     return figure
 
 
 def reliability_figure(
     tables_before: Mapping[str, pd.DataFrame],
     tables_after: Mapping[str, pd.DataFrame],
+    bootstrap: Bootstrap,
     title: str = "Reliability",
 ) -> Figure:
     """Draw reliability diagrams before and after temperature scaling, one column an outcome.
@@ -90,6 +90,7 @@ def reliability_figure(
     Args:
         tables_before, tables_after: outcome → its table, as `reliability_tables` returns them;
             both with the same outcomes.
+        bootstrap: of the intervals.
         title: stands before the number of images.
 
     Raises:
@@ -101,7 +102,7 @@ def reliability_figure(
             f"{list(tables_before)} and {list(tables_after)}"
         )
     columns = len(tables_before)
-    figure, axes = _panels(2, columns, (WIDTH, 1 + 18 / columns), sharex=True, sharey=True)
+    figure, axes = panels(2, columns, (WIDTH, 1 + 18 / columns), sharex=True, sharey=True)
     stages = {"Before temperature scaling": tables_before, "After": tables_after}
     for row, (stage, tables) in zip(axes, stages.items(), strict=True):
         for axis, (name, table) in zip(row, tables.items(), strict=True):
@@ -112,7 +113,9 @@ def reliability_figure(
     for axis in axes[1]:
         axis.set_xlabel("Mean probability")
     images = int(next(iter(tables_before.values()))["n"].sum())
-    figure.suptitle(f"{title}, 95 % intervals ({_images(images)} a panel; dotted: calibrated)")
+    figure.suptitle(
+        f"{title}, {bootstrap.name} intervals ({image_count(images)} a panel; dotted: calibrated)"
+    )
     return figure
 
 
@@ -136,14 +139,15 @@ def _reliability(axis: Axes, table: pd.DataFrame, colour: str) -> None:
         side.set_major_locator(MultipleLocator(0.5))
 
 
-def selective_figure(table: pd.DataFrame, n: int) -> Figure:
+def selective_figure(table: pd.DataFrame, n: int, bootstrap: Bootstrap) -> Figure:
     """Draw accuracy and confidence threshold against the share of images that is answered.
 
     Args:
         table: as `selective_prediction` returns it.
         n: images behind it.
+        bootstrap: of the band.
     """
-    figure, axes = _panels(1, 2, (WIDTH, 4.4), sharex=True)
+    figure, axes = panels(1, 2, (WIDTH, 4.4), sharex=True)
     accuracy, threshold = axes[0]
     band = {"color": NEUTRAL, "alpha": 0.15, "linewidth": 0}
     accuracy.fill_between(table["coverage"], table["low"], table["high"], **band)
@@ -159,17 +163,18 @@ def selective_figure(table: pd.DataFrame, n: int) -> Figure:
     for axis in axes[0]:
         axis.set(xlabel="Coverage (images answered)", xlim=(0, 1))
         axis.xaxis.set_major_formatter(PercentFormatter(1.0))
-    figure.suptitle(f"Selective prediction by confidence, 95 % band ({_images(n)})")
+    figure.suptitle(f"Selective prediction by confidence, {bootstrap.name} band ({image_count(n)})")
     return figure
 
 
-def subgroup_figure(table: pd.DataFrame, metric: str = "auc/Malignant") -> Figure:
+def subgroup_figure(table: pd.DataFrame, metric: str, bootstrap: Bootstrap) -> Figure:
     """Draw a forest plot of one metric by subgroup; the dotted line is all images.
 
     Args:
         table: as `subgroup_table` returns it. Groups too small for the metric are counted in
             the title and not drawn, unless all are.
         metric: one of `btxrd.evaluation.subgroups.SUBGROUP_METRICS`.
+        bootstrap: of the intervals.
 
     Raises:
         ValueError: the table has no such metric, or no rows.
@@ -182,7 +187,7 @@ def subgroup_figure(table: pd.DataFrame, metric: str = "auc/Malignant") -> Figur
         f" ({n:,},{NO_BREAK}{malignant:,})"
         for n, malignant in zip(table["n"], table["malignant_n"], strict=True)
     ]
-    title = METRIC_TITLES.get(metric, metric)
+    title = title_of(metric)
     rows = pd.DataFrame(
         {
             "label": named.mask(everyone, EVERYONE.capitalize()) + sizes,
@@ -199,4 +204,4 @@ def subgroup_figure(table: pd.DataFrame, metric: str = "auc/Malignant") -> Figur
     heading = f"{title}, by subgroup (in brackets: images, malignant)"
     if len(estimable) < len(rows):
         heading += f";\n{len(rows) - len(estimable)} of {len(rows)} rows too small for it"
-    return metric_interval_figure(drawn, title, references=references, title=heading)
+    return metric_interval_figure(drawn, bootstrap, title, references=references, title=heading)

@@ -19,11 +19,12 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import precision_recall_curve, roc_curve
+from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve, roc_curve
 
 from btxrd import CLASS_NAMES
-from btxrd.evaluation.intervals import bootstrap_curves, bootstrap_metrics, format_interval
-from btxrd.evaluation.metrics import check_predictions
+from btxrd.evaluation.intervals import Bootstrap, bootstrap_curves
+from btxrd.predictions import labels, probabilities
+from btxrd.report.tables import format_interval
 
 __all__ = [
     "CLASS_PALETTE",
@@ -72,7 +73,7 @@ def use_style() -> None:
     )
 
 
-def _panels(rows: int, columns: int, size: tuple[float, float], **kwargs: Any) -> Any:
+def panels(rows: int, columns: int, size: tuple[float, float], **kwargs: Any) -> Any:
     """Return a figure that pyplot has already let go of, and its (rows, columns) axes."""
     figure, axes = plt.subplots(
         rows, columns, figsize=size, squeeze=False, layout="constrained", **kwargs
@@ -81,7 +82,7 @@ def _panels(rows: int, columns: int, size: tuple[float, float], **kwargs: Any) -
     return figure, axes
 
 
-def _images(n: int) -> str:
+def image_count(n: int) -> str:
     return f"n = {n:,} image{'' if n == 1 else 's'}"
 
 
@@ -95,85 +96,65 @@ def confusion_matrix_figure(metrics: dict[str, Any], title: str = "Confusion mat
     names = list(metrics["per_class"])
     counts = np.array(metrics["confusion_matrix"]["counts"], dtype=float)
     shares = np.array(metrics["confusion_matrix"]["row_normalised"], dtype=float)
-    totals = counts.sum(axis=1)
-    ticks = [f"{name}\n(n = {total:,.0f})" for name, total in zip(names, totals, strict=True)]
-    figure, axes = _panels(1, 2, (WIDTH, 4.6))
-    panels = (("Counts", counts, ",.0f", None), ("Share of the true class", shares, ".1%", 1.0))
-    for axis, (heading, values, number_format, top) in zip(axes[0], panels, strict=True):
-        sns.heatmap(
-            values,
+    figure, axes = panels(1, 2, (WIDTH, 4.6))
+    halves = (("Counts", counts, ",.0f", None), ("Share of the true class", shares, ".1%", 1.0))
+    for axis, (heading, values, number_format, top) in zip(axes[0], halves, strict=True):
+        ConfusionMatrixDisplay(values, display_labels=names).plot(
             ax=axis,
-            annot=True,
-            fmt=number_format,
-            annot_kws={"size": 13},
             cmap="Blues",
-            vmin=0,
-            vmax=top,
-            square=True,
-            linewidths=1,
-            cbar=False,
-            xticklabels=names,
-            yticklabels=ticks,
+            values_format=number_format,
+            colorbar=False,
+            im_kw={"vmin": 0, "vmax": top},
+            text_kw={"size": 13},
         )
         axis.set(title=heading, xlabel="Predicted class", ylabel="True class")
-        axis.tick_params(axis="y", rotation=0)
-    figure.suptitle(f"{title} ({_images(metrics['n'])})")
+        axis.grid(visible=False)
+        axis.set_yticks(
+            range(len(names)),
+            [f"{name}\n(n = {n:,.0f})" for name, n in zip(names, counts.sum(1), strict=True)],
+        )
+    figure.suptitle(f"{title} ({image_count(metrics['n'])})")
     return figure
 
 
 def roc_pr_figure(
-    y_true: ArrayLike,
-    probabilities: ArrayLike,
-    groups: ArrayLike | None = None,
-    intervals: pd.DataFrame | None = None,
-    class_names: Sequence[str] = CLASS_NAMES,
-    replicates: int = 1000,
-    seed: int = 42,
+    test: pd.DataFrame,
+    intervals: Mapping[str, Sequence[float]],
+    bootstrap: Bootstrap,
     title: str = "One-vs-rest curves",
 ) -> Figure:
-    """Draw ROC and precision-recall curves of each class with 95 % bootstrap bands.
+    """Draw ROC and precision-recall curves of each class with bootstrap bands.
 
     Args:
-        y_true: (n,) integer labels, 0 … C-1.
-        probabilities: (n, C) floats in [0, 1]; each row sums to 1.
-        groups: (n,) study groups for the bootstrap; None takes images as independent.
-        intervals: what `bootstrap_metrics` returned for the same images, for the legend;
-            computed where None.
-        class_names: the C names, in the order of the labels.
-        replicates: bootstrap replicates of the bands.
-        seed: seed of the bootstrap.
+        test: rows of one part of `predictions.csv`.
+        intervals: flat metric name → estimate, low and high, for the legend; of the same images.
+        bootstrap: of the bands.
         title: stands before the number of images.
-
-    Raises:
-        ValueError: as `bootstrap_metrics`.
     """
-    labels, scores = check_predictions(y_true, probabilities, class_names)
-    if intervals is None:
-        intervals = bootstrap_metrics(labels, scores, groups, class_names, seed=seed)
-    bands = bootstrap_curves(labels, scores, groups, class_names, replicates, seed=seed)
-    figure, axes = _panels(1, 2, (WIDTH, 6.3))
+    y_true, scores = labels(test), probabilities(test)
+    bands = bootstrap_curves(y_true, scores, test["group"], bootstrap)
+    figure, axes = panels(1, 2, (WIDTH, 6.3))
     roc, pr = axes[0]
-    colours = _colours(class_names)
-    for c, name in enumerate(class_names):
-        positive = labels == c
+    for c, (name, colour) in enumerate(CLASS_PALETTE.items()):
+        positive = y_true == c
         if positive.all() or not positive.any():
             continue
+        legend = {
+            score: f"{name}: {score} {format_interval(*intervals[f'{metric}/{name}'])}, "
+            f"n = {positive.sum():,}"
+            for score, metric in {"AUC": "auc", "AP": "average_precision"}.items()
+        }
         fpr, tpr, _ = roc_curve(positive, scores[:, c])
-        precision, recall = _precision_recall_steps(positive, scores[:, c])
-        style = {"color": colours[name], "linewidth": 2}
-        legend = f"{name}: {{}} {{}}, n = {positive.sum():,}"
-        roc.plot(fpr, tpr, label=legend.format("AUC", _interval(intervals, "auc", name)), **style)
-        pr.plot(
-            recall,
-            precision,
-            drawstyle="steps-pre",
-            label=legend.format("AP", _interval(intervals, "average_precision", name)),
-            **style,
-        )
-        pr.axhline(positive.mean(), **REFERENCE_LINE | {"color": style["color"]})
+        roc.plot(fpr, tpr, color=colour, linewidth=2, label=legend["AUC"])
+        precision, recall, _ = precision_recall_curve(positive, scores[:, c])
+        # scikit-learn's last point, precision 1 at recall 0, belongs to no threshold.
+        precision[-1] = precision[-2]
+        steps = {"drawstyle": "steps-post", "color": colour, "linewidth": 2}
+        pr.plot(recall, precision, label=legend["AP"], **steps)
+        pr.axhline(positive.mean(), **REFERENCE_LINE | {"color": colour})
         for axis, curve, step in ((roc, "roc", None), (pr, "pr", "pre")):
             band = bands[(bands["curve"] == curve) & (bands["class_name"] == name)]
-            shade = {"color": style["color"], "alpha": 0.18, "linewidth": 0}
+            shade = {"color": colour, "alpha": 0.18, "linewidth": 0}
             axis.fill_between(band["x"], band["low"], band["high"], step=step, **shade)
     roc.plot([0, 1], [0, 1], label="chance", **REFERENCE_LINE)
     pr.plot([], [], label="prevalence of each class", **REFERENCE_LINE)
@@ -182,31 +163,8 @@ def roc_pr_figure(
     for axis in (roc, pr):
         axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False)
-    figure.suptitle(f"{title}, 95 % bootstrap bands ({_images(len(labels))})")
+    figure.suptitle(f"{title}, {bootstrap.name} bootstrap bands ({image_count(len(test))})")
     return figure
-
-
-def _precision_recall_steps(
-    positive: NDArray[np.bool_], scores: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Precision at the highest threshold that reaches each recall, and the recalls, ascending."""
-    precision, recall, _ = precision_recall_curve(positive, scores)
-    recall, first = np.unique(recall[::-1], return_index=True)
-    precision = precision[::-1][first]
-    precision[0] = precision[1]  # scikit-learn's point at recall 0 belongs to no threshold
-    return precision, recall
-
-
-def _interval(intervals: pd.DataFrame, metric: str, name: str) -> str:
-    row = intervals.loc[f"{metric}/{name}"]
-    return format_interval(row["estimate"], row["low"], row["high"])
-
-
-def _colours(names: Sequence[str]) -> dict[str, Any]:
-    """Colours of the classes by name; other names get seaborn's colour-blind palette."""
-    if set(names) <= set(CLASS_PALETTE):
-        return {name: CLASS_PALETTE[name] for name in names}
-    return dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
 
 
 def history_figure(history: pd.DataFrame, title: str = "Training history") -> Figure:
@@ -219,7 +177,7 @@ def history_figure(history: pd.DataFrame, title: str = "Training history") -> Fi
             so the two are not on one scale.
         title: stands before the number of epochs.
     """
-    figure, axes = _panels(1, 3, (WIDTH, 4.4))
+    figure, axes = panels(1, 3, (WIDTH, 4.4))
     epochs = history["epoch"]
     best = epochs.loc[history["val_loss"].idxmin()]
     lines = {"train": ("--", 1.3), "val": ("-", 2.0)}
@@ -253,17 +211,19 @@ def history_figure(history: pd.DataFrame, title: str = "Training history") -> Fi
 
 def metric_interval_figure(
     table: pd.DataFrame,
+    bootstrap: Bootstrap,
     metric: str = "Estimate",
     hue: str | None = None,
     references: Mapping[str, float] | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Draw a forest plot: one dot with its 95 % interval for each row, named on the left.
+    """Draw a forest plot: one dot with its interval for each row, named on the left.
 
     Args:
         table: columns `label`, `estimate`, `low`, `high`. Where it has a column `metric`, each
             metric gets its own panel; a column `n` gives the images behind each estimate. Rows
             of equal `label` share a line of the plot. NaN estimates are left blank.
+        bootstrap: of the intervals.
         metric: label of the x axis where there is no column `metric`.
         hue: column whose values get colours and markers of their own, such as "split".
         references: metric → a value to mark with a dotted line, such as a success criterion.
@@ -280,7 +240,7 @@ def metric_interval_figure(
     metrics, rows = (list(dict.fromkeys(named[column])) for column in ("metric", "label"))
     levels = list(dict.fromkeys(named[hue])) if hue else []
     height = 1.6 + len(rows) * max(0.4, 0.24 * len(levels)) + 0.25 * (1 + len(levels) // 3)
-    figure, axes = _panels(1, len(metrics), (WIDTH, height), sharey=True)
+    figure, axes = panels(1, len(metrics), (WIDTH, height), sharey=True)
     for axis, name in zip(axes[0], metrics, strict=True):
         _whiskers(axis, named[named["metric"] == name], rows, hue, levels)
         axis.set(xlabel=name, ylim=(len(rows) - 0.5, -0.5))
@@ -296,7 +256,7 @@ def metric_interval_figure(
         handles, names = axes[0, 0].get_legend_handles_labels()
         place = {"loc": "outside lower center", "ncols": min(3, len(names)), "frameon": False}
         figure.legend(handles, names, title=hue.replace("_", " ").capitalize(), **place)
-    figure.suptitle(f"{title or ', '.join(metrics)}, 95 % intervals ({_sizes(named)})")
+    figure.suptitle(f"{title or ', '.join(metrics)}, {bootstrap.name} intervals ({_sizes(named)})")
     return figure
 
 
@@ -323,7 +283,7 @@ def _sizes(table: pd.DataFrame) -> str:
     if "n" not in table:
         return f"n = {len(table):,} estimates"
     low, high = table["n"].min(), table["n"].max()
-    return _images(int(low)) if low == high else f"n = {low:,.0f} to {high:,.0f} images"
+    return image_count(int(low)) if low == high else f"n = {low:,.0f} to {high:,.0f} images"
 
 
 def class_counts_figure(table: pd.DataFrame, by: str, title: str | None = None) -> Figure:
@@ -352,7 +312,7 @@ def class_counts_figure(table: pd.DataFrame, by: str, title: str | None = None) 
         f"{textwrap.fill(str(value), room)}\n(n = {total:,})"
         for value, total in counts.sum(axis=1).items()
     ]
-    figure, axes = _panels(1, 1, (WIDTH, 1.2 + 0.58 * len(counts) if lying else 4.2))
+    figure, axes = panels(1, 1, (WIDTH, 1.2 + 0.58 * len(counts) if lying else 4.2))
     axis = axes[0, 0]
     for index, name in enumerate(CLASS_NAMES):
         style = {"color": CLASS_PALETTE[name], "label": name}
@@ -369,7 +329,7 @@ def class_counts_figure(table: pd.DataFrame, by: str, title: str | None = None) 
         axis.margins(y=0.1)
     axis.grid(visible=False, axis="y" if lying else "x")
     axis.legend(title="Class", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    figure.suptitle(f"{title or f'Class counts by {category.lower()}'} ({_images(len(table))})")
+    figure.suptitle(f"{title or f'Class counts by {category.lower()}'} ({image_count(len(table))})")
     return figure
 
 
@@ -401,14 +361,14 @@ def gallery_figure(
     for name, values in {"titles": titles, "masks": masks, "heatmaps": heatmaps}.items():
         if values is not None and len(values) != n:
             raise ValueError(f"{name} must be {n}, one an image, found {len(values)}")
-    caption = f"{title} ({_images(n)}{'; outline: lesion mask' if masks is not None else ''})"
+    caption = f"{title} ({image_count(n)}{'; outline: lesion mask' if masks is not None else ''})"
     bar_width = 0 if heatmaps is None else 0.9
     cell = (WIDTH - bar_width) / columns
     headings = [textwrap.fill(text, int(cell * 11.5)) for text in titles]
     lines = max((heading.count("\n") + 1 for heading in headings), default=0)
     columns, rows = min(columns, max(2, n)), -(-n // columns)
     height = rows * (cell + 0.17 * lines + 0.1) + 0.5
-    figure, axes = _panels(max(1, rows), columns, (columns * cell + bar_width, height))
+    figure, axes = panels(max(1, rows), columns, (columns * cell + bar_width, height))
     for axis in axes.flat:
         axis.set_axis_off()
     for index, axis in enumerate(axes.flat[:n]):

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pandas as pd
 from IPython.display import HTML, display
 
-from btxrd.report.figures import history_figure
 from btxrd.params import RunParams
+from btxrd.report.figures import history_figure
 from btxrd.session import SESSION_VARIABLE, check_stop
 
 __all__ = ["TrainingView"]

@@ -80,7 +80,11 @@ def _compare(folder: Path, computed: Mapping[str, Any], source: str) -> Iterator
         for name, content in computed.items():
             again, write = Path(scratch, name), write_json if name.endswith("json") else write_csv
             write(again, content)
-            for key in _differences(_read(folder / name), _read(again)):
+            written, expected = _read(folder / name), _read(again)
+            if expected and not written:
+                yield f"{folder / name}: missing or empty"
+                continue
+            for key in _differences(written, expected):
                 yield f"{folder / name}: {key} does not follow from {source}"
 
 
