@@ -88,8 +88,8 @@ def execute_notebook(
             message = f"the kernel of {stage.name} died (killed, or out of memory?)"
             if _killed_for_memory() > killed:
                 message = (
-                    f"the kernel of {stage.name} was killed because this machine ran out of memory; "
-                    "try fewer --jobs or a smaller training.batch_size"
+                    f"the kernel of {stage.name} was killed because this machine ran out of "
+                    "memory; try fewer --jobs or a smaller training.batch_size"
                 )
             failure = NotebookError(message, repr(error))
     try:
