@@ -24,8 +24,8 @@ import pytest
 import torch
 import yaml
 
+from btxrd.files import read_json
 from btxrd.study.progress import study_status
-from btxrd.session import read_json
 from btxrd.study.verify import verify
 
 pytestmark = pytest.mark.long

@@ -76,7 +76,7 @@ def run_state(run: RunParams) -> RunState:
     seconds = _column(run.run_dir / "seconds.csv", "seconds")
     other = None
     if state == "finished" and len(seconds):
-        other = max(0.0, sum(record["stage_seconds"].values()) - float(seconds.sum()))
+        other = max(0.0, sum(record.get("stage_seconds", {}).values()) - float(seconds.sum()))
     if state == "running":
         first, *_ = RUN_STAGES
         state = RUN_STAGES[record.get("stage", first)].doing
