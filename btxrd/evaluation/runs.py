@@ -31,6 +31,7 @@ __all__ = [
     "collect_runs",
     "compare_runs",
     "comparison_table",
+    "differences_from",
     "recommend",
     "run_figures",
     "seed_table",
@@ -61,6 +62,12 @@ COMPARISON_COLUMNS = (
     ),
 )
 """The first ten columns of `comparison.csv`, in order."""
+
+DIFFERENCE_COLUMNS = (
+    *("split", "first_experiment", "second_experiment", "metric", "first", "second"),
+    *("difference", "low", "high", "p", "p_holm", "note"),
+)
+GAP_COLUMNS = ("experiment", "metric", "inside", "outside", "difference", "low", "high", "note")
 
 CRITERIA = {
     "Stratified Accuracy": 0.75,
@@ -158,8 +165,10 @@ def compare_runs(study_dir: str | Path, bootstrap: Bootstrap) -> dict[str, pd.Da
     runs = collect_runs(study_dir)
     return {
         "comparison.csv": comparison_table(runs),
-        "differences.csv": _joined(_differences(_first_seeds(runs), study_dir, bootstrap)),
-        "gaps.csv": _joined(_gaps(_first_seeds(runs), study_dir, bootstrap)),
+        "differences.csv": _joined(
+            _differences(_first_seeds(runs), study_dir, bootstrap), DIFFERENCE_COLUMNS
+        ),
+        "gaps.csv": _joined(_gaps(_first_seeds(runs), study_dir, bootstrap), GAP_COLUMNS),
     }
 
 
@@ -259,6 +268,29 @@ def run_figures(runs: list[RunResult], part: str = "test") -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"n": "Int64"})
 
 
+def differences_from(differences: pd.DataFrame, experiment: str | None) -> pd.DataFrame:
+    """Turn the differences of one experiment from the others so that it comes second in each pair.
+
+    Args:
+        differences: `differences.csv` of `compare_runs`.
+        experiment: the one in question, such as the recommended one.
+
+    Returns:
+        `split`, `against` (the other experiment), `metric`, `difference` (above 0 where
+        `experiment` is higher) with `low` and `high`, `p`, `p_holm`, `note`.
+    """
+    first, second = differences["first_experiment"], differences["second_experiment"]
+    own = differences[(first == experiment) | (second == experiment)]
+    turned = own["first_experiment"] == experiment
+    sign = np.where(turned, -1.0, 1.0)
+    return own.assign(
+        against=own["second_experiment"].where(turned, own["first_experiment"]),
+        difference=sign * own["difference"],
+        low=np.where(turned, -own["high"], own["low"]),
+        high=np.where(turned, -own["low"], own["high"]),
+    )[["split", "against", "metric", "difference", "low", "high", "p", "p_holm", "note"]]
+
+
 def seed_table(runs: list[RunResult], study_dir: str | Path, bootstrap: Bootstrap) -> pd.DataFrame:
     """Describe the experiments that were trained with several seeds.
 
@@ -326,12 +358,10 @@ def _gaps(runs: list[RunResult], study_dir: Path, bootstrap: Bootstrap) -> Itera
             yield pd.DataFrame([{"experiment": experiment, "note": note}])
 
 
-def _joined(tables: Iterator[pd.DataFrame]) -> pd.DataFrame:
+def _joined(tables: Iterator[pd.DataFrame], columns: tuple[str, ...]) -> pd.DataFrame:
     found = [table for table in tables if len(table)]
-    if not found:
-        return pd.DataFrame()
-    table = pd.concat(found, ignore_index=True)
-    return table if "note" in table else table.assign(note=np.nan)
+    table = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+    return table.reindex(columns=list(columns))
 
 
 def _test_set(run: RunResult, study_dir: Path) -> pd.DataFrame:

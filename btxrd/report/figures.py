@@ -24,7 +24,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve, roc_
 from btxrd import CLASS_NAMES
 from btxrd.evaluation.intervals import Bootstrap, bootstrap_curves
 from btxrd.predictions import labels, probabilities
-from btxrd.report.tables import format_interval
+from btxrd.report.tables import format_interval, title_of
 
 __all__ = [
     "CLASS_PALETTE",
@@ -34,6 +34,7 @@ __all__ = [
     "history_figure",
     "metric_interval_figure",
     "roc_pr_figure",
+    "score_interval_figure",
     "use_style",
 ]
 
@@ -284,6 +285,26 @@ def _sizes(table: pd.DataFrame) -> str:
         return f"n = {len(table):,} estimates"
     low, high = table["n"].min(), table["n"].max()
     return image_count(int(low)) if low == high else f"n = {low:,.0f} to {high:,.0f} images"
+
+
+def score_interval_figure(
+    table: pd.DataFrame, bootstrap: Bootstrap, label: str, title: str, hue: str | None = None
+) -> Figure:
+    """Draw a `localisation_table` as a forest plot, a panel a score, as far as the scores reach.
+
+    Args:
+        table: as `localisation_table` returns it.
+        bootstrap: of the intervals.
+        label: column that names the rows: `source` or `part`.
+        title: stands before the number of images.
+        hue: as in `metric_interval_figure`.
+    """
+    named = table.assign(metric=table["score"].map(title_of), label=table[label])
+    figure = metric_interval_figure(named, bootstrap, hue=hue, title=title)
+    limit = max(0.1, 1.05 * table["high"].max())
+    for axis in figure.axes:
+        axis.set_xlim(-0.03 * limit, limit)
+    return figure
 
 
 def class_counts_figure(table: pd.DataFrame, by: str, title: str | None = None) -> Figure:
