@@ -62,45 +62,24 @@ def _names(_context: click.Context, _option: click.Parameter, value: str | None)
 
 
 AT_SCALE = """
-Running at scale. A run takes one slot. With --jobs N there are N on this machine; with --scheduler
-they are those of a Dask cluster, N of them at most: same command, same code, same results.
-
-All machines must see the clone, its data and its reports under the same path and have the same
-environment; both are checked first. Workers may join and leave. A run whose worker dies is taken up
-by another from its last epoch, at most twice. Restart workers after changing btxrd/study. Dask
-trusts its network: keep it private.
-
-The cores are shared out among the runs, and another number of threads adds up in another order: the
-same parameters, seed and --threads on the same machine give the same digits.
-
-Several GPUs, or machines (each by ssh, with the address of the first): a worker for each GPU, which
-sees that one alone.
+Running at scale: a run takes one slot. --jobs N makes N of them on this machine; with --scheduler
+they are those of a Dask cluster. The cores are shared out among the runs; another number of threads
+adds up in another order, so give --threads where digits must not depend on --jobs.
 
 \b
   dask scheduler --port 8786 &
-  for gpu in 0 1 2 3; do
-    CUDA_VISIBLE_DEVICES=$gpu dask worker tcp://localhost:8786 \\
-      --nthreads 1 --resources GPU=1 &
-  done
+  CUDA_VISIBLE_DEVICES=0 dask worker tcp://localhost:8786 \\
+    --nthreads 1 --resources GPU=1 &    # one for each GPU
   btxrd study FILE --scheduler tcp://localhost:8786 --resources GPU=1
 
-SLURM, with `pip install dask-jobqueue`, in a Python session that stays open; the study waits for
-the first job:
-
-\b
-  from dask_jobqueue import SLURMCluster
-  cluster = SLURMCluster(
-      cores=4, processes=1, memory="24GB", walltime="24:00:00",
-      job_extra_directives=["--gres=gpu:1"],
-      worker_extra_args=["--resources GPU=1"])
-  cluster.scale(jobs=8)
-  print(cluster.scheduler_address)  # for --scheduler
+All machines must see the clone, its data and its reports under the same path and have the same
+environment. Workers may join and leave; a run whose worker dies is taken up by another, at most
+twice. On SLURM, SLURMCluster of dask-jobqueue starts scheduler and workers.
 
 Ctrl-C once stops after the running epochs, twice at once. After that, a kill or a power cut the
-same command goes on: finished runs are skipped, interrupted ones continue from their last epoch and
-end with the same bytes. What changed (parameters, data, split, code or packages of a stage) is run
-again, and no more than that; the old folder is moved aside. `btxrd status` and `btxrd verify` read
-the same files.
+same command goes on: finished runs are skipped, interrupted ones continue from their last epoch.
+What changed (parameters, data, split, code or packages of a stage) is run again, and no more than
+that. More in btxrd/study/README.md.
 """
 
 

@@ -46,7 +46,7 @@ def test_two_lesions_each_with_both_shapes(tmp_path):
     other = [[x + 25, y + 5] for x, y in TRIANGLE[1]]
     other_box = [[33, 13], [58, 37]]
     path = labelme(tmp_path, ITS_BOX, TRIANGLE, ("rectangle", other_box), ("polygon", other))
-    assert len(read_annotation(path).outlines) == 2
+    assert len(read_annotation(path).lesions()) == 2
     assert lesion_mask(path)[33, 53] == 0
 
 
@@ -54,8 +54,8 @@ def test_two_lesions_each_with_both_shapes(tmp_path):
     ("shape", "words"),
     [
         (("circle", [[1, 1], [2, 2]]), "circle"),
-        (("polygon", [[1, 1], [2, 2]]), "at least three points"),
-        (("rectangle", [[1, 1]]), "rectangle of two"),
+        (("polygon", [[1, 1], [2, 2]]), "not of at least three"),
+        (("rectangle", [[1, 1]]), "not of two corners"),
     ],
 )
 def test_a_wrong_shape_is_named_with_its_file(tmp_path, shape, words):
@@ -94,7 +94,7 @@ def test_the_real_masks_have_the_published_sizes(real_sample):
     for path in sorted((real_sample / "Annotations").glob("*.json")):
         mask = lesion_mask(path)
         shares[path.stem] = mask.mean()
-        assert len(read_annotation(path).outlines) == 1
+        assert len(read_annotation(path).lesions()) == 1
     assert set(shares) == set(table["image_id"][table["label"] > 0].str.removesuffix(".jpeg"))
     assert min(shares.values()) == pytest.approx(0.0005, abs=2e-4)
     assert max(shares.values()) == pytest.approx(0.062, abs=2e-3)

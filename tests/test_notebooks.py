@@ -8,13 +8,13 @@ import nbformat
 import pandas as pd
 import pytest
 
-from btxrd.evaluation import classification_metrics, read_predictions
-from btxrd.predictions import labels, probabilities
+from btxrd.evaluation import classification_metrics
 from btxrd.models import load_checkpoint
 from btxrd.params import run_directory
+from btxrd.predictions import labels, probabilities, read_predictions
+from btxrd.stages import STAGES
 from btxrd.study.notebooks import NOTEBOOKS, NotebookError, execute_notebook
 
-NAMES = ("01_eda", "02_splits", "03_train", "04_evaluate", "05_gradcam", "06_compare")
 TINY = {
     "model": {"backbone": "efficientnet_b0", "pretrained": False},
     "data": {"image_size": 64, "annotations": "roi_dim"},
@@ -135,7 +135,15 @@ def test_a_notebook_stops_at_a_wrong_parameter(tmp_path, name, parameters, words
     assert words in (tmp_path / "out.html").read_text()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("stage", STAGES.values(), ids=list(STAGES))
+def test_a_header_says_what_the_table_of_stages_says(stage):
+    header = nbformat.read(NOTEBOOKS / f"{stage.name}.ipynb", as_version=4).cells[0].source
+    reads, writes = header.split("**Reads**")[1].split("**Writes**")
+    named = [set(re.findall(r"`([^`]+)`", text.split("\n\n")[0])) for text in (reads, writes)]
+    assert named == [set(stage.reads), set(stage.writes)]
+
+
+@pytest.mark.parametrize("name", STAGES)
 def test_a_notebook_is_stored_in_good_order(name):
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]

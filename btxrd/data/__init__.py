@@ -7,9 +7,9 @@ by name, so that reading a table stays quick.
 from btxrd.data.annotations import lesion_mask, read_annotation
 from btxrd.data.audit import audit
 from btxrd.data.cache import ImageCache, open_cache
-from btxrd.data.dataset import open_dataset
 from btxrd.data.phantom import make_phantom
 from btxrd.data.preprocessing import Preprocessing
+from btxrd.data.release import open_release
 from btxrd.data.splits import STRATEGIES, make_split, near_duplicates, study_groups
 from btxrd.data.table import read_table
 
@@ -23,7 +23,7 @@ __all__ = [
     "make_split",
     "near_duplicates",
     "open_cache",
-    "open_dataset",
+    "open_release",
     "read_annotation",
     "read_table",
     "study_groups",

@@ -1,13 +1,22 @@
 """LabelMe annotations and the lesion masks that follow from them."""
 
-import json
-from dataclasses import dataclass
+import codecs
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 import cv2
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-__all__ = ["Annotation", "annotation_file", "lesion_mask", "read_annotation"]
+__all__ = [
+    "Annotation",
+    "Shape",
+    "annotation_file",
+    "inspect_annotation",
+    "lesion_mask",
+    "read_annotation",
+]
 
 SAME_LESION_IOU = 0.3
 """A rectangle and a polygon whose bounding boxes overlap this much outline one lesion.
@@ -16,25 +25,97 @@ The release's rectangles enclose their polygons with a few pixels to spare: the 
 12 published examples is 0.74, between different lesions it is near 0.
 """
 
+TOLERANCE = 2.0
+"""Pixels by which a point may leave the image before its annotation is refused."""
+
+LEAST_AREA = 1e-3
+"""Square pixels: what a polygon must enclose."""
+
 SUPERSAMPLING = 4
 SUBPIXEL_BITS = 4
 
+Pixels = Annotated[int, Field(gt=0, lt=2**31)]
+Coordinate = Annotated[float, Field(gt=-(2**31), lt=2**31)]
 
-@dataclass(frozen=True)
-class Annotation:
-    """The lesions of one radiograph.
+
+class Shape(BaseModel):
+    """One outline as LabelMe writes it.
+
+    Attributes:
+        label: the lesion's subtype.
+        shape_type: `polygon`, or `rectangle` given by two opposite corners.
+        points: x, y in pixels.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    label: str
+    shape_type: Literal["polygon", "rectangle"]
+    points: list[tuple[Coordinate, Coordinate]]
+
+    @model_validator(mode="after")
+    def _is_an_outline(self) -> Self:
+        if self.shape_type == "rectangle":
+            if len(self.points) != 2:
+                raise ValueError(f"a rectangle of {len(self.points)} points, not of two corners")
+        elif len(self.points) < 3:
+            raise ValueError(f"a polygon of {len(self.points)} points, not of at least three")
+        elif cv2.contourArea((self.outline - self.points[0]).astype(np.float32)) < LEAST_AREA:
+            raise ValueError("a polygon that encloses no area")
+        return self
+
+    @property
+    def outline(self) -> np.ndarray:
+        """float64 (points, 2): x, y in pixels; the four corners of a rectangle."""
+        if self.shape_type == "polygon":
+            return np.array(self.points)
+        (left, top), (right, bottom) = np.min(self.points, axis=0), np.max(self.points, axis=0)
+        return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+
+
+class Annotation(BaseModel):
+    """The lesions of one radiograph, as LabelMe writes them: what a valid annotation is.
 
     Attributes:
         width, height: the image's size in pixels, as the annotation gives it.
-        outlines: one float64 array (points, 2) of x, y in pixels a lesion: its polygon, or the
-            four corners of its rectangle where it has no polygon.
-        labels: the subtype of each lesion.
+        shapes: every shape; a lesion can have both a rectangle and a polygon.
     """
 
-    width: int
-    height: int
-    outlines: list[np.ndarray]
-    labels: list[str]
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    width: Pixels = Field(alias="imageWidth")
+    height: Pixels = Field(alias="imageHeight")
+    shapes: list[Shape]
+
+    @model_validator(mode="after")
+    def _lies_in_the_image(self) -> Self:
+        far = [(n, beyond) for n, beyond in enumerate(self.overhangs()) if beyond > TOLERANCE]
+        if far:
+            where = ", ".join(f"shape {number} by {beyond:.1f} px" for number, beyond in far)
+            raise ValueError(f"points leave the {self.width} × {self.height} px image: {where}")
+        return self
+
+    def overhangs(self) -> list[float]:
+        """Return by how many pixels each shape leaves the image; 0 where it lies within."""
+        size = self.width, self.height
+        outlines = [shape.outline for shape in self.shapes]
+        return [float(np.max([-points, points - size], initial=0)) for points in outlines]
+
+    def lesions(self) -> list[Shape]:
+        """Return one shape a lesion: its polygon, or its rectangle where it has no polygon.
+
+        Each polygon answers to one rectangle at most, the pairs of the greatest overlap first.
+        Filling every rectangle would turn the masks into boxes.
+        """
+        polygons = [shape for shape in self.shapes if shape.shape_type == "polygon"]
+        rectangles = [shape for shape in self.shapes if shape.shape_type == "rectangle"]
+        overlap = np.array([[_box_iou(r.outline, p.outline) for p in polygons] for r in rectangles])
+        alone = set(range(len(rectangles)))
+        while overlap.size and overlap.max() >= SAME_LESION_IOU:
+            rectangle, polygon = np.unravel_index(overlap.argmax(), overlap.shape)
+            overlap[rectangle], overlap[:, polygon] = 0, 0
+            alone.remove(rectangle)
+        return polygons + [rectangles[number] for number in sorted(alone)]
 
     def mask(
         self, size: tuple[int, int] | None = None, transform: np.ndarray | None = None
@@ -52,8 +133,8 @@ class Annotation:
         width, height = size or (self.width, self.height)
         transform = np.eye(2, 3) if transform is None else transform
         mask = np.zeros((height, width), np.uint8)
-        for outline in self.outlines:
-            _fill(mask, outline @ transform[:, :2].T + transform[:, 2])
+        for lesion in self.lesions():
+            _fill(mask, lesion.outline @ transform[:, :2].T + transform[:, 2])
         return mask
 
 
@@ -79,6 +160,13 @@ def _fill(mask: np.ndarray, outline: np.ndarray) -> None:
     mask[low[1] : high[1], low[0] : high[0]] |= coverage >= 128
 
 
+def _box_iou(first: np.ndarray, second: np.ndarray) -> float:
+    inner = np.minimum(first.max(0), second.max(0)) - np.maximum(first.min(0), second.min(0))
+    intersection = np.prod(np.clip(inner, 0, None))
+    union = np.prod(np.ptp(first, axis=0)) + np.prod(np.ptp(second, axis=0)) - intersection
+    return float(intersection / union) if union > 0 else 0.0
+
+
 def annotation_file(image_path: str | Path) -> Path:
     """Return where the annotation of an image stands: `Annotations/` beside its `images/`.
 
@@ -90,78 +178,46 @@ def annotation_file(image_path: str | Path) -> Path:
 
 
 def read_annotation(path: str | Path) -> Annotation:
-    """Read a LabelMe file: each lesion's polygon, or its rectangle where it has no polygon.
+    """Read a LabelMe file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: names the file and what is wrong in it.
+        ValueError: names the file and the first fault that `inspect_annotation` finds.
     """
-    path = Path(path)
+    annotation, faults = inspect_annotation(path)
+    if annotation is None:
+        raise ValueError(f"{path} is not a LabelMe annotation: {faults[0]}")
+    return annotation
+
+
+def inspect_annotation(path: str | Path) -> tuple[Annotation | None, list[str]]:
+    """Read a LabelMe file and find everything that makes it unusable.
+
+    Returns:
+        The annotation, None where it is unusable; and what is wrong with it, in words.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    content = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        width, height = int(content["imageWidth"]), int(content["imageHeight"])
-        shapes = [_shape(shape) for shape in content["shapes"]]
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a LabelMe annotation: {error!r}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    polygons = [shape for shape in shapes if shape[0] == "polygon"]
-    rectangles = [shape for shape in shapes if shape[0] == "rectangle"]
-    lesions = polygons + _without_polygon(rectangles, polygons)
-    return Annotation(width, height, [lesion[2] for lesion in lesions], [s[1] for s in lesions])
+        return Annotation.model_validate_json(content), []
+    except ValidationError as error:
+        return None, [_in_words(fault) for fault in error.errors()]
 
 
-def _shape(shape: dict) -> tuple[str, str, np.ndarray]:
-    points = np.asarray(shape["points"], dtype=np.float64)
-    kind = shape["shape_type"]
-    if kind == "polygon" and points.ndim == 2 and points.shape[0] >= 3 and points.shape[1] == 2:
-        return kind, shape["label"], points
-    if kind == "rectangle" and points.shape == (2, 2):
-        (left, top), (right, bottom) = points.min(0), points.max(0)
-        corners = [[left, top], [right, top], [right, bottom], [left, bottom]]
-        return kind, shape["label"], np.array(corners)
-    raise ValueError(
-        f"a shape of type {kind!r} with points of shape {points.shape}; "
-        "expected a polygon of at least three points or a rectangle of two"
-    )
-
-
-def _without_polygon(rectangles: list[tuple], polygons: list[tuple]) -> list[tuple]:
-    """Return the rectangles that no polygon answers to, each polygon answering to one only."""
-    pairs = sorted(
-        (
-            (_box_iou(rectangle[2], polygon[2]), r, p)
-            for r, rectangle in enumerate(rectangles)
-            for p, polygon in enumerate(polygons)
-        ),
-        reverse=True,
-    )
-    served_rectangles, used_polygons = set(), set()
-    for iou, r, p in pairs:
-        if iou >= SAME_LESION_IOU and r not in served_rectangles and p not in used_polygons:
-            served_rectangles.add(r)
-            used_polygons.add(p)
-    return [shape for r, shape in enumerate(rectangles) if r not in served_rectangles]
-
-
-def _box_iou(first: np.ndarray, second: np.ndarray) -> float:
-    inner = np.minimum(first.max(0), second.max(0)) - np.maximum(first.min(0), second.min(0))
-    intersection = np.prod(np.clip(inner, 0, None))
-    union = np.prod(np.ptp(first, axis=0)) + np.prod(np.ptp(second, axis=0)) - intersection
-    return float(intersection / union) if union > 0 else 0.0
+def _in_words(fault: Mapping[str, Any]) -> str:
+    where = ".".join(map(str, fault["loc"]))
+    what = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] not in ("json_invalid", "missing", "value_error"):
+        what += f"; it is {fault['input']!r:.40}"
+    return f"{where}: {what}" if where else what
 
 
 def lesion_mask(annotation_path: str | Path) -> np.ndarray:
-    """Return the lesion mask of an annotation: the union of its polygons.
-
-    A rectangle is filled only where its lesion has no polygon; filling them all would turn every
-    mask into a box.
-
-    Returns:
-        uint8 {0, 1}, (imageHeight, imageWidth).
+    """Return the lesion mask of an annotation, uint8 {0, 1}, (imageHeight, imageWidth).
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: names the file and what is wrong in it.
+        FileNotFoundError, ValueError: as `read_annotation`.
     """
     return read_annotation(annotation_path).mask()

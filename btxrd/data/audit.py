@@ -1,112 +1,103 @@
-"""The audit of a data set: everything that is damaged or contradictory in it, as one table."""
+"""The audit of a data set: everything that is damaged or contradictory in it, as one table.
 
-import json
+What makes a table or an annotation unusable stands in `table` and `annotations`, which refuse it;
+here it is collected, with what is wrong between the columns of a row and between the files.
+"""
+
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from numbers import Real
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from PIL import ExifTags, Image
 from tqdm.auto import tqdm
 
-from btxrd.data.annotations import read_annotation
+from btxrd.data.annotations import Annotation, inspect_annotation
 from btxrd.data.preprocessing import SIDEWAYS
 from btxrd.data.table import (
+    CLASS_COLUMNS,
     FLAG_COLUMNS,
     REGION_COLUMNS,
     RELEASE_COLUMNS,
     SITE_COLUMNS,
     SUBTYPE_COLUMNS,
     VIEW_COLUMNS,
+    inspect_table,
+    is_image_name,
+    listed,
+    other_ending,
+    table_file,
 )
 
-__all__ = ["CHECKS", "audit", "exit_status", "unusable_images"]
+__all__ = [
+    "CHECKS",
+    "Finding",
+    "audit",
+    "exit_status",
+    "finding",
+    "findings_table",
+    "unusable_images",
+]
 
 _FETCH = "Copy the file again from the release's archive."
 _LAYOUT = "Unpack the archive again: table, images/ and Annotations/ stand side by side."
-_CELLS = "Correct the cell in the table, or remove the row."
 _CLASSES = "Correct the row's class and subtype columns, or remove the row."
-_OUTLINE = "Correct the shape in LabelMe, or delete the annotation to go without a lesion mask."
 _HARMLESS = "Nothing needs doing; remove the file to silence this."
 _COMPARE = "Compare the row with its image; nothing is set aside."
 
-# Check: what it looks for, what to do.
 _ERRORS = {
-    "table-missing": ("no dataset.xlsx or dataset.csv", _LAYOUT),
-    "table-unreadable": ("a table that cannot be parsed", _FETCH),
-    "table-empty": ("a table without rows", _FETCH),
-    "column-missing": ("a column of the release's 37 that is not there", _FETCH),
-    "images-folder-missing": ("no images/ folder, or none in it", _LAYOUT),
-    "cell-missing": ("an empty cell", _CELLS),
-    "cell-type": ("text where a number belongs", _CELLS),
-    "id-malformed": ("an image_id that is no name of a .jpeg or .jpg file", _CELLS),
-    "id-duplicate": ("an image_id in several rows", "Keep the right row and remove the others."),
-    "center-range": ("a center other than 1, 2 and 3", _CELLS),
-    "age-range": ("an age outside 0 to 120", _CELLS),
-    "gender-value": ("a gender other than M and F", _CELLS),
-    "flag-value": ("a flag other than 0 and 1", _CELLS),
-    "class-both": ("benign and malignant at once", _CLASSES),
-    "class-neither": ("a tumour neither benign nor malignant", _CLASSES),
-    "class-without-tumor": ("benign or malignant without tumor", _CLASSES),
-    "subtype-without-tumor": ("a subtype without tumor", _CLASSES),
-    "subtype-against-class": ("a benign subtype on a malignant row or the reverse", _CLASSES),
-    "image-missing": ("an image that a row names and that is not there", _FETCH),
-    "image-empty": ("an image of zero bytes", _FETCH),
-    "image-unreadable": ("an image whose header cannot be read", _FETCH),
-    "image-not-jpeg": ("another format under a JPEG's name", "Convert it to JPEG."),
-    "image-truncated": ("a JPEG without its end marker", _FETCH),
-    "annotation-unreadable": ("an annotation that is not JSON", _FETCH),
-    "annotation-layout": ("JSON that lacks what LabelMe writes", _FETCH),
-    "annotation-size": ("an annotation of another size than its image", _FETCH),
-    "shape-type": ("a shape other than rectangle and polygon", _OUTLINE),
-    "polygon-points": ("a polygon of fewer than three points", _OUTLINE),
-    "rectangle-points": ("a rectangle of other than two points", _OUTLINE),
-    "polygon-area": ("a polygon without area", _OUTLINE),
-    "point-outside": ("a point more than 2 px outside the image", _OUTLINE),
+    "table-missing": ("There is neither dataset.xlsx nor dataset.csv", _LAYOUT),
+    "table-unreadable": ("It is no table", "Save it as .xlsx, or as a .csv in UTF-8 with commas."),
+    "table-empty": ("It is an empty table", _FETCH),
+    "column-missing": ("It is not the release's table", _FETCH),
+    "images-folder-missing": ("There are no images, so none was checked", _LAYOUT),
+    "cell": ("A cell is wrong", "Correct it in the table, or remove the row."),
+    "id-duplicate": ("An image has several rows", "Keep the right row and remove the others."),
+    "class": ("Its tumor, benign and malignant contradict each other", _CLASSES),
+    "subtype-without-tumor": ("It has a subtype without a tumour", _CLASSES),
+    "subtype-against-class": ("Its subtype is of the other class", _CLASSES),
+    "image-missing": ("A row names this image, and there is no such file", _FETCH),
+    "image-unreadable": ("It is no image", _FETCH),
+    "image-undecodable": ("It cannot be decoded", _FETCH),
+    "image-not-jpeg": ("It is no JPEG", "Convert it to JPEG."),
+    "image-truncated": ("It ends before its last line: the end marker FF D9 is missing", _FETCH),
+    "annotation-invalid": ("It is no LabelMe annotation of a lesion",
+                           "Correct it in LabelMe, or delete it to go without a lesion mask."),
+    "annotation-size": ("It is drawn on another size than its image's", _FETCH),
 }  # fmt: skip
 _WARNINGS = {
-    "column-unknown": ("a column that the release does not have", "It is not read; remove it."),
-    "annotations-folder-missing": ("no Annotations/ folder, or none in it", _LAYOUT),
-    "subtype-missing": ("a tumour without subtype", _COMPARE),
-    "subtype-several": ("more than one subtype", _COMPARE),
-    "region-missing": ("no region", _COMPARE),
-    "region-several": ("more than one region", _COMPARE),
-    "region-against-site": ("a bone or joint of another region", _COMPARE),
-    "site-of-normal": ("a bone or joint on a row without tumour", _COMPARE),
-    "view-missing": ("no view", _COMPARE),
-    "view-several": ("more than one view", _COMPARE),
-    "image-extension": ("a file that ends in the other of .jpeg and .jpg", "Nothing: it is read."),
-    "image-trailing-bytes": ("data after a JPEG's end", "Nothing: it is not read."),
-    "image-mode": ("colours other than grayscale and RGB", "Look at it: it is read in grayscale."),
-    "image-without-row": ("an image that no row names", _HARMLESS),
-    "annotation-missing": ("a tumour without annotation", "Fetch it, or go without a lesion mask."),
-    "annotation-without-row": ("an annotation that no row names", _HARMLESS),
-    "annotation-of-normal": ("an annotation of a row without tumour", _COMPARE),
-    "annotation-empty": ("an annotation without shapes", "Outline the lesion, or go without mask."),
-    "label-against-subtype": ("a label other than the row's subtype", _COMPARE),
-    "point-over-edge": ("a point up to 2 px outside the image", "Nothing: the mask ends there."),
-    "rectangle-area": ("a rectangle without area", "Delete the shape in LabelMe."),
-    "rectangle-without-polygon": ("a lesion with a box only", "Nothing: its box is its mask."),
-    "polygon-without-rectangle": ("a lesion without box", "Nothing: its polygon is its mask."),
-    "stray-file": ("a lock file, a nested folder or another stray", _HARMLESS),
+    "column-unknown": ("The release does not have these columns", "They are not read."),
+    "annotations-folder-missing": ("No tumour has an annotation, so none a lesion mask", _LAYOUT),
+    "subtype-count": ("It has not exactly one subtype", _COMPARE),
+    "region-count": ("It has not exactly one region", _COMPARE),
+    "view-count": ("It has not exactly one view", _COMPARE),
+    "region-against-site": ("A bone or joint is of another region", _COMPARE),
+    "site-of-normal": ("A bone or joint is named without a tumour", _COMPARE),
+    "image-extension": ("It has the other of the endings .jpeg and .jpg", "Nothing: it is read."),
+    "image-trailing-bytes": ("Bytes follow the end of the image", "Nothing: they are not read."),
+    "image-mode": ("It is not grayscale or RGB", "Look at it: it is read in grayscale."),
+    "image-without-row": ("No row of the table names this image", _HARMLESS),
+    "annotation-missing": ("Its image shows a tumour, and there is no such file",
+                           "Fetch it, or go without a lesion mask."),
+    "annotation-without-row": ("No row of the table names its image", _HARMLESS),
+    "annotation-of-normal": ("It outlines a lesion, yet its row has no tumour", _COMPARE),
+    "annotation-empty": ("It outlines no lesion", "Outline the lesion, or go without mask."),
+    "label-against-subtype": ("Its label is not the row's subtype", _COMPARE),
+    "point-over-edge": ("Points lie up to 2 px outside the image", "Nothing: the mask ends there."),
+    "rectangle-area": ("A rectangle encloses no area", "Delete the shape in LabelMe."),
+    "rectangle-without-polygon": ("Rectangles enclose no polygon", "Nothing: a box is its mask."),
+    "polygon-without-rectangle": ("Polygons have no rectangle", "Nothing: a polygon is its mask."),
+    "stray-file": ("A lock file, a nested folder or another stray", _HARMLESS),
 }  # fmt: skip
-_CATALOGUE = _ERRORS | _WARNINGS
+CHECKS = _ERRORS | _WARNINGS
+"""Every check's key: what it says, and what to do."""
 
-CHECKS = {check: looks_for for check, (looks_for, _) in _CATALOGUE.items()}
-"""Every check's key and what it looks for."""
-
-TOLERANCE = 2.0
-"""Pixels by which a point may leave the image before its annotation is refused."""
-
-IMAGE_NAME = re.compile(r"[\w-][\w.-]{0,200}\.jpe?g", re.ASCII)
-BENIGN_SUBTYPES = set(SUBTYPE_COLUMNS[:7])
+BENIGN_SUBTYPES, MALIGNANT_SUBTYPES = SUBTYPE_COLUMNS[:7], SUBTYPE_COLUMNS[7:]
 REGIONS_OF_SITE = {
     **dict.fromkeys(SITE_COLUMNS, ("upper limb",)),
     **dict.fromkeys(("foot", "tibia", "fibula", "ankle-joint", "knee-joint"), ("lower limb",)),
@@ -115,7 +106,6 @@ REGIONS_OF_SITE = {
 """Where a site may lie: what surrounds the hip is lower limb to some readers, pelvis to others."""
 
 JPEG_END = b"\xff\xd9"
-START_OF_SCAN = 0xDA
 TAIL_BYTES = 4096
 
 
@@ -130,18 +120,17 @@ class Finding(NamedTuple):
     remedy: str
 
 
-class Row(NamedTuple):
-    """One row of the data set's table; an empty cell is None, an image_id that is no text too."""
+def finding(check: str, subject: str, image_id: str | None = None, detail: str = "") -> Finding:
+    """Return a finding of one of the `CHECKS`."""
+    says, remedy = CHECKS[check]
+    severity = "error" if check in _ERRORS else "warning"
+    what = f"{says}: {detail.rstrip('.')}." if detail else f"{says}."
+    return Finding(severity, subject, image_id, check, what, remedy)
 
-    subject: str
-    image_id: str | None
-    cells: dict[str, Any]
 
-    def flags(self) -> set[str] | None:
-        """Return the flag columns that are set; None where any is neither 0 nor 1."""
-        if not all(_is_flag(self.cells.get(column)) for column in FLAG_COLUMNS):
-            return None
-        return {column for column in FLAG_COLUMNS if self.cells[column] == 1}
+def findings_table(findings: Iterable[Finding]) -> pd.DataFrame:
+    """Return findings as a table, one row a finding, in their order."""
+    return pd.DataFrame(findings, columns=list(Finding._fields), dtype=object)
 
 
 def audit(root: str | Path, progress: bool = False) -> pd.DataFrame:
@@ -156,25 +145,19 @@ def audit(root: str | Path, progress: bool = False) -> pd.DataFrame:
 
     Returns:
         One row a finding, errors first, then by subject: severity (`error` or `warning`), subject
-        (a file, or a row or column of the table), image_id (str or None), check (a key of
-        `CHECKS`), what, remedy. An error without image_id concerns the whole data set, or a row
-        that names no image.
+        (a file, or a row of the table), image_id (str or None), check (a key of `CHECKS`), what,
+        remedy. An error without image_id concerns the whole data set, or a row without a name.
 
     Raises:
         FileNotFoundError: `root` does not exist. Nothing inside it raises.
     """
-    root = Path(root)
-    if not root.exists():
+    if not Path(root).exists():
         raise FileNotFoundError(f"there is no {root}")
-    folder = _data_folder(root)
-    findings = []
-    rows = _read_rows(folder, findings)
-    for row in rows or []:
-        findings += _row_findings(row)
-    findings += _duplicates(rows or [])
-    findings += _folder_findings(folder, rows, progress)
+    source = table_file(root)
+    findings, flags = _inspect_rows(source)
+    findings += _inspect_files(source.parent, flags, progress)
     findings.sort(key=lambda f: (f.severity, _natural(f.subject), f.check))
-    return pd.DataFrame(findings, columns=list(Finding._fields), dtype=object)
+    return findings_table(findings)
 
 
 def exit_status(findings: pd.DataFrame) -> int:
@@ -194,440 +177,211 @@ def unusable_images(findings: pd.DataFrame) -> set[str]:
     return set(errors["image_id"].dropna())
 
 
-def _finding(check: str, subject: str, image_id: str | None, what: str) -> Finding:
-    severity = "error" if check in _ERRORS else "warning"
-    return Finding(severity, subject, image_id, check, what, _CATALOGUE[check][1])
-
-
 def _natural(subject: str) -> str:
     return re.sub(r"\d+", lambda number: number[0].zfill(12), subject)
 
 
 # --- the table -------------------------------------------------------------------------------
 
-
-def _data_folder(root: Path) -> Path:
-    for folder in (root, root / "BTXRD"):
-        if (folder / "dataset.xlsx").is_file() or (folder / "dataset.csv").is_file():
-            return folder
-    return root / "BTXRD" if (root / "BTXRD").is_dir() else root
+Flags = dict[str, set[str] | None]
+"""The flags that are set, by image; None where one of the row's is neither 0 nor 1."""
 
 
-def _read_rows(folder: Path, findings: list[Finding]) -> list[Row] | None:
-    """Return the table's rows, None where no row can be told; add what is wrong to `findings`."""
-    sources = (folder / name for name in ("dataset.xlsx", "dataset.csv"))
-    source = next((source for source in sources if source.is_file()), None)
-    if source is None:
-        what = "There is neither a file dataset.xlsx nor a file dataset.csv."
-        findings.append(_finding("table-missing", "dataset.xlsx", None, what))
-        return None
-    try:
-        cells = _read_cells(source)
-    except Exception as error:  # zip, XML and CSV parsers raise whatever the bytes provoke
-        what = f"It cannot be read as a table: {_brief(error)}."
-        findings.append(_finding("table-unreadable", source.name, None, what))
-        return None
-    if cells.empty:
-        findings.append(_finding("table-empty", source.name, None, "It has no rows."))
-    findings += _column_findings(cells, source.name)
-    if "image_id" not in cells.columns:
-        return None
-    return [
-        Row(f"{source.name} row {index + 2}", _text(record["image_id"]), record)
-        for index, record in zip(cells.index, cells.to_dict("records"), strict=True)
+def _inspect_rows(source: Path) -> tuple[list[Finding], Flags | None]:
+    """Return what is wrong with the table, and its flags; None where no row can be told."""
+    if not source.is_file():
+        return [finding("table-missing", source.name)], None
+    cells, faults = inspect_table(source)
+    findings = [
+        finding(f.check, f"{source.name} row {f.row}" if f.row else source.name, f.image_id, f.what)
+        for f in faults
     ]
+    unknown = [str(column) for column in cells.columns if column not in RELEASE_COLUMNS]
+    if unknown:
+        findings.append(finding("column-unknown", source.name, None, listed(unknown)))
+    if "image_id" not in cells.columns:
+        return findings, None
+    ids = cells["image_id"][cells["image_id"].map(is_image_name).astype(bool)]
+    flags = cells.reindex(columns=FLAG_COLUMNS)
+    flags = flags[flags.isin([0, 1]).all(axis=1)].astype(bool)
+    for check, (broken, columns) in _contradictions(flags).items():
+        for row in flags.index[broken]:
+            named = [column for column in columns if flags.loc[row, column]]
+            subject = f"{source.name} row {row}"
+            findings.append(finding(check, subject, ids.get(row), listed(named) or "none"))
+    lines = zip(flags.index, flags.to_numpy(), strict=True)
+    named = {row: set(flags.columns[line]) for row, line in lines}
+    return findings, {image_id: named.get(row) for row, image_id in ids.items()}
 
 
-def _read_cells(source: Path) -> pd.DataFrame:
-    """Read the raw cells as objects: numbers where they are numbers, None where they are empty."""
-    if source.suffix == ".xlsx":
-        cells = pd.read_excel(source, dtype=object)
-    else:
-        # Blank lines are kept while counting, so that a row's number is the file's.
-        cells = pd.read_csv(source, dtype=str, skip_blank_lines=False).dropna(how="all")
-        for column in cells.columns.difference(["image_id", "gender"]):
-            numbers = pd.to_numeric(cells[column], errors="coerce").astype(object)
-            cells[column] = numbers.where(numbers.notna(), cells[column])
-    return cells.astype(object).where(cells.notna(), None)
-
-
-def _column_findings(cells: pd.DataFrame, source: str) -> Iterator[Finding]:
-    for column in RELEASE_COLUMNS:
-        if column not in cells.columns:
-            what = f"The column {column!r} is missing."
-            yield _finding("column-missing", f"{source} column {column}", None, what)
-    for column in cells.columns:
-        if column not in RELEASE_COLUMNS:
-            what = f"The release has no column {str(column)!r}."
-            yield _finding("column-unknown", f"{source} column {column}", None, what)
-
-
-def _row_findings(row: Row) -> list[Finding]:
-    """Return what is wrong with a row; its flags are compared only where each is 0 or 1."""
-    problems = list(_cell_problems(row.cells))
-    flags = row.flags()
-    if flags is not None:
-        problems += [*_class_problems(flags), *_place_problems(flags)]
-    return [_finding(check, row.subject, row.image_id, what) for check, what in problems]
-
-
-def _cell_problems(cells: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    cells = {column: cells[column] for column in RELEASE_COLUMNS if column in cells}
-    empty = [column for column, cell in cells.items() if cell is None]
-    if empty:
-        yield "cell-missing", f"{_listed(empty)} is empty."
-    cells = {column: cell for column, cell in cells.items() if cell is not None}
-    image_id, gender = cells.pop("image_id", None), cells.pop("gender", None)
-    if image_id is not None and not _is_image_name(image_id):
-        yield "id-malformed", f"image_id is {image_id!r}, not a name like IMG000001.jpeg."
-    if gender not in (None, "M", "F"):
-        yield "gender-value", f"gender is {gender!r}, not M or F."
-    text = {column: cell for column, cell in cells.items() if not isinstance(cell, Real)}
-    if text:
-        yield "cell-type", f"{_pairs(text)}, not a number."
-    numbers = {column: cell for column, cell in cells.items() if column not in text}
-    if numbers.get("center", 1) not in (1, 2, 3):
-        yield "center-range", f"center is {numbers['center']:g}, not 1, 2 or 3."
-    if not 0 <= numbers.get("age", 0) <= 120:
-        yield "age-range", f"age is {numbers['age']:g}, not between 0 and 120."
-    wrong = {c: numbers[c] for c in FLAG_COLUMNS if c in numbers and not _is_flag(numbers[c])}
-    if wrong:
-        yield "flag-value", f"{_pairs(wrong)}, not 0 or 1."
-
-
-def _class_problems(flags: set[str]) -> Iterator[tuple[str, str]]:
-    subtypes = [column for column in SUBTYPE_COLUMNS if column in flags]
-    classes = flags & {"benign", "malignant"}
-    if len(classes) == 2:
-        yield "class-both", "benign and malignant are both 1."
-    if "tumor" not in flags:
-        if classes:
-            yield "class-without-tumor", f"tumor is 0, yet {_listed(sorted(classes))} is 1."
-        if subtypes:
-            yield "subtype-without-tumor", f"tumor is 0, yet {_listed(subtypes)} is 1."
-        return
-    if not classes:
-        yield "class-neither", "tumor is 1, yet benign and malignant are both 0."
-    if not subtypes:
-        yield "subtype-missing", "tumor is 1, yet every subtype is 0."
-    if len(subtypes) > 1:
-        yield "subtype-several", f"It has {len(subtypes)} subtypes: {_listed(subtypes)}."
-    for name, strange in (("benign", set(subtypes) - BENIGN_SUBTYPES),
-                          ("malignant", set(subtypes) & BENIGN_SUBTYPES)):  # fmt: skip
-        if classes == {name} and strange:
-            yield "subtype-against-class", f"It is {name}, yet {_listed(sorted(strange))} is 1."
-
-
-def _place_problems(flags: set[str]) -> Iterator[tuple[str, str]]:
-    for kind, columns in (("region", REGION_COLUMNS), ("view", VIEW_COLUMNS)):
-        named = [column for column in columns if column in flags]
-        if not named:
-            yield f"{kind}-missing", f"Every {kind} is 0: {_listed(columns)}."
-        if len(named) > 1:
-            yield f"{kind}-several", f"It has {len(named)} {kind}s: {_listed(named)}."
-    sites = [column for column in SITE_COLUMNS if column in flags]
-    if sites and "tumor" not in flags:
-        yield "site-of-normal", f"tumor is 0, yet {_listed(sites)} is 1."
-    regions = flags & set(REGION_COLUMNS)
-    strange = [site for site in sites if regions and regions.isdisjoint(REGIONS_OF_SITE[site])]
-    if strange:
-        yield "region-against-site", f"{_listed(strange)} against {_listed(sorted(regions))}."
-
-
-def _duplicates(rows: list[Row]) -> Iterator[Finding]:
-    """Compare the names without their endings: one annotation serves both endings."""
-    namesakes = defaultdict(list)
-    for row in rows:
-        if row.image_id is not None:
-            namesakes[Path(row.image_id).stem].append(row)
-    for stem, same in namesakes.items():
-        if len(same) > 1:
-            numbers = ", ".join(row.subject.rpartition(" ")[2] for row in same)
-            for row in same:
-                what = f"{stem} stands in rows {numbers}."
-                yield _finding("id-duplicate", row.subject, row.image_id, what)
-
-
-def _is_flag(cell: Any) -> bool:
-    return isinstance(cell, Real) and cell in (0, 1)
-
-
-def _is_image_name(cell: Any) -> bool:
-    return isinstance(cell, str) and IMAGE_NAME.fullmatch(cell) is not None
-
-
-def _text(cell: Any) -> str | None:
-    return cell if isinstance(cell, str) else None
-
-
-def _listed(names: list[str] | tuple[str, ...]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-
-
-def _pairs(cells: dict[str, Any]) -> str:
-    return _listed([f"{column} is {cell!r}" for column, cell in cells.items()])
-
-
-def _brief(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:160].rstrip(".")
+def _contradictions(flags: pd.DataFrame) -> dict[str, tuple[pd.Series, tuple[str, ...]]]:
+    """Return by check which rows (bool) contradict themselves, and the columns it compares."""
+    tumor, benign, malignant = (flags[column] for column in CLASS_COLUMNS)
+    subtypes, sites, regions, views = (
+        flags[list(columns)].sum(axis=1)
+        for columns in (SUBTYPE_COLUMNS, SITE_COLUMNS, REGION_COLUMNS, VIEW_COLUMNS)
+    )
+    strange = benign & flags[list(MALIGNANT_SUBTYPES)].any(axis=1)
+    strange |= malignant & flags[list(BENIGN_SUBTYPES)].any(axis=1)
+    elsewhere = pd.DataFrame(
+        {s: flags[s] & ~flags[list(REGIONS_OF_SITE[s])].any(axis=1) for s in SITE_COLUMNS}
+    ).any(axis=1)
+    return {
+        "class": ((benign & malignant) | ((benign | malignant) != tumor), CLASS_COLUMNS),
+        "subtype-without-tumor": (~tumor & (subtypes > 0), SUBTYPE_COLUMNS),
+        "subtype-against-class": ((benign ^ malignant) & strange, CLASS_COLUMNS + SUBTYPE_COLUMNS),
+        "subtype-count": (tumor & (subtypes != 1), SUBTYPE_COLUMNS),
+        "site-of-normal": (~tumor & (sites > 0), SITE_COLUMNS),
+        "region-against-site": ((regions > 0) & elsewhere, SITE_COLUMNS + REGION_COLUMNS),
+        "region-count": (regions != 1, REGION_COLUMNS),
+        "view-count": (views != 1, VIEW_COLUMNS),
+    }
 
 
 # --- the files -------------------------------------------------------------------------------
 
 
-def _folder_findings(folder: Path, rows: list[Row] | None, progress: bool) -> list[Finding]:
+Problems = list[tuple[str, str]]
+"""Checks and what they found."""
+
+
+def _inspect_files(folder: Path, flags: Flags | None, progress: bool) -> list[Finding]:
     """Return what is wrong with the files: those of the rows, or all where there are no rows."""
-    images, findings = _listing(folder, "images", (".jpeg", ".jpg"))
-    annotations, strays = _listing(folder, "Annotations", (".json",))
-    findings += strays
-    findings += _lock_files(folder)
-    flags = {row.image_id: row.flags() for row in rows or [] if _is_image_name(row.image_id)}
+    images, strays = _names_in(folder / "images", (".jpeg", ".jpg"))
+    annotations, other_strays = _names_in(folder / "Annotations", (".json",))
+    strays += other_strays + [path.name for path in folder.glob("~$*")]
+    findings = [finding("stray-file", name) for name in strays]
     if not images:
-        what = "There are no images, so no image was checked."
-        findings.append(_finding("images-folder-missing", "images", None, what))
-    if not annotations and any(named and "tumor" in named for named in flags.values()):
-        what = "There are no annotations, so no tumour has a lesion mask."
-        findings.append(_finding("annotations-folder-missing", "Annotations", None, what))
-    if rows is None:
+        findings.append(finding("images-folder-missing", "images"))
+    if flags is None:
         flags = dict.fromkeys(sorted(images))
     else:
-        findings += _unnamed(set(flags), images, annotations)
-    check = partial(_file_findings, folder=folder, images=images, annotations=annotations)
+        stems = {Path(image_id).stem for image_id in flags}
+        findings += [
+            finding("image-without-row", f"images/{name}")
+            for name in images - set(flags)
+            if other_ending(name) not in flags or other_ending(name) in images
+        ]
+        findings += [
+            finding("annotation-without-row", f"Annotations/{name}")
+            for name in annotations
+            if Path(name).stem not in stems
+        ]
+    if not annotations and any("tumor" in (named or ()) for named in flags.values()):
+        findings.append(finding("annotations-folder-missing", "Annotations"))
+    inspect = partial(_inspect_pair, folder=folder, images=images, annotations=annotations)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(check, flags, flags.values())
+        done = pool.map(inspect, flags, flags.values())
         bar = tqdm(done, "audit", total=len(flags), unit="image", disable=not progress)
-        return findings + [finding for found in bar for finding in found]
+        return findings + [found for pair in bar for found in pair]
 
 
-def _listing(folder: Path, name: str, endings: tuple[str, ...]) -> tuple[set[str], list[Finding]]:
-    """Return the names in a folder that end as its files do, and findings about the others."""
+def _names_in(folder: Path, endings: tuple[str, ...]) -> tuple[set[str], list[str]]:
+    """Return the names in a folder that end as its files do, and the paths of the others."""
     try:
-        names = {path.name for path in (folder / name).iterdir()}
+        names = {path.name for path in folder.iterdir()}
     except OSError:
         return set(), []
-    kept = {file for file in names if file.endswith(endings) and not file.startswith(".")}
-    what = f"It is no {endings[0]} file, yet it stands in {name}/."
-    return kept, [_finding("stray-file", f"{name}/{file}", None, what) for file in names - kept]
+    kept = {name for name in names if name.endswith(endings) and not name.startswith(".")}
+    return kept, [f"{folder.name}/{name}" for name in names - kept]
 
 
-def _lock_files(folder: Path) -> Iterator[Finding]:
-    locks = folder.glob("~$*") if folder.is_dir() else ()
-    for path in locks:
-        what = "It is the lock file of a spreadsheet program."
-        yield _finding("stray-file", path.name, None, what)
-
-
-def _unnamed(ids: set[str], images: set[str], annotations: set[str]) -> Iterator[Finding]:
-    stems = {Path(image_id).stem for image_id in ids}
-    for name in images - ids:
-        if _other_ending(name) not in ids or _other_ending(name) in images:
-            what = "No row of the table names this image."
-            yield _finding("image-without-row", f"images/{name}", None, what)
-    for name in annotations:
-        if Path(name).stem not in stems:
-            what = "No row of the table names this annotation's image."
-            yield _finding("annotation-without-row", f"Annotations/{name}", None, what)
-
-
-def _other_ending(name: str) -> str:
-    return name[:-4] + ".jpeg" if name.endswith(".jpg") else name[:-5] + ".jpg"
-
-
-def _file_findings(
-    image_id: str,
-    flags: set[str] | None,
-    folder: Path,
-    images: set[str],
-    annotations: set[str],
+def _inspect_pair(
+    image_id: str, flags: set[str] | None, folder: Path, images: set[str], annotations: set[str]
 ) -> list[Finding]:
-    """Return what is wrong with the files of one image; `flags` is None where they are unknown."""
-    findings = []
-    size = None
-    name = image_id
-    if image_id not in images and _other_ending(image_id) in images:
-        name = _other_ending(image_id)
-        what = f"The table calls it {image_id}."
-        findings.append(_finding("image-extension", f"images/{name}", image_id, what))
+    """Return what is wrong with an image and its annotation; `flags` is None where unknown."""
+    name, file = image_id, f"{Path(image_id).stem}.json"
+    size, about_image, about_annotation = None, [], []
+    if name not in images and other_ending(name) in images:
+        name = other_ending(name)
+        about_image.append(("image-extension", f"the table calls it {image_id}"))
     if name in images:
         size, problems = _inspect_image(folder / "images" / name)
-        findings += [_finding(check, f"images/{name}", image_id, what) for check, what in problems]
+        about_image += problems
     elif images:
-        what = "A row names this image, and there is no such file."
-        findings.append(_finding("image-missing", f"images/{name}", image_id, what))
-    file = f"{Path(image_id).stem}.json"
+        about_image.append(("image-missing", ""))
     if file in annotations:
-        problems = list(_annotation_problems(folder / "Annotations" / file, size, flags))
+        about_annotation = _inspect_annotation(folder / "Annotations" / file, size, flags)
     elif annotations and flags and "tumor" in flags:
-        problems = [("annotation-missing", "Its image shows a tumour, and there is no such file.")]
-    else:
-        problems = []
-    findings += [_finding(check, f"Annotations/{file}", image_id, what) for check, what in problems]
-    return findings
+        about_annotation = [("annotation-missing", "")]
+    return [
+        *(finding(check, f"images/{name}", image_id, what) for check, what in about_image),
+        *(finding(check, f"Annotations/{file}", image_id, w) for check, w in about_annotation),
+    ]
 
 
-def _inspect_image(path: Path) -> tuple[tuple[int, int] | None, list[tuple[str, str]]]:
+def _inspect_image(path: Path) -> tuple[tuple[int, int] | None, Problems]:
     """Return an image's (width, height) as displayed, None if unreadable, and its problems."""
+    if not path.is_file():
+        return None, [("image-unreadable", "it is not a file")]
     try:
-        if not path.is_file():
-            return None, [("image-unreadable", "It is not a file.")]
-        if path.stat().st_size == 0:
-            return None, [("image-empty", "It has zero bytes.")]
         with Image.open(path) as header:
             size, mode, kind = header.size, header.mode, header.format
+            # Pillow has read the header up to the first scan: past thumbnails with end markers.
+            scan = header.fp.tell()
             turned = header.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
-        ending = _ending_problem(path) if kind in ("JPEG", "MPO") else None
+        jpeg = kind in ("JPEG", "MPO")
+        problems = _end_problems(path, scan) if jpeg else [("image-not-jpeg", f"it is {kind}")]
     except Exception as error:  # Pillow's parsers raise whatever the bytes provoke
-        return None, [("image-unreadable", f"Its header cannot be read: {_brief(error)}.")]
-    problems = [ending] if ending else []
-    if kind not in ("JPEG", "MPO"):
-        problems.append(("image-not-jpeg", f"Its content is {kind}, not JPEG."))
+        return None, [("image-unreadable", f"{error!s:.160}")]
     if mode not in ("L", "RGB"):
-        problems.append(("image-mode", f"Its colour mode is {mode}, not L or RGB."))
+        problems.append(("image-mode", mode))
     return size[::-1] if turned else size, problems
 
 
-def _ending_problem(path: Path) -> tuple[str, str] | None:
-    """Return the problem of a JPEG that does not end with its end marker, padding apart."""
+def _end_problems(path: Path, scan: int) -> Problems:
+    """Return the problems of a JPEG that does not end with its end marker, padding apart."""
     with path.open("rb") as file:
         file.seek(-min(TAIL_BYTES, path.stat().st_size), os.SEEK_END)
         if file.read().rstrip(b"\0").endswith(JPEG_END):
-            return None
+            return []
     data = path.read_bytes()
-    end = data.rfind(JPEG_END, _scan_start(data))
+    end = data.rfind(JPEG_END, scan)
     if end < 0:
-        return "image-truncated", "It ends before its last line: the end marker FF D9 is missing."
+        return [("image-truncated", "")]
     extra = data[end + len(JPEG_END) :].strip(b"\0")
-    if extra:
-        return "image-trailing-bytes", f"{len(extra)} bytes follow the end of the image."
-    return None
+    return [("image-trailing-bytes", f"{len(extra)} of them")] if extra else []
 
 
-def _scan_start(data: bytes) -> int:
-    """Return where the first scan begins, past the thumbnails that also hold end markers."""
-    position = 2
-    while data[position : position + 1] == b"\xff":
-        marker = data[position + 1 : position + 2]
-        if marker == bytes([START_OF_SCAN]):
-            return position
-        length = int.from_bytes(data[position + 2 : position + 4])
-        position += 1 if marker == b"\xff" else 2 + length
-    return len(data)
-
-
-# --- annotations -----------------------------------------------------------------------------
-
-
-def _annotation_problems(
+def _inspect_annotation(
     path: Path, image_size: tuple[int, int] | None, flags: set[str] | None
-) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with an annotation file, by itself, with its image and its row."""
+) -> Problems:
+    """Return what is wrong with an annotation by itself, with its image and with its row."""
     try:
-        if not path.is_file():
-            raise OSError("it is not a file")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        yield "annotation-unreadable", f"It is not JSON: {_brief(error)}."
-        return
-    fault = _layout_fault(content)
-    if fault:
-        yield "annotation-layout", fault
-        return
-    size = content["imageWidth"], content["imageHeight"]
+        annotation, faults = inspect_annotation(path) if path.is_file() else (None, ["not a file"])
+    except OSError as error:
+        annotation, faults = None, [str(error)]
+    if annotation is None:
+        return [("annotation-invalid", listed(faults))]
+    problems = _shape_problems(annotation) + _row_problems(annotation, flags)
+    size = annotation.width, annotation.height
     if image_size is not None and image_size != size:
-        sizes = f"{size[0]} × {size[1]} px, its image {image_size[0]} × {image_size[1]} px"
-        yield "annotation-size", f"It is drawn on {sizes}."
-    shapes = [(s["shape_type"], s["label"], _points(s["points"])) for s in content["shapes"]]
-    wrong = list(_shape_problems(shapes))
-    yield from wrong
-    yield from _outside_problems(shapes, size)
-    yield from _row_against_shapes(shapes, flags)
-    if not any(check in _ERRORS for check, _ in wrong):
-        yield from _pairing_problems(path, [kind for kind, _, _ in shapes])
+        sizes = "{} × {} px, its image {} × {} px".format(*size, *image_size)
+        problems.append(("annotation-size", sizes))
+    return problems
 
 
-def _layout_fault(content: Any) -> str | None:
-    """Return what an annotation lacks of LabelMe's layout, None if nothing."""
-    if not isinstance(content, dict):
-        return "It is not a JSON object."
-    for key in ("imageWidth", "imageHeight"):
-        if type(content.get(key)) is not int or not 0 < content[key] < 2**31:
-            return f"{key} is {str(content.get(key))[:40]!r}, not a number of pixels."
-    if not isinstance(content.get("shapes"), list):
-        return "shapes is not a list."
-    for number, shape in enumerate(content["shapes"], 1):
-        if not isinstance(shape, dict):
-            return f"Shape {number} is not a JSON object."
-        for key in ("label", "shape_type"):
-            if not isinstance(shape.get(key), str):
-                return f"{key} of shape {number} is missing or not text."
-        if _points(shape.get("points")) is None:
-            return f"The points of shape {number} are not pairs of numbers."
-    return None
+def _shape_problems(annotation: Annotation) -> Problems:
+    boxes = [shape for shape in annotation.shapes if shape.shape_type == "rectangle"]
+    polygons = len(annotation.shapes) - len(boxes)
+    boxes_alone = len(annotation.lesions()) - polygons
+    numbers = {
+        "point-over-edge": sum(beyond > 0 for beyond in annotation.overhangs()),
+        "rectangle-area": sum(np.ptp(box.points, axis=0).min() == 0 for box in boxes),
+        "rectangle-without-polygon": boxes_alone,
+        "polygon-without-rectangle": polygons - (len(boxes) - boxes_alone),
+    }
+    return [(check, f"{number} of its shapes") for check, number in numbers.items() if number]
 
 
-def _points(points: Any) -> np.ndarray | None:
-    """Return points as a finite float64 array (points, 2), None if they are none."""
-    if not isinstance(points, list):
-        return None
-    try:
-        array = np.array(points or np.empty((0, 2)), dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return array if array.shape == (len(points), 2) and np.isfinite(array).all() else None
-
-
-def _shape_problems(shapes: list[tuple[str, str, np.ndarray]]) -> Iterator[tuple[str, str]]:
-    for number, (kind, label, points) in enumerate(shapes, 1):
-        name = f"Shape {number} ({kind}, {label!r})"
-        if kind not in ("polygon", "rectangle"):
-            yield "shape-type", f"{name} is neither a polygon nor a rectangle."
-        elif kind == "polygon" and len(points) < 3:
-            yield "polygon-points", f"{name} has {len(points)} points, not three or more."
-        elif kind == "rectangle" and len(points) != 2:
-            yield "rectangle-points", f"{name} has {len(points)} points, not two corners."
-        elif kind == "polygon" and _area(points) < 1e-6:
-            yield "polygon-area", f"{name} encloses no area."
-        elif kind == "rectangle" and np.ptp(points, axis=0).min() == 0:
-            yield "rectangle-area", f"{name} encloses no area."
-
-
-def _area(polygon: np.ndarray) -> float:
-    x, y = (polygon - polygon[0]).T
-    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
-
-
-def _outside_problems(
-    shapes: list[tuple[str, str, np.ndarray]], size: tuple[int, int]
-) -> Iterator[tuple[str, str]]:
-    for number, (kind, label, points) in enumerate(shapes, 1):
-        beyond = round(float(np.maximum(-points, points - size).max(initial=0)), 1)
-        if beyond > 0:
-            check = "point-outside" if beyond > TOLERANCE else "point-over-edge"
-            where = f"leaves the {size[0]} × {size[1]} px of its image by {beyond} px"
-            yield check, f"Shape {number} ({kind}, {label!r}) {where}."
-
-
-def _row_against_shapes(
-    shapes: list[tuple[str, str, np.ndarray]], flags: set[str] | None
-) -> Iterator[tuple[str, str]]:
+def _row_problems(annotation: Annotation, flags: set[str] | None) -> Problems:
+    problems = []
     if flags is not None and "tumor" not in flags:
-        yield "annotation-of-normal", "It outlines a lesion, yet its row has no tumour."
-    elif not shapes:
-        yield "annotation-empty", "It outlines no lesion."
+        problems.append(("annotation-of-normal", ""))
+    elif not annotation.shapes:
+        problems.append(("annotation-empty", ""))
     subtypes = [column for column in SUBTYPE_COLUMNS if column in (flags or ())]
-    strange = sorted({label for _, label, _ in shapes} - set(subtypes))
+    strange = sorted({shape.label for shape in annotation.shapes} - set(subtypes))
     if subtypes and strange:
-        what = f"It is labelled {_listed([*map(repr, strange)])}, its row says {_listed(subtypes)}."
-        yield "label-against-subtype", what
-
-
-def _pairing_problems(path: Path, kinds: list[str]) -> Iterator[tuple[str, str]]:
-    """Compare boxes and polygons; `read_annotation` decides which box has no polygon."""
-    polygons = kinds.count("polygon")
-    boxes_alone = len(read_annotation(path).outlines) - polygons
-    polygons_alone = polygons - (kinds.count("rectangle") - boxes_alone)
-    if boxes_alone:
-        yield "rectangle-without-polygon", f"{boxes_alone} of its rectangles enclose no polygon."
-    if polygons_alone:
-        yield "polygon-without-rectangle", f"{polygons_alone} of its polygons have no rectangle."
+        problems.append(("label-against-subtype", f"{listed(strange)}, not {listed(subtypes)}"))
+    return problems

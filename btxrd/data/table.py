@@ -1,53 +1,44 @@
 """The release's table: one row an image, 37 columns, and the label that follows from them."""
 
-from collections.abc import Collection
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from numbers import Real
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 __all__ = [
+    "CLASS_COLUMNS",
+    "FLAG_COLUMNS",
     "REGION_COLUMNS",
     "RELEASE_COLUMNS",
     "SITE_COLUMNS",
     "SUBTYPE_COLUMNS",
     "VIEW_COLUMNS",
+    "Fault",
+    "inspect_table",
+    "is_image_name",
+    "listed",
     "one_hot_name",
+    "other_ending",
     "read_table",
+    "table_file",
 ]
 
 SITE_COLUMNS = (
-    "hand",
-    "ulna",
-    "radius",
-    "humerus",
-    "foot",
-    "tibia",
-    "fibula",
-    "femur",
-    "hip bone",
-    "ankle-joint",
-    "knee-joint",
-    "hip-joint",
-    "wrist-joint",
-    "elbow-joint",
-    "shoulder-joint",
-)
+    "hand", "ulna", "radius", "humerus", "foot", "tibia", "fibula", "femur", "hip bone",
+    "ankle-joint", "knee-joint", "hip-joint", "wrist-joint", "elbow-joint", "shoulder-joint",
+)  # fmt: skip
 """Bones and joints. Only tumour rows set any of them: never a feature of a model."""
 
 CLASS_COLUMNS = ("tumor", "benign", "malignant")
 
 SUBTYPE_COLUMNS = (
-    "osteochondroma",
-    "multiple osteochondromas",
-    "simple bone cyst",
-    "giant cell tumor",
-    "osteofibroma",
-    "synovial osteochondroma",
-    "other bt",
-    "osteosarcoma",
-    "other mt",
-)
+    "osteochondroma", "multiple osteochondromas", "simple bone cyst", "giant cell tumor",
+    "osteofibroma", "synovial osteochondroma", "other bt", "osteosarcoma", "other mt",
+)  # fmt: skip
 REGION_COLUMNS = ("upper limb", "lower limb", "pelvis")
 VIEW_COLUMNS = ("frontal", "lateral", "oblique")
 
@@ -56,13 +47,47 @@ RELEASE_COLUMNS = ("image_id", "center", "age", "gender", *FLAG_COLUMNS)
 """The release's 37 columns in its order."""
 
 
+IMAGE_NAME = re.compile(r"[\w-][\w.-]{0,200}\.jpe?g", re.ASCII)
+
+
+def is_image_name(cell: Any) -> bool:
+    """Return whether a cell is the plain name of a .jpeg or .jpg file: no folder, no blank."""
+    return isinstance(cell, str) and IMAGE_NAME.fullmatch(cell) is not None
+
+
+CELL_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "image_id": ("a name like IMG000001.jpeg", is_image_name),
+    "center": ("1, 2 or 3", lambda cell: cell in (1, 2, 3)),
+    "age": ("a number from 0 to 120", lambda cell: isinstance(cell, Real) and 0 <= cell <= 120),
+    "gender": ("M or F", lambda cell: cell in ("M", "F")),
+    **dict.fromkeys(FLAG_COLUMNS, ("0 or 1", lambda cell: cell in (0, 1))),
+}
+"""A row of the release: what a cell of each column must be, in words and as a test."""
+
+
+class Fault(NamedTuple):
+    """Something that makes a table, or a row of it, unusable.
+
+    Attributes:
+        check: which of the audit's checks finds it.
+        what: what is wrong, in words.
+        row: as the file counts its rows; None where the whole table is meant.
+        image_id: the row's, where it is text.
+    """
+
+    check: str
+    what: str
+    row: int | None = None
+    image_id: str | None = None
+
+
 def read_table(root: str | Path, set_aside: Collection[str] = ()) -> pd.DataFrame:
     """Read the table of a data set in the release's layout.
 
     Args:
         root: the folder that holds `dataset.xlsx` (or `dataset.csv`), `images/` and
             `Annotations/`; a `BTXRD/` folder inside it, as the archive unpacks, is found too.
-        set_aside: ids of images whose rows are left out before anything is checked.
+        set_aside: ids of images whose rows are left out before rows are checked.
 
     Returns:
         One row an image in the release's order: its 37 columns, then `label` (int64: 0 Normal,
@@ -71,18 +96,19 @@ def read_table(root: str | Path, set_aside: Collection[str] = ()) -> pd.DataFram
 
     Raises:
         FileNotFoundError: no table under `root`.
-        ValueError: names the file and its missing columns, its empty cells or its repeated ids.
+        ValueError: names the file, the row and the first fault that `inspect_table` finds.
     """
-    source = _table_file(Path(root))
-    reader = pd.read_excel if source.suffix == ".xlsx" else pd.read_csv
-    table = reader(source)
-    missing = [column for column in RELEASE_COLUMNS if column not in table.columns]
-    if missing:
-        raise ValueError(f"{source} lacks the columns {missing}; the release has 37 of them")
-    table = table[list(RELEASE_COLUMNS)]
-    table = table[~table["image_id"].isin(set_aside)].reset_index(drop=True)
-    _refuse_bad_cells(table, source)
-    table[list(FLAG_COLUMNS)] = table[list(FLAG_COLUMNS)].astype("int64")
+    source = table_file(root)
+    if not source.is_file():
+        raise FileNotFoundError(
+            f"no dataset.xlsx or dataset.csv in {source.parent}; is it the BTXRD folder?"
+        )
+    cells, faults = inspect_table(source, set_aside)
+    if faults:
+        row = "" if faults[0].row is None else f" row {faults[0].row}"
+        raise ValueError(f"{source}{row}: {faults[0].what}")
+    table = cells[list(RELEASE_COLUMNS)].reset_index(drop=True).infer_objects()
+    table = table.astype(dict.fromkeys(("center", *FLAG_COLUMNS), "int64"))
     labels = np.select([table["malignant"] == 1, table["benign"] == 1], [2, 1], 0)
     images = source.parent / "images"
     return table.assign(
@@ -91,30 +117,117 @@ def read_table(root: str | Path, set_aside: Collection[str] = ()) -> pd.DataFram
     )
 
 
-def _table_file(root: Path) -> Path:
-    for folder in (root, root / "BTXRD"):
-        for name in ("dataset.xlsx", "dataset.csv"):
-            if (folder / name).is_file():
-                return folder / name
-    raise FileNotFoundError(f"no dataset.xlsx or dataset.csv in {root}; is it the BTXRD folder?")
+def table_file(root: str | Path) -> Path:
+    """Return the table of a data set: in `root`, or in a `BTXRD/` in it.
+
+    Where there is none, the path does not exist and says where one should be.
+    """
+    folders = [Path(root), Path(root) / "BTXRD"]
+    tables = [folder / name for folder in folders for name in ("dataset.xlsx", "dataset.csv")]
+    found = [table for table in tables if table.is_file()]
+    return found[0] if found else folders[folders[1].is_dir()] / "dataset.xlsx"
 
 
-def _refuse_bad_cells(table: pd.DataFrame, source: Path) -> None:
-    empty = table.columns[table.isna().any()]
-    if len(empty):
-        rows = (table.index[table[empty].isna().any(axis=1)] + 2).tolist()
-        raise ValueError(f"{source} has empty cells in columns {list(empty)}, rows {rows[:5]}")
-    repeated = table["image_id"][table["image_id"].duplicated()].unique()
-    if len(repeated):
-        raise ValueError(f"{source} names these images twice: {list(repeated[:5])}")
-    flags = table[list(FLAG_COLUMNS)]
-    wrong = flags.columns[~flags.isin([0, 1]).all()]
-    if len(wrong):
-        raise ValueError(f"{source}: columns {list(wrong)} hold something other than 0 and 1")
+def inspect_table(
+    source: Path, set_aside: Collection[str] = ()
+) -> tuple[pd.DataFrame, list[Fault]]:
+    """Read the cells of a table and find everything that makes it unusable.
+
+    Args:
+        source: an .xlsx or .csv file.
+        set_aside: ids of images whose rows are left out before rows are checked.
+
+    Returns:
+        The cells as they stand in the file, None where they are empty, indexed by the file's row
+        numbers (empty where it cannot be read); and the faults, those of the whole table first.
+    """
+    try:
+        is_csv = source.suffix == ".csv"
+        cells = _read_csv(source) if is_csv else pd.read_excel(source, dtype=object)
+    except Exception as error:  # zip, XML and CSV parsers raise whatever the bytes provoke
+        reason = " ".join(str(error).split())
+        return pd.DataFrame(), [Fault("table-unreadable", f"it cannot be read: {reason:.160}")]
+    cells = cells.astype(object).where(cells.notna(), None)
+    cells.index += 2
+    faults = list(_table_faults(cells))
+    if set_aside and "image_id" in cells.columns:
+        cells = cells[~cells["image_id"].isin(set_aside)]
+    return cells, [*faults, *_cell_faults(cells), *_duplicates(cells)]
+
+
+def _read_csv(source: Path) -> pd.DataFrame:
+    """Read each cell by itself: a cell of text in a column of numbers leaves the others numbers."""
+    with source.open(encoding="utf-8-sig") as file:
+        header = file.readline().strip()
+    if header and "," not in header:
+        raise ValueError(f"its columns are separated by something other than commas: {header:.40}")
+    # Blank lines are kept while counting, so that a row's number is the file's.
+    cells = pd.read_csv(source, dtype=str, skip_blank_lines=False)
+    if not isinstance(cells.index, pd.RangeIndex):
+        raise ValueError("its rows have more cells than its first line names")
+    cells = cells.dropna(how="all").astype(object)
+    for column in cells.columns.difference(["image_id", "gender"]):
+        number = pd.to_numeric(cells[column], errors="coerce").notna()
+        cells.loc[number, column] = pd.to_numeric(cells.loc[number, column]).astype(object)
+    return cells
+
+
+def _table_faults(cells: pd.DataFrame) -> Iterator[Fault]:
+    missing = [column for column in RELEASE_COLUMNS if column not in cells.columns]
+    if missing:
+        yield Fault("column-missing", f"it lacks columns of the release's 37: {listed(missing)}")
+    if cells.empty:
+        yield Fault("table-empty", "it has no rows")
+
+
+def _cell_faults(cells: pd.DataFrame) -> Iterator[Fault]:
+    columns = [column for column in RELEASE_COLUMNS if column in cells.columns]
+    good = pd.DataFrame({c: cells[c].map(CELL_RULES[c][1]) for c in columns}, dtype=bool)
+    names = _names(cells)
+    for row in good.index[~good.all(axis=1)]:
+        wrong = []
+        for column, cell in cells.loc[row, good.columns[~good.loc[row]]].items():
+            found = "empty" if cell is None else f"{cell!r:.40}, not {CELL_RULES[column][0]}"
+            wrong.append(f"{column} is {found}")
+        yield Fault("cell", listed(wrong), row, names.get(row))
+
+
+def _duplicates(cells: pd.DataFrame) -> Iterator[Fault]:
+    """Compare the names without their endings: one annotation serves both endings."""
+    names = _names(cells)
+    stems = names.map(lambda name: Path(name).stem)
+    for row in stems.index[stems.duplicated(keep=False)]:
+        rows = listed([*map(str, stems.index[stems == stems[row]])])
+        yield Fault("id-duplicate", f"{stems[row]} stands in rows {rows}", row, names[row])
+
+
+def _names(cells: pd.DataFrame) -> pd.Series:
+    """Return the image_ids that are text, by row."""
+    ids = cells.get("image_id", pd.Series(dtype=object))
+    return ids[ids.map(lambda cell: isinstance(cell, str)).astype(bool)]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names in a line, at most six of them.
+
+    >>> listed("abcdefgh")
+    'a, b, c, d, e, f and 2 more'
+    """
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def other_ending(name: str) -> str:
+    """Return an image's name with the other of the endings .jpeg and .jpg.
+
+    >>> other_ending("IMG000001.jpeg")
+    'IMG000001.jpg'
+    """
+    path = Path(name)
+    return str(path.with_suffix(".jpg" if path.suffix == ".jpeg" else ".jpeg"))
 
 
 def _image_file(path: Path) -> Path:
-    other = path.with_suffix(".jpg" if path.suffix == ".jpeg" else ".jpeg")
+    other = path.with_name(other_ending(path.name))
     return other if other.is_file() and not path.is_file() else path
 
 

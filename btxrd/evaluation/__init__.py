@@ -1,6 +1,38 @@
 """Predictions in, numbers out: metrics, intervals, comparisons, heat maps' scores, shortcuts.
 
-This package itself loads neither matplotlib nor torch.
+This package itself loads neither matplotlib nor torch. Methods are named by author and year:
+
+- Adebayo et al. 2018, Sanity checks for saliency maps, NeurIPS
+- Altman and Bland 1994, Predictive values, BMJ 309:102
+- Brier 1950, Mon. Weather Rev. 78:1
+- Chattopadhay et al. 2018, Grad-CAM++, arXiv:1710.11063
+- Cohen 1968, Weighted kappa, Psychol. Bull. 70:213
+- Davis and Goadrich 2006, Precision-recall and ROC curves, ICML
+- DeGrave et al. 2021, AI for COVID-19 selects shortcuts, Nat. Mach. Intell. 3:610
+- Draelos and Carin 2020, HiResCAM, arXiv:2011.08891
+- Efron and Tibshirani 1993, An introduction to the bootstrap
+- El-Yaniv and Wiener 2010, Selective classification, J. Mach. Learn. Res. 11:1605
+- Fawcett 2006, An introduction to ROC analysis, Pattern Recognit. Lett. 27:861
+- Field and Welsh 2007, Bootstrapping clustered data, J. R. Stat. Soc. B 69:369
+- Geifman and El-Yaniv 2017, Selective classification for deep networks, NeurIPS
+- Guo et al. 2017, Calibration of modern neural networks, ICML
+- Holm 1979, Scand. J. Stat. 6:65
+- King and Zeng 2001, Rare events data, Polit. Anal. 9:137
+- Li et al. 2018, Guided attention inference network, CVPR
+- Muhammad and Yeasin 2020, Eigen-CAM, arXiv:2008.00299
+- Naeini et al. 2015, Expected calibration error, AAAI
+- Nguyen and O'Connor 2015, Posterior calibration, EMNLP
+- Prechelt 1998, Early stopping, but when?
+- Selvaraju et al. 2017, Grad-CAM, ICCV
+- Tejani et al. 2024, CLAIM 2024, Radiol. Artif. Intell. 6:e240300
+- Vickers and Elkin 2006, Decision curve analysis, Med. Decis. Making 26:565
+- Wang et al. 2020, Score-CAM, CVPR Workshops
+- Wilson 1927, J. Am. Stat. Assoc. 22:209
+- Zauner 2010, Perceptual image hash functions
+- Zech et al. 2018, Confounding in radiograph models, PLoS Med. 15:e1002683
+- Zhang et al. 2018, Excitation backprop, Int. J. Comput. Vis. 126:1084
+- Zhou et al. 2016, Discriminative localization, CVPR
+- Zuiderveld 1994, CLAHE, Graphics Gems IV
 """
 
 from btxrd.evaluation.intervals import Bootstrap, bootstrap_metrics

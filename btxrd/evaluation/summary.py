@@ -7,7 +7,7 @@ import pandas as pd
 
 from btxrd.evaluation.calibration import calibration_summary
 from btxrd.evaluation.intervals import Bootstrap, bootstrap_metrics
-from btxrd.evaluation.metrics import classification_metrics
+from btxrd.evaluation.metrics import PER_CLASS, classification_metrics
 from btxrd.evaluation.operating_points import operating_points
 from btxrd.predictions import labels, probabilities
 
@@ -88,24 +88,18 @@ def interval_table(summary: dict[str, dict[str, Any]]) -> pd.DataFrame:
         summary: as `summarise` returns it, or `metrics.json` read back.
 
     Returns:
-        A row a part and metric: `part`, `n` images, `groups`, `metric`, `class` (empty for the
-        metrics of all classes), `estimate`, `low`, `high` (NaN where undefined). `n` is the
-        class's images where there is a class.
+        A row for each part and each of `HEADLINES`, whose `class` is empty, then for each class
+        and each of `PER_CLASS`: `part`, `n` images (of the class, where there is one), `groups`,
+        `metric`, `class`, `estimate`, `low`, `high` (NaN where undefined).
     """
     rows = []
     for part, metrics in summary.items():
-        for flat, (estimate, low, high) in metrics["intervals"].items():
-            metric, _, name = flat.partition("/")
-            rows.append(
-                {
-                    "part": part,
-                    "n": metrics["per_class"][name]["n"] if name else metrics["n"],
-                    "groups": metrics["groups"],
-                    "metric": flat if flat in HEADLINES else metric,
-                    "class": name,
-                    "estimate": estimate,
-                    "low": low,
-                    "high": high,
-                }
-            )
+        sizes = {"": metrics["n"]} | {name: c["n"] for name, c in metrics["per_class"].items()}
+        named = [(name, "", name) for name in HEADLINES]
+        named += [(f"{name}/{c}", c, name) for c in metrics["per_class"] for name in PER_CLASS]
+        for flat, of_class, metric in named:
+            row = {"part": part, "n": sizes[of_class], "groups": metrics["groups"]}
+            row |= {"metric": metric, "class": of_class}
+            ends = dict(zip(("estimate", "low", "high"), metrics["intervals"][flat], strict=True))
+            rows.append(row | ends)
     return pd.DataFrame(rows).astype({"estimate": float, "low": float, "high": float})

@@ -98,14 +98,13 @@ def confusion_matrix_figure(metrics: dict[str, Any], title: str = "Confusion mat
     counts = np.array(metrics["confusion_matrix"]["counts"], dtype=float)
     shares = np.array(metrics["confusion_matrix"]["row_normalised"], dtype=float)
     figure, axes = panels(1, 2, (WIDTH, 4.6))
-    halves = (("Counts", counts, ",.0f", None), ("Share of the true class", shares, ".1%", 1.0))
-    for axis, (heading, values, number_format, top) in zip(axes[0], halves, strict=True):
+    halves = (("Counts", counts, ",.0f"), ("Share of the true class", shares, ".1%"))
+    for axis, (heading, values, number_format) in zip(axes[0], halves, strict=True):
         ConfusionMatrixDisplay(values, display_labels=names).plot(
             ax=axis,
             cmap="Blues",
             values_format=number_format,
             colorbar=False,
-            im_kw={"vmin": 0, "vmax": top},
             text_kw={"size": 13},
         )
         axis.set(title=heading, xlabel="Predicted class", ylabel="True class")
@@ -147,11 +146,8 @@ def roc_pr_figure(
         }
         fpr, tpr, _ = roc_curve(positive, scores[:, c])
         roc.plot(fpr, tpr, color=colour, linewidth=2, label=legend["AUC"])
-        precision, recall, _ = precision_recall_curve(positive, scores[:, c])
-        # scikit-learn's last point, precision 1 at recall 0, belongs to no threshold.
-        precision[-1] = precision[-2]
-        steps = {"drawstyle": "steps-post", "color": colour, "linewidth": 2}
-        pr.plot(recall, precision, label=legend["AP"], **steps)
+        steps = {"drawstyle": "steps-pre", "color": colour, "linewidth": 2}
+        pr.plot(*_precision_recall_steps(positive, scores[:, c]), label=legend["AP"], **steps)
         pr.axhline(positive.mean(), **REFERENCE_LINE | {"color": colour})
         for axis, curve, step in ((roc, "roc", None), (pr, "pr", "pre")):
             band = bands[(bands["curve"] == curve) & (bands["class_name"] == name)]
@@ -166,6 +162,17 @@ def roc_pr_figure(
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False)
     figure.suptitle(f"{title}, {bootstrap.name} bootstrap bands ({image_count(len(test))})")
     return figure
+
+
+def _precision_recall_steps(
+    positive: NDArray[np.bool_], scores: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the recalls, ascending, and precision at the highest threshold that reaches each."""
+    precision, recall, _ = precision_recall_curve(positive, scores)
+    recall, first = np.unique(recall[::-1], return_index=True)
+    precision = precision[::-1][first]
+    precision[0] = precision[1]  # scikit-learn's point at recall 0 belongs to no threshold
+    return recall, precision
 
 
 def history_figure(history: pd.DataFrame, title: str = "Training history") -> Figure:

@@ -52,6 +52,10 @@ TITLES = {
 """What reports call the columns and metrics; other names are written with spaces."""
 
 P_VALUES = ("p", "p_holm")
+METRIC_COLUMNS = ("metric", "score")
+"""Columns that hold names of metrics, which are written as their titles."""
+LONG = 40
+"""Columns with longer texts wrap."""
 
 
 def title_of(name: Any) -> str:
@@ -116,7 +120,8 @@ def as_table(
     0  Macro AUC  0.800 (0.700–0.900)  1,200
     1   Accuracy  0.700 (0.600–0.800)  1,200
     """
-    named = {**TITLES, **(titles or {})}
+    given = dict(titles or {})
+    named = {**TITLES, **given}
     ends = {name: (f"{name}_low", f"{name}_high") for name in frame if f"{name}_low" in frame}
     if "low" in frame:
         value = "estimate" if "estimate" in frame else "difference"
@@ -130,7 +135,8 @@ def as_table(
             texts = [format_interval(*row, signed=signed) for row in rows]
             cells[name] = [missing if text == "–" else text for text in texts]
         elif name not in hidden:
-            cells[name] = [_cell(value, name, named, missing) for value in frame[name]]
+            known = named if name in METRIC_COLUMNS else given
+            cells[name] = [_cell(value, name, known, missing) for value in frame[name]]
     if across is not None:
         order = list(dict.fromkeys(cells[across]))
         keys = [name for name in cells if name not in (across, "estimate")]
@@ -143,7 +149,8 @@ def as_table(
         first = cells.columns[0]
         cells[first] = [named.get(name) or title_of(name) for name in cells[first]]
     cells = cells.rename(columns=titled).rename_axis(columns=None).reset_index(drop=True)
-    styler = cells.style.hide(axis="index").set_properties(**{"white-space": "normal"})
+    long = [name for name in cells if cells[name].str.len().max() > LONG]
+    styler = cells.style.hide(axis="index").set_properties(long, **{"white-space": "normal"})
     return styler if caption is None else styler.set_caption(caption)
 
 

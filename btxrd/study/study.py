@@ -19,8 +19,8 @@ from distributed import Future
 from filelock import FileLock, Timeout
 
 from btxrd.data.cache import data_fingerprint, file_digests
-from btxrd.data.dataset import usable_table
 from btxrd.data.phantom import make_phantom
+from btxrd.data.release import usable_table
 from btxrd.files import clear_scratch, project_path, read_json, write_json
 from btxrd.params import (
     CompareParams,

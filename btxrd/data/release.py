@@ -1,24 +1,24 @@
-"""A data set as the study uses it: audited, its bad rows set aside, decoded once."""
+"""A BTXRD release on disk as the study uses it: audited, bad rows set aside, decoded once."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from btxrd.data.audit import audit, unusable_images
+from btxrd.data.audit import audit, finding, findings_table, unusable_images
 from btxrd.data.cache import ImageCache, open_cache
 from btxrd.data.preprocessing import Preprocessing
 from btxrd.data.table import read_table
 
-__all__ = ["Dataset", "open_dataset", "usable_table"]
+__all__ = ["Release", "open_release", "usable_table"]
 
 MOST_SET_ASIDE = 0.02
 """A study goes on without bad rows up to this share of all; beyond, something larger is wrong."""
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """Attributes are what later stages read.
+class Release:
+    """What later stages read of a data set in the release's layout.
 
     Attributes:
         table: the usable rows, as `read_table` returns them.
@@ -48,9 +48,9 @@ def usable_table(root: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return table, findings
 
 
-def open_dataset(
+def open_release(
     root: str | Path, preprocessing: Preprocessing, cache_dir: str | Path, progress: bool = True
-) -> Dataset:
+) -> Release:
     """Audit a data set, set its bad rows aside and open the image cache of the others.
 
     Raises:
@@ -58,20 +58,15 @@ def open_dataset(
     """
     table, findings = usable_table(root)
     cache = open_cache(table, preprocessing, cache_dir, progress)
-    broken = cache.index[cache.index["error"].notna()]
-    late = pd.DataFrame(
-        {
-            "severity": "error",
-            "subject": "images/" + broken["image_id"],
-            "image_id": broken["image_id"],
-            "check": "image-undecodable",
-            "what": broken["error"],
-            "remedy": "Fetch the file again.",
-        }
-    )
+    broken = cache.index.dropna(subset="error")[["image_id", "error"]]
+    late = [
+        finding("image-undecodable", f"images/{image_id}", image_id, error)
+        for image_id, error in broken.itertuples(index=False)
+    ]
+    bad = len(unusable_images(findings))
+    _refuse_too_many(bad + len(late), bad + len(table), root)
     usable = table[~table["image_id"].isin(broken["image_id"])].reset_index(drop=True)
-    _refuse_too_many(len(unusable_images(findings)) + len(broken), len(table), root)
-    return Dataset(usable, cache, pd.concat([findings, late], ignore_index=True))
+    return Release(usable, cache, pd.concat([findings, findings_table(late)], ignore_index=True))
 
 
 def _refuse_too_many(bad: int, images: int, root: str | Path) -> None:

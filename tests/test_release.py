@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from btxrd.data import Preprocessing, open_dataset, read_table
+from btxrd.data import Preprocessing, open_release, read_table
 
 
 @pytest.fixture
@@ -17,22 +17,22 @@ def damaged(phantom, tmp_path) -> Path:
 
 
 def open_small(root: Path):
-    return open_dataset(root, Preprocessing(64), root.parent / "cache", progress=False)
+    return open_release(root, Preprocessing(64), root.parent / "cache", progress=False)
 
 
 def test_a_clean_data_set_is_taken_whole(phantom, table):
-    dataset = open_small(phantom)
-    assert dataset.table.equals(table)
-    assert dataset.findings.empty
+    release = open_small(phantom)
+    assert release.table.equals(table)
+    assert release.findings.empty
 
 
 def test_bad_rows_are_set_aside_and_named(damaged):
-    dataset = open_small(damaged)
-    assert len(dataset.table) == 119
-    assert "IMG000003.jpeg" not in set(dataset.table["image_id"])
-    finding = dataset.findings.iloc[0]
+    release = open_small(damaged)
+    assert len(release.table) == 119
+    assert "IMG000003.jpeg" not in set(release.table["image_id"])
+    finding = release.findings.iloc[0]
     assert (finding["severity"], finding["image_id"]) == ("error", "IMG000003.jpeg")
-    assert dataset.table.index.tolist() == list(range(119))
+    assert release.table.index.tolist() == list(range(119))
 
 
 def test_what_only_decoding_finds_is_set_aside_too(damaged):
@@ -40,15 +40,23 @@ def test_what_only_decoding_finds_is_set_aside_too(damaged):
     path = damaged / "images" / "IMG000005.jpeg"
     content = path.read_bytes()
     path.write_bytes(content[:160] + b"\x11" * 400 + content[-40:])
-    dataset = open_small(damaged)
-    assert set(read_table(damaged)["image_id"]) - set(dataset.table["image_id"]) == {
+    release = open_small(damaged)
+    assert set(read_table(damaged)["image_id"]) - set(release.table["image_id"]) == {
         "IMG000003.jpeg",
         "IMG000005.jpeg",
     }
+    assert set(release.findings["check"]) == {"image-truncated", "image-undecodable"}
 
 
 def test_a_study_refuses_when_more_than_two_percent_are_bad(damaged):
     for number in range(10, 13):
         (damaged / "images" / f"IMG{number:06d}.jpeg").unlink()
     with pytest.raises(ValueError, match=r"4 of 120 images.*at most 2%.*btxrd check"):
+        open_small(damaged)
+
+
+def test_a_release_of_bad_rows_only_is_not_called_empty(damaged):
+    for path in (damaged / "images").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="120 of 120 images"):
         open_small(damaged)
