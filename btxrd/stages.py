@@ -91,7 +91,7 @@ STAGES = {
                 "splits/leakage.csv",
             ),
             page="splits.html",
-            rooms=("data", "evaluation", "report"),
+            rooms=("data", "report"),
             packages=(*_PIXELS, "imagehash", *_STATISTICS),
         ),
         Stage(
@@ -103,7 +103,7 @@ STAGES = {
             writes=("history.csv", "seconds.csv", "model.pt", "predictions.csv", "training.json"),
             page="03_train.html",
             rooms=("data", "models", "training", "predictions"),
-            packages=("torch", "torchvision", "timm", "albumentations", *_PIXELS),
+            packages=("torch", "torchvision", "timm", "torchmetrics", "albumentations", *_PIXELS),
         ),
         Stage(
             name="04_evaluate",
