@@ -73,6 +73,13 @@ def stages(monkeypatch) -> list[str]:
     return done
 
 
+def error_of_failed(task: RunTask) -> str:
+    """Run a run that fails; return what its record says of it."""
+    record = execute_run(task)
+    assert record["status"] == "failed"
+    return record["error"]
+
+
 def asides(task: RunTask) -> list[Path]:
     return sorted(task.run_dir.parent.glob("seed-42.old-*"))
 
@@ -84,20 +91,23 @@ def test_a_finished_run_is_not_run_again(task, stages):
     assert len(stages) == 3
 
 
-def test_stages_that_are_done_are_not_done_again(task, stages):
+@pytest.mark.parametrize(
+    ("gone", "done", "run_again"),
+    [
+        ("error.txt", STAGES[:2], ["05_gradcam"]),
+        ("model.pt", STAGES, ["03_train"]),
+        ("04_evaluate.html", STAGES, ["04_evaluate"]),
+    ],
+)
+def test_only_stages_that_are_not_done_or_whose_files_are_gone_are_done_again(
+    task, stages, gone, done, run_again
+):
     execute_run(task)
-    rewrite(task, status="running", stage_seconds=dict.fromkeys(STAGES[:2], 1.0))
+    rewrite(task, status="running", stage_seconds=dict.fromkeys(done, 1.0))
+    (task.run_dir / gone).unlink(missing_ok=True)
     assert execute_run(task)["status"] == "finished"
-    assert stages == [*STAGES, "05_gradcam"]
+    assert stages == [*STAGES, *run_again]
     assert asides(task) == []
-
-
-def test_a_stage_whose_files_are_gone_is_done_again(task, stages):
-    execute_run(task)
-    (task.run_dir / "model.pt").unlink()
-    rewrite(task, status="failed")
-    execute_run(task)
-    assert stages == [*STAGES, "03_train"]
 
 
 @pytest.mark.parametrize(
@@ -105,6 +115,7 @@ def test_a_stage_whose_files_are_gone_is_done_again(task, stages):
     [
         (lambda task: with_settings(task, "04_evaluate", replicates=30), ["04_evaluate"]),
         (lambda task: with_settings(task, "04_evaluate", level=0.5), ["04_evaluate"]),
+        (lambda task: with_settings(task, "04_evaluate", prevalences=[0.5]), ["04_evaluate"]),
         (lambda task: with_settings(task, "05_gradcam", method="hirescam"), ["05_gradcam"]),
         (lambda task: with_settings(task, "05_gradcam", level=0.5), ["05_gradcam"]),
         (lambda task: replace(task, code=task.code | {"04_evaluate": "new"}), ["04_evaluate"]),
@@ -226,10 +237,9 @@ def test_a_training_stops_after_its_epoch(task, tmp_path, monkeypatch):
 )
 def test_a_failing_run_says_why_in_its_record(task, change, words):
     task = with_params(task, **change)
-    record = execute_run(task)
-    assert record["status"] == "failed"
-    assert words in record["error"]
-    assert "\n" not in record["error"]
+    error = error_of_failed(task)
+    assert words in error
+    assert "\n" not in error
     assert words in (task.run_dir / "error.txt").read_text()
     assert not task.is_finished()
 
@@ -238,18 +248,15 @@ def test_a_damaged_state_fails_the_run_and_is_named(task):
     write_json(task.run_dir / RUN_FILE, task.record(status="failed"))
     for name in ("last.pt", "model.pt"):
         (task.run_dir / name).write_bytes(b"half")
-    record = execute_run(task)
-    assert record["status"] == "failed"
-    assert "last.pt is damaged: delete it to train anew" in record["error"]
+    assert "last.pt is damaged: delete it to train anew" in error_of_failed(task)
 
 
 @pytest.mark.usefixtures("cache")
 def test_a_full_disk_fails_the_run_and_leaves_no_half_file(task, no_file_above):
     with no_file_above(4_000_000):
-        record = execute_run(task)
-    assert record["status"] == "failed"
-    assert "no room to write" in record["error"]
-    assert "model.pt" in record["error"]
+        error = error_of_failed(task)
+    assert "no room to write" in error
+    assert "model.pt" in error
     assert not list(task.run_dir.rglob(".writing-*"))
     assert not (task.run_dir / "model.pt").exists()
     assert record_of(task)["status"] == "failed"
@@ -260,9 +267,7 @@ def test_a_record_comes_back_also_where_it_cannot_be_written(task, monkeypatch):
         raise OSError(28, "no room to write run.json: No space left on device")
 
     monkeypatch.setattr("btxrd.study.run.write_json", full)
-    record = execute_run(task)
-    assert record["status"] == "failed"
-    assert "no room to write" in record["error"]
+    assert "no room to write" in error_of_failed(task)
 
 
 def test_an_image_that_breaks_under_a_run_fails_it_and_is_named(task, phantom, tmp_path):
@@ -270,49 +275,51 @@ def test_an_image_that_breaks_under_a_run_fails_it_and_is_named(task, phantom, t
     image = sorted((tmp_path / "data" / "images").iterdir())[5]
     image.write_bytes(image.read_bytes()[:400])
     task = with_params(task, dataset_root=str(tmp_path / "data"))
-    record = execute_run(task)
-    assert record["status"] == "failed"
-    assert f"cannot be used since it was made: {image.name}: set aside" in record["error"]
+    words = f"cannot be used since it was made: {image.name}: set aside"
+    assert words in error_of_failed(task)
 
 
-def own_notebook(folder: Path, source: str) -> Path:
-    folder.mkdir()
-    cells = [nbformat.v4.new_code_cell("", metadata={"tags": ["parameters"]})]
-    notebook = nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(source)])
-    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook.metadata["kernelspec"] = spec
-    nbformat.write(notebook, folder / "03_train.ipynb")
-    return folder
+@pytest.fixture
+def own_notebook(tmp_path, monkeypatch):
+    """Put something else in the place of notebook 03."""
+    path = tmp_path / "notebooks" / "03_train.ipynb"
+    path.parent.mkdir()
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", path.parent)
+
+    def put(source: str) -> None:
+        cell = nbformat.v4.new_code_cell("", metadata={"tags": ["parameters"]})
+        notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(source)])
+        spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        notebook.metadata["kernelspec"] = spec
+        nbformat.write(notebook, path)
+
+    return put
 
 
 @pytest.mark.parametrize(
     ("killed", "words"),
     [([7, 7], "kernel of 03_train died"), ([7, 8], "because this machine ran out of memory")],
 )
-def test_a_killed_kernel_is_a_failed_run(task, tmp_path, monkeypatch, killed, words):
+def test_a_killed_kernel_is_a_failed_run(task, own_notebook, monkeypatch, killed, words):
     """papermill records such a notebook as completed; its word is not taken for it."""
-    source = f"import os\nos.kill(os.getpid(), {int(signal.SIGKILL)})"
-    monkeypatch.setattr(notebooks, "NOTEBOOKS", own_notebook(tmp_path / "notebooks", source))
+    own_notebook(f"import os\nos.kill(os.getpid(), {int(signal.SIGKILL)})")
     counts = iter(killed)
     monkeypatch.setattr(notebooks, "_killed_for_memory", lambda: next(counts))
-    record = execute_run(task)
-    assert record["status"] == "failed"
-    assert words in record["error"]
+    assert words in error_of_failed(task)
     assert (task.run_dir / "03_train.ipynb").exists()
 
 
-def test_a_damaged_notebook_fails_the_run_and_is_named(task, tmp_path, monkeypatch):
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "notebooks" / "03_train.ipynb").write_text('{"cells": [')
-    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
-    record = execute_run(task)
-    assert record["status"] == "failed"
-    assert "03_train.ipynb is damaged" in record["error"]
-
-
 def test_a_page_that_cannot_be_made_does_not_hide_why_the_notebook_failed(
-    task, tmp_path, monkeypatch
+    task, own_notebook, monkeypatch
 ):
-    monkeypatch.setattr(notebooks, "NOTEBOOKS", own_notebook(tmp_path / "notebooks", "1 / 0"))
+    own_notebook("1 / 0")
     monkeypatch.setattr(notebooks, "write_html", lambda *arguments: json.loads("{"))
-    assert execute_run(task)["error"].startswith("ZeroDivisionError")
+    assert error_of_failed(task).startswith("ZeroDivisionError")
+
+
+@pytest.mark.usefixtures("own_notebook")
+@pytest.mark.parametrize(("text", "words"), [("", "is missing"), ('{"cells": [', "is damaged")])
+def test_a_notebook_that_cannot_be_read_fails_the_run_and_is_named(task, text, words):
+    if text:
+        (notebooks.NOTEBOOKS / "03_train.ipynb").write_text(text)
+    assert f"03_train.ipynb {words}" in error_of_failed(task)
