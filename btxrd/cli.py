@@ -192,7 +192,7 @@ def check(directory: Path) -> None:
 )
 def phantom(directory: Path, images: int, seed: int, scale: float) -> None:
     """Make a phantom BTXRD in DIRECTORY: drawn images in the release's layout."""
-    from btxrd.data import make_phantom
+    from btxrd.phantom import make_phantom
 
     with _in_one_line(FileExistsError, ValueError):
         make_phantom(directory, n_images=images, seed=seed, scale=scale, progress=True)

@@ -13,12 +13,12 @@ import torch
 from btxrd.data import (
     ImageCache,
     Preprocessing,
-    make_phantom,
     make_split,
     near_duplicates,
     open_cache,
     read_table,
 )
+from btxrd.phantom import make_phantom
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -20,6 +20,7 @@ from btxrd.evaluation.comparisons import (
     seed_summary,
 )
 from btxrd.evaluation.intervals import bootstrap_metrics, bootstrap_weights
+from btxrd.params import RunParams
 from btxrd.predictions import (
     labels,
     predictions_frame,
@@ -27,7 +28,6 @@ from btxrd.predictions import (
     read_predictions,
     write_predictions,
 )
-from btxrd.params import RunParams
 
 SIZES = (90, 60, 24)
 

@@ -5,12 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
-from btxrd.evaluation.comparisons import METRICS
-from btxrd.predictions import predictions_frame, write_predictions
-from btxrd.files import write_json
-from btxrd.params import RunParams
-from btxrd.evaluation.runs import collect_runs
 from btxrd.evaluation.contrasts import (
     difference_report,
     experiment_contrasts,
@@ -18,6 +12,12 @@ from btxrd.evaluation.contrasts import (
     gap_report,
     seed_report,
 )
+
+from btxrd.evaluation.comparisons import METRICS
+from btxrd.evaluation.runs import collect_runs
+from btxrd.files import write_json
+from btxrd.params import RunParams
+from btxrd.predictions import predictions_frame, write_predictions
 
 
 def add_run(

@@ -15,15 +15,15 @@ from btxrd.evaluation.calibration import (
     reliability_tables,
     selective_prediction,
 )
+from btxrd.evaluation.operating_points import decision_curve, operating_points
+from btxrd.evaluation.subgroups import SUBGROUP_METRICS, subgroup_table
+from btxrd.predictions import predictions_frame
 from btxrd.report.decision_figures import (
     decision_curve_figure,
     reliability_figure,
     selective_figure,
     subgroup_figure,
 )
-from btxrd.evaluation.operating_points import decision_curve, operating_points
-from btxrd.predictions import predictions_frame
-from btxrd.evaluation.subgroups import SUBGROUP_METRICS, subgroup_table
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from btxrd.data import make_phantom, read_table
+from btxrd.data import read_table
 from btxrd.fetch import FetchError, fetch
+from btxrd.phantom import make_phantom
 
 N_IMAGES = 80
 

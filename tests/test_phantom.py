@@ -9,23 +9,19 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from btxrd.data.phantom import PHANTOM_FILE, is_phantom, make_phantom
+from btxrd.data.table import (
+    REGION_COLUMNS,
+    RELEASE_COLUMNS,
+    SITE_COLUMNS,
+    SUBTYPE_COLUMNS,
+    VIEW_COLUMNS,
+)
+from btxrd.files import PHANTOM_FILE, PROJECT_ROOT, is_phantom
+from btxrd.phantom import make_phantom
 
 N_IMAGES = 120
-SITES = [
-    "hand", "ulna", "radius", "humerus", "foot", "tibia", "fibula", "femur", "hip bone",
-    "ankle-joint", "knee-joint", "hip-joint", "wrist-joint", "elbow-joint", "shoulder-joint",
-]  # fmt: skip
-SUBTYPES = [
-    "osteochondroma", "multiple osteochondromas", "simple bone cyst", "giant cell tumor",
-    "osteofibroma", "synovial osteochondroma", "other bt", "osteosarcoma", "other mt",
-]  # fmt: skip
-REGIONS = ["upper limb", "lower limb", "pelvis"]
-VIEWS = ["frontal", "lateral", "oblique"]
-COLUMNS = [
-    "image_id", "center", "age", "gender", *SITES, "tumor", "benign", "malignant", *SUBTYPES,
-    *REGIONS, *VIEWS,
-]  # fmt: skip
+SITES, SUBTYPES = list(SITE_COLUMNS), list(SUBTYPE_COLUMNS)
+REGIONS, VIEWS = list(REGION_COLUMNS), list(VIEW_COLUMNS)
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +61,19 @@ def test_layout(root: Path, table: pd.DataFrame) -> None:
     assert sorted(path.name for path in root.iterdir()) == [
         "Annotations", "dataset.xlsx", "images", PHANTOM_FILE,
     ]  # fmt: skip
-    assert list(table.columns) == [*COLUMNS, "label"]
+    assert list(table.columns) == [*RELEASE_COLUMNS, "label"]
     assert not table.isna().any(axis=None)
     assert sorted(path.name for path in (root / "images").iterdir()) == list(table["image_id"])
     assert set(table["gender"]) == {"M", "F"}
     assert table["age"].between(1, 88).all()
     assert (table[REGIONS].sum(axis=1) == 1).all()
     assert (table[VIEWS].sum(axis=1) == 1).all()
+
+
+def test_the_data_know_nothing_of_phantoms() -> None:
+    sources = list((PROJECT_ROOT / "btxrd" / "data").glob("*.py"))
+    assert sources
+    assert not [path.name for path in sources if "btxrd.phantom" in path.read_text()]
 
 
 def test_images_are_gray_jpegs(root: Path, table: pd.DataFrame) -> None:

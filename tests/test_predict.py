@@ -15,9 +15,9 @@ from torch import nn
 from btxrd import CLASS_NAMES, NORMALIZATION, RESEARCH_ONLY
 from btxrd.cli import main
 from btxrd.data.loader import RadiographDataset, make_loader
-from btxrd.predictions import predictions_frame, probabilities
 from btxrd.models import BTXRDClassifier, load_checkpoint, save_checkpoint
 from btxrd.predict import COLUMNS, heat_map_file, predict
+from btxrd.predictions import predictions_frame, probabilities
 from btxrd.training import predict_logits
 
 CONFIG = {

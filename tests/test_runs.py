@@ -2,7 +2,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from btxrd.files import write_csv, write_json
 from btxrd.evaluation.runs import (
     COMPARISON_COLUMNS,
     collect_runs,
@@ -14,6 +13,7 @@ from btxrd.evaluation.runs import (
     success_table,
     validation_table,
 )
+from btxrd.files import write_csv, write_json
 
 LEAKAGE = pd.DataFrame({"strategy": ["stratified"], "part": ["test"], "sibling_share": [0.6]})
 SHORTCUTS = pd.DataFrame(

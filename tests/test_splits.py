@@ -9,13 +9,13 @@ from PIL import Image
 
 from btxrd.data import (
     STRATEGIES,
-    make_phantom,
     make_split,
     near_duplicates,
     read_table,
     study_groups,
 )
 from btxrd.data.splits import conflicting_pairs, leakage_table, read_split
+from btxrd.phantom import make_phantom
 
 
 def sizes(split: pd.DataFrame) -> dict[str, list[int]]:

@@ -7,13 +7,13 @@ import pytest
 from btxrd.data import read_table
 from btxrd.data.table import FLAG_COLUMNS
 from btxrd.evaluation.intervals import bootstrap_metrics
-from btxrd.predictions import labels, predictions_frame, probabilities
 from btxrd.evaluation.subgroups import (
     EVERYONE,
     SUBGROUP_METRICS,
     subgroup_attributes,
     subgroup_table,
 )
+from btxrd.predictions import labels, predictions_frame, probabilities
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import pytest
 
 from btxrd.evaluation.calibration import calibration_summary
 from btxrd.evaluation.operating_points import operating_points
-from btxrd.predictions import predictions_frame
 from btxrd.evaluation.subgroups import subgroup_table
 from btxrd.evaluation.summary import (
     calibration_report,
     operating_point_report,
     subgroup_report,
 )
+from btxrd.predictions import predictions_frame
 
 
 @pytest.fixture

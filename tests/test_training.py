@@ -5,9 +5,9 @@ import torch
 from filelock import FileLock, Timeout
 
 from btxrd.data.loader import make_datasets, make_loader, to_input
-from btxrd.report.figures import history_figure
 from btxrd.models import compute_class_weights, create_model, load_checkpoint
 from btxrd.params import RunParams, TrainingParams
+from btxrd.report.figures import history_figure
 from btxrd.training import _EpochMetrics, cam_loss, fit, predict_logits, seed_everything
 
 CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""The data: table, annotations, phantom, groups and splits, image cache, loaders.
+"""The data: table, annotations, groups and splits, image cache, loaders.
 
 `btxrd.data.loader` and `btxrd.data.augmentation` need torch and albumentations; they are imported
 by name, so that reading a table stays quick.
@@ -7,7 +7,6 @@ by name, so that reading a table stays quick.
 from btxrd.data.annotations import lesion_mask, read_annotation
 from btxrd.data.audit import audit
 from btxrd.data.cache import ImageCache, open_cache
-from btxrd.data.phantom import make_phantom
 from btxrd.data.preprocessing import Preprocessing
 from btxrd.data.release import open_release
 from btxrd.data.splits import STRATEGIES, make_split, near_duplicates, study_groups
@@ -19,7 +18,6 @@ __all__ = [
     "Preprocessing",
     "audit",
     "lesion_mask",
-    "make_phantom",
     "make_split",
     "near_duplicates",
     "open_cache",

@@ -19,7 +19,6 @@ from distributed import Future
 from filelock import FileLock, Timeout
 
 from btxrd.data.cache import data_fingerprint, file_digests
-from btxrd.data.phantom import make_phantom
 from btxrd.data.release import usable_table
 from btxrd.files import clear_scratch, project_path, read_json, write_json
 from btxrd.params import (
@@ -30,6 +29,7 @@ from btxrd.params import (
     SplitsParams,
     StudyParams,
 )
+from btxrd.phantom import make_phantom
 from btxrd.provenance import code_version, data_name, now, package_versions
 from btxrd.stages import LOCK_FILE, RUN_FILE, STUDY_FILE, STUDY_STAGES
 from btxrd.study.cluster import Cluster, ClusterError

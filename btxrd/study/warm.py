@@ -1,0 +1,176 @@
+"""Kernels that start warm: forked from a process that has imported what notebooks import.
+
+Such a process is started once in each worker (`python -m btxrd.study.warm`), imports, and forks
+itself when it is asked for a kernel. It has a single thread then, and ends with its worker; a kernel
+ends with it. Where the system has no pidfd (all but Linux), kernels start as jupyter starts them.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jupyter_client.provisioning import LocalProvisioner
+
+__all__ = ["WarmProvisioner"]
+
+IMPORTED = (
+    "ipykernel.kernelapp",
+    "matplotlib_inline.config",
+    "seaborn",
+    "scipy.stats",
+    "sklearn.metrics",
+    "btxrd.training",
+    "btxrd.data.augmentation",
+    "btxrd.evaluation.gradcam",
+    "btxrd.evaluation.runs",
+    "btxrd.evaluation.shortcuts",
+    "btxrd.report.decision_figures",
+    "btxrd.report.sentences",
+)
+"""What the notebooks import, and what that takes long to."""
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+INLINE = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+
+
+class WarmProvisioner(LocalProvisioner):
+    """Starts a kernel by a fork instead of a new interpreter."""
+
+    async def launch_kernel(self, cmd: list[str], **settings: Any) -> dict[str, Any]:
+        """Start the kernel of `cmd`, which is `python -m ipykernel_launcher …`."""
+        if not hasattr(os, "pidfd_open"):
+            return await super().launch_kernel(cmd, **settings)
+        arguments = cmd[cmd.index("-f") :]
+        self.process = _nursery.fork(arguments, settings["env"], settings.get("cwd") or os.getcwd())
+        self.pid = self.pgid = self.process.pid
+        return self.connection_info
+
+
+class _ForkedKernel:
+    """A kernel that is another process's child, with what jupyter asks of a `Popen`."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        try:
+            self._handle: int | None = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._handle, self.returncode = None, 1
+
+    def poll(self) -> int | None:
+        """Return None while it runs; its exit status is not known."""
+        return self._look(0)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for its end."""
+        return self._look(timeout)
+
+    def _look(self, timeout: float | None) -> int | None:
+        if self._handle is not None and select.select([self._handle], [], [], timeout)[0]:
+            os.close(self._handle)
+            self._handle, self.returncode = None, 1
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if it still runs."""
+        if self._handle is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+
+class _Nursery:
+    """This worker's process of warm imports, started when the first kernel is wanted."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+
+    def fork(
+        self, arguments: Sequence[str], environment: Mapping[str, str], folder: str
+    ) -> _ForkedKernel:
+        order = {"arguments": list(arguments), "environment": dict(environment), "folder": folder}
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", __name__],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    text=True,
+                    env=os.environ | dict.fromkeys(THREADS, "1") | INLINE,
+                    start_new_session=True,
+                )
+            process = self._process
+            process.stdin.write(f"{json.dumps(order)}\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+        if not answer:
+            raise RuntimeError("the process that starts kernels died (killed, or out of memory?)")
+        return _ForkedKernel(int(answer))
+
+
+_nursery = _Nursery()
+
+
+def _serve() -> None:
+    """Import, then fork a kernel for each order on stdin, until it is closed."""
+    for module in IMPORTED:
+        importlib.import_module(module)
+    gc.freeze()
+    # Nobody waits for the kernels: the system shall forget them when they end.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            _become_kernel(**json.loads(line))
+        print(pid, flush=True)
+
+
+def _become_kernel(arguments: list[str], environment: dict[str, str], folder: str) -> None:
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.chdir(folder)
+    os.environ.clear()
+    # A kernel ends when its parent is another than this.
+    os.environ.update(environment | INLINE | {"JPY_PARENT_PID": str(os.getppid())})
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nothing, stream)
+    _use_threads(int(environment.get(THREADS[0], 0)))
+    from ipykernel.kernelapp import launch_new_instance
+
+    launch_new_instance(argv=arguments)
+    os._exit(0)
+
+
+def _use_threads(count: int) -> None:
+    """Do what libraries do with the environment when they are loaded; 0 leaves it to them."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    count = count or len(os.sched_getaffinity(0))
+    torch.set_num_threads(count)
+    threadpool_limits(count)
+
+
+if __name__ == "__main__":
+    _serve()
