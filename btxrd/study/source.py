@@ -67,7 +67,7 @@ class _WithoutText(ast.NodeTransformer):
 def _normalised(text: str) -> str:
     """Return code in one layout, without comments and docstrings.
 
-    >>> _normalised('def f( x ):\n    "Say why."\n    return (x)  # what it was')
-    'def f(x):\n    return x'
+    >>> _normalised("'Say why.'; x = ( 1 )  # what it was")
+    'x = 1'
     """
     return ast.unparse(_WithoutText().visit(ast.parse(text)))
