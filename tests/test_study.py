@@ -13,7 +13,7 @@ from btxrd.cli import main
 from btxrd.evaluation.runs import COMPARISON_COLUMNS
 from btxrd.files import file_digest, read_json
 from btxrd.params import ParameterError, StudyParams
-from btxrd.stages import LOCK_FILE, RUN_FILE, RUN_STAGES, STUDY_STAGES
+from btxrd.stages import LOCK_FILE, RUN_FILE, RUN_STAGES, STUDY_FILE, STUDY_STAGES
 from btxrd.study.study import StudyInUseError, run_study, select
 
 TINY = {"epochs": 1, "warmup_epochs": 0, "lr": 1e-3}
@@ -123,6 +123,14 @@ def test_one_edited_digit_is_noticed(copied, name, told):
     assert told in outcome.output
 
 
+@pytest.mark.parametrize(
+    "name", ["gaps.csv", "study.json", "runs/E4_resnet50_cbam/center/seed-42/calibration.csv"]
+)
+def test_a_file_that_is_gone_is_noticed(copied, name):
+    (copied / name).unlink()
+    assert f"{copied / name}: missing" in CliRunner().invoke(main, ["verify", str(copied)]).output
+
+
 def test_a_finished_run_has_its_files_and_its_provenance(study, result):
     folder = study.study_dir / "runs" / "E4_resnet50_cbam" / "stratified" / "seed-42"
     left = [name for stage in RUN_STAGES.values() for name in stage.files]
@@ -136,6 +144,10 @@ def test_a_finished_run_has_its_files_and_its_provenance(study, result):
     assert record["training"]["device"]
     assert record["packages"]["torch"]
     assert set(record["stage_seconds"]) == set(RUN_STAGES)
+    made = read_json(study.study_dir / STUDY_FILE)["made"]
+    for name in ("01_eda", "06_compare"):
+        given = made[name]["parameters"]
+        assert (given["replicates"], given["level"]) == (50, 0.9)
 
 
 def test_the_comparison_has_its_columns_in_order(study, result):

@@ -164,10 +164,9 @@ def study_status(study_dir: str | Path) -> list[str]:
     states = [run_state(run) for run in runs]
     running = _is_locked(study_dir / LOCK_FILE)
     if not running:
-        still = [not state.is_over and state.state != "waiting" for state in states]
         states = [
-            replace(state, state="interrupted") if was else state
-            for state, was in zip(states, still, strict=True)
+            s if s.is_over or s.state == "waiting" else replace(s, state="interrupted")
+            for s in states
         ]
     lines = [f"{run.name}: {state}" for run, state in zip(runs, states, strict=True)]
     finished, failed = (sum(s.state == name for s in states) for name in ("finished", "failed"))

@@ -43,7 +43,9 @@ def verify(study_dir: str | Path) -> list[str]:
     if not folders:
         raise FileNotFoundError(f"no finished run in {study_dir}")
     problems = [line for folder in folders for line in _check_run(folder, study_dir)]
-    says = read_json(study_dir / STUDY_FILE)["parameters"]
+    says = read_json(study_dir / STUDY_FILE).get("parameters")
+    if says is None:
+        return [*problems, f"{study_dir / STUDY_FILE}: missing or empty"]
     tables = compare_runs(study_dir, Bootstrap(says["replicates"], says["level"]))
     return [*problems, *_compare(study_dir, tables, "the runs' files")]
 
