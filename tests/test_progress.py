@@ -62,7 +62,7 @@ def test_status_says_who_runs_the_study_and_how_long_still(training):
         lines = study_status(training.study_dir)
     assert lines[0].endswith("training, epoch 2/10, val loss 0.500")
     assert lines[1].endswith("waiting")
-    assert lines[-1] == "run by ann on host; at most about 3 min left"
+    assert lines[-1] == "run by ann on host, at most about 3 min left"
 
 
 def test_status_of_a_killed_study_says_that_nobody_runs_it(training):

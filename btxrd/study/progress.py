@@ -65,7 +65,7 @@ class RunState:
             return f"failed: {self.error}"
         if self.state not in ("training", "interrupted"):
             return self.state
-        return f"{self.state}, epoch {self.epoch}/{self.epochs}{', ' * bool(self.loss)}{self.loss}"
+        return _joined(f"{self.state}, epoch {self.epoch}/{self.epochs}", self.loss)
 
 
 def run_state(run: RunParams) -> RunState:
@@ -125,6 +125,10 @@ def seconds_left(states: Sequence[RunState], slots: int) -> float | None:
     return max([sum(left) / max(1, slots), *left], default=0.0)
 
 
+def _joined(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
+
+
 def _time_left(states: Sequence[RunState], slots: int) -> str:
     left = seconds_left(states, slots)
     return f"at most about {_duration(left)} left" if left else ""
@@ -173,7 +177,7 @@ def study_status(study_dir: str | Path) -> list[str]:
     lines.append(f"{finished} of {len(runs)} runs finished, {failed} failed")
     if running:
         left = _time_left(states, plan["sessions"][-1].get("slots", 1))
-        return [*lines, f"run by {plan['owner']}{'; ' * bool(left)}{left}"]
+        return [*lines, _joined(f"run by {plan['owner']}", left)]
     ended = "" if finished == len(runs) else "; the same command goes on from here"
     return [*lines, f"nobody runs this study now{ended}"]
 
@@ -248,6 +252,7 @@ class StudyProgress:
                 self.states[run.name] = state
         states = list(self.states.values())
         over, left = sum(state.is_over for state in states), _time_left(states, slots)
+        summary = _joined(f"{over}/{len(states)} runs", left)
         row, words = self.rows[WHOLE], left or WHOLE
         self.view.update(row, completed=over, description=words, visible=True)
         for name, state in self.states.items():
@@ -255,7 +260,7 @@ class StudyProgress:
                 continue
             self._show(name, state)
             if before and (state.state == "failed" or not self.console.is_interactive):
-                self.say(f"{name}: {state}  [{over}/{len(states)} runs{', ' * bool(left)}{left}]")
+                self.say(f"{name}: {state}  [{summary}]")
 
     def _show(self, name: str, state: RunState) -> None:
         style, left = STYLES.get(state.state, "bold"), seconds_left([state], 1)
