@@ -1,6 +1,8 @@
 """The `btxrd` command."""
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,15 @@ def main() -> None:
     """Reproducible classification of bone-tumour radiographs (BTXRD)."""
 
 
+@contextmanager
+def _in_one_line(*errors: type[Exception]) -> Iterator[None]:
+    """Say an error that a user can mend without its traceback."""
+    try:
+        yield
+    except errors as error:
+        raise click.ClickException(str(error)) from error
+
+
 jobs_option = click.option(
     "--jobs",
     type=click.IntRange(min=1),
@@ -37,7 +48,7 @@ def _resources(
     _context: click.Context, _option: click.Parameter, value: str | None
 ) -> dict[str, float]:
     resources = {}
-    for part in (value or "").split(",") if value else []:
+    for part in _names(_context, _option, value):
         name, _, amount = part.partition("=")
         try:
             resources[name.strip()] = float(amount)
@@ -47,10 +58,32 @@ def _resources(
 
 
 def _names(_context: click.Context, _option: click.Parameter, value: str | None) -> list[str]:
-    return [name.strip() for name in value.split(",") if name.strip()] if value else []
+    return [name.strip() for name in (value or "").split(",") if name.strip()]
 
 
-@main.command()
+AT_SCALE = """
+Running at scale: a run takes one slot. --jobs N makes N of them on this machine; with --scheduler
+they are those of a Dask cluster. The cores are shared out among the runs; another number of threads
+adds up in another order, so give --threads where digits must not depend on --jobs.
+
+\b
+  dask scheduler --port 8786 &
+  CUDA_VISIBLE_DEVICES=0 dask worker tcp://localhost:8786 \\
+    --nthreads 1 --resources GPU=1 &    # one for each GPU
+  btxrd study FILE --scheduler tcp://localhost:8786 --resources GPU=1
+
+All machines must see the clone, its data and its reports under the same path and have the same
+environment. Workers may join and leave; a run whose worker dies is taken up by another, at most
+twice. On SLURM, SLURMCluster of dask-jobqueue starts scheduler and workers.
+
+Ctrl-C once stops after the running epochs, twice at once. After that, a kill or a power cut the
+same command goes on: finished runs are skipped, interrupted ones continue from their last epoch.
+What changed (parameters, data, split, code or packages of a stage) is run again, and no more than
+that. More in btxrd/study/README.md.
+"""
+
+
+@main.command(epilog=AT_SCALE)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @jobs_option
 @threads_option
@@ -69,12 +102,12 @@ def study(
 ) -> None:
     """Run the study that FILE describes and build its report.
 
-    Runs that are finished and unchanged are not run again; interrupted ones go on. Ctrl-C once
-    stops after the running epochs, twice at once.
+    Runs that are finished and unchanged are not run again; interrupted ones go on.
     """
     if resources and scheduler is None:
         raise click.UsageError("--resources are those of a cluster's workers: give --scheduler")
-    _run(file, only, splits, jobs, scheduler, resources, threads)
+    options = {"scheduler": scheduler, "resources": resources}
+    _run(file, only, splits, jobs=jobs, threads=threads, **options)
 
 
 @main.command()
@@ -84,7 +117,7 @@ def demo(jobs: int | None, threads: int | None) -> None:
     """Run the whole study in minutes, on phantom images made on the spot."""
     from btxrd.study.cluster import available_cores
 
-    _run(project_path("params/demo.yaml"), [], [], jobs or available_cores(), threads=threads)
+    _run(project_path("params/demo.yaml"), jobs=jobs or available_cores(), threads=threads)
 
 
 study_argument = click.argument(
@@ -96,13 +129,10 @@ study_argument = click.argument(
 @study_argument
 def status(directory: Path) -> None:
     """Say how far the study in DIRECTORY is (reports/<study>), while it runs or after it."""
-    from btxrd.params import ParameterError
     from btxrd.study.progress import study_status
 
-    try:
+    with _in_one_line(FileNotFoundError, ValueError):
         click.echo("\n".join(study_status(directory)))
-    except (FileNotFoundError, ParameterError) as error:
-        raise click.ClickException(str(error)) from error
 
 
 @main.command()
@@ -114,10 +144,8 @@ def verify(directory: Path) -> None:
     """
     from btxrd.study.verify import verify as find_problems
 
-    try:
+    with _in_one_line(FileNotFoundError):
         problems = find_problems(directory)
-    except FileNotFoundError as error:
-        raise click.ClickException(str(error)) from error
     click.echo("\n".join(problems) or "every number follows from the predictions")
     raise SystemExit(1 if problems else 0)
 
@@ -132,10 +160,8 @@ def fetch(directory: Path | None, url: str | None) -> None:
     """
     from btxrd.fetch import ARCHIVE_URL, FetchError, fetch
 
-    try:
+    with _in_one_line(FetchError):
         root = fetch(directory or project_path("data/BTXRD"), url or ARCHIVE_URL)
-    except FetchError as error:
-        raise click.ClickException(str(error)) from error
     click.echo(f"BTXRD is complete in {root}")
 
 
@@ -148,10 +174,8 @@ def check(directory: Path) -> None:
     """
     from btxrd.data.audit import audit, exit_status
 
-    try:
+    with _in_one_line(FileNotFoundError):
         findings = audit(directory, progress=True)
-    except FileNotFoundError as error:
-        raise click.ClickException(str(error)) from error
     for finding in findings.itertuples():
         click.echo(f"{finding.severity}: {finding.subject}: {finding.what} {finding.remedy}")
     errors = int((findings["severity"] == "error").sum())
@@ -170,10 +194,8 @@ def phantom(directory: Path, images: int, seed: int, scale: float) -> None:
     """Make a phantom BTXRD in DIRECTORY: drawn images in the release's layout."""
     from btxrd.phantom import make_phantom
 
-    try:
+    with _in_one_line(FileExistsError, ValueError):
         make_phantom(directory, n_images=images, seed=seed, scale=scale, progress=True)
-    except (FileExistsError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
     click.echo(f"{images} phantom images in {directory}")
 
 
@@ -212,11 +234,9 @@ def predict(
     from btxrd.predict import predict
 
     click.echo(RESEARCH_ONLY, err=True)
-    try:
+    with _in_one_line(OSError, ValueError):
         table = predict(images, checkpoint, gradcam)
         _write_predictions(table, checkpoint, output, form)
-    except (OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
     raise SystemExit(int(table["error"].notna().any()))
 
 
@@ -233,24 +253,17 @@ def _write_predictions(
         click.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
-def _run(file: Path, only: list[str], splits: list[str], *how: Any, **further: Any) -> None:
-    from btxrd.params import ParameterError, StudyParams
+def _run(file: Path, only: Sequence[str] = (), splits: Sequence[str] = (), **how: Any) -> None:
+    from btxrd.params import StudyParams
     from btxrd.study.cluster import ClusterError
     from btxrd.study.notebooks import NotebookError
     from btxrd.study.study import StudyInUseError, run_study, select
 
+    expected = (ClusterError, NotebookError, OSError, StudyInUseError, ValueError)
     try:
-        study = select(StudyParams.parse(read_yaml(file), file), only, splits)
-        result = run_study(study, *how, **further)
-    except (
-        ClusterError,
-        NotebookError,
-        OSError,
-        ParameterError,
-        StudyInUseError,
-        ValueError,
-    ) as error:
-        raise click.ClickException(str(error)) from error
+        with _in_one_line(*expected):
+            study = select(StudyParams.parse(read_yaml(file), file), only, splits)
+            result = run_study(study, **how)
     except KeyboardInterrupt:
         click.echo("\nstopped; the same command goes on from here", err=True)
         raise SystemExit(130) from None

@@ -9,10 +9,11 @@ from typing import Any
 
 from btxrd import __version__
 from btxrd.files import PHANTOM_FILE, PROJECT_ROOT, is_phantom, read_json
+from btxrd.stages import STAGES
 
 __all__ = ["code_version", "data_name", "now", "package_versions"]
 
-PACKAGES = ("torch", "torchvision", "timm", "albumentations", "grad-cam", "numpy", "pandas")
+PACKAGES = sorted({package for stage in STAGES.values() for package in stage.packages})
 CITATION = (
     "Yao et al., A Radiograph Dataset for the Classification, Localization, and Segmentation of "
     "Primary Bone Tumors, Scientific Data 2025, doi 10.1038/s41597-024-04311-y"

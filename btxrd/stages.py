@@ -22,6 +22,7 @@ RUN_FILE = "run.json"
 STUDY_FILE = "study.json"
 """A study's parameters and sessions, in its folder."""
 LOCK_FILE = ".lock"
+"""Held by whoever runs a study, in its folder."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Stage:
     page: str
     rooms: tuple[str, ...]
     packages: tuple[str, ...]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All that the stage leaves: the executed notebook and its page, and what it writes."""
+        return f"{self.name}.ipynb", self.page, *self.writes
 
 
 _PIXELS = ("numpy", "opencv-python-headless", "pillow")
@@ -85,7 +91,7 @@ STAGES = {
                 "splits/leakage.csv",
             ),
             page="splits.html",
-            rooms=("data", "evaluation", "report"),
+            rooms=("data", "report"),
             packages=(*_PIXELS, "imagehash", *_STATISTICS),
         ),
         Stage(
@@ -97,7 +103,7 @@ STAGES = {
             writes=("history.csv", "seconds.csv", "model.pt", "predictions.csv", "training.json"),
             page="03_train.html",
             rooms=("data", "models", "training", "predictions"),
-            packages=("torch", "torchvision", "timm", "albumentations", *_PIXELS),
+            packages=("torch", "torchvision", "timm", "torchmetrics", "albumentations", *_PIXELS),
         ),
         Stage(
             name="04_evaluate",

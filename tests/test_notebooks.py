@@ -30,9 +30,8 @@ def places(phantom, cache_dir, tmp_path_factory) -> dict[str, str]:
 
 def execute(name: str, places: dict[str, str], **parameters) -> str:
     """Run a notebook of the study; returns its page."""
-    output = Path(places["study_dir"]) / f"{name}.ipynb"
-    execute_notebook(name, output, parameters)
-    return output.with_suffix(".html").read_text()
+    execute_notebook(STAGES[name], places["study_dir"], parameters)
+    return Path(places["study_dir"], STAGES[name].page).read_text()
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +130,8 @@ def test_the_comparison_takes_runs_made_by_hand(places, evaluated, explained):
 )
 def test_a_notebook_stops_at_a_wrong_parameter(tmp_path, name, parameters, words):
     with pytest.raises(NotebookError, match=re.escape(words)):
-        execute_notebook(name, tmp_path / "out.ipynb", parameters)
-    assert words in (tmp_path / "out.html").read_text()
+        execute_notebook(STAGES[name], tmp_path, parameters)
+    assert words in (tmp_path / STAGES[name].page).read_text()
 
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=list(STAGES))
@@ -166,7 +165,7 @@ def test_the_eda_runs_on_the_real_sample_as_it_is(real_sample, tmp_path):
         "cache_dir": str(tmp_path / "cache"),
         "study_dir": str(tmp_path),
     }
-    execute_notebook("01_eda", tmp_path / "01_eda.ipynb", parameters)
-    page = (tmp_path / "01_eda.html").read_text()
+    execute_notebook(STAGES["01_eda"], tmp_path, parameters)
+    page = (tmp_path / STAGES["01_eda"].page).read_text()
     assert "12 images: 25% Normal, 42% Benign, 33% Malignant" in page
     assert "phantom BTXRD" not in page

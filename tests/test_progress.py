@@ -10,7 +10,7 @@ from rich.console import Console
 
 from btxrd.files import write_csv, write_json
 from btxrd.params import StudyParams
-from btxrd.session import LOCK_FILE
+from btxrd.stages import LOCK_FILE, RUN_FILE, STUDY_FILE
 from btxrd.study.progress import MOST_LINES, StudyProgress, run_state, seconds_left, study_status
 
 
@@ -31,12 +31,12 @@ def study(tmp_path) -> StudyParams:
 def training(study):
     """The first run in its third epoch, of ten seconds each; the second one not begun."""
     run = study.runs()[0]
-    write_json(run.run_dir / "run.json", {"status": "running", "stage": "03_train"})
+    write_json(run.run_dir / RUN_FILE, {"status": "running", "stage": "03_train"})
     write_csv(run.run_dir / "history.csv", pd.DataFrame({"epoch": [1, 2], "val_loss": [1.0, 0.5]}))
     write_csv(run.run_dir / "seconds.csv", pd.DataFrame({"epoch": [1, 2], "seconds": [10, 10]}))
     sessions = [{"slots": 1}]
     plan = {"parameters": study.model_dump(), "owner": "ann on host", "sessions": sessions}
-    write_json(study.study_dir / "study.json", plan)
+    write_json(study.study_dir / STUDY_FILE, plan)
     return study
 
 
@@ -62,7 +62,7 @@ def test_status_says_who_runs_the_study_and_how_long_still(training):
         lines = study_status(training.study_dir)
     assert lines[0].endswith("training, epoch 2/10, val loss 0.500")
     assert lines[1].endswith("waiting")
-    assert lines[-1] == "run by ann on host; at most about 3 min left"
+    assert lines[-1] == "run by ann on host, at most about 3 min left"
 
 
 def test_status_of_a_killed_study_says_that_nobody_runs_it(training):
@@ -78,7 +78,7 @@ def test_lines_come_with_changes_only(training):
         progress.say("2 of 2 runs to do")
         progress.update([runs[0]], [runs[1]], slots=1)
         progress.update([runs[0]], [runs[1]], slots=1)
-        write_json(runs[0].run_dir / "run.json", {"status": "finished"})
+        write_json(runs[0].run_dir / RUN_FILE, {"status": "finished"})
         progress.update([], [runs[1]], slots=1)
     lines = out.getvalue().splitlines()
     assert lines[0].endswith("2 of 2 runs to do")
@@ -86,17 +86,41 @@ def test_lines_come_with_changes_only(training):
     assert "stratified · seed 42: finished  [1/2 runs, at most about" in lines[1]
 
 
+def shown(progress: StudyProgress, width: int) -> list[str]:
+    paper = Console(file=io.StringIO(), width=width)
+    paper.print(progress.view.get_renderable())
+    return paper.file.getvalue().splitlines()
+
+
+def test_the_live_view_has_a_row_a_run_and_the_time_left(training):
+    runs = training.runs()
+    with StudyProgress(runs, Console(file=io.StringIO())) as progress:
+        progress.update([runs[0]], [runs[1]], slots=1)
+        first, second, whole, *_ = shown(progress, width=80)
+    assert all(word in first for word in ("2/10", "training", "val loss 0.500", "80 s"))
+    assert "waiting" in second
+    assert "at most about 3 min left" in whole
+    assert "0/2" in whole
+
+
+def test_a_failure_is_told_above_the_live_view(training):
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    runs = training.runs()
+    with StudyProgress(runs, console) as progress:
+        progress.update([runs[0]], [runs[1]], slots=1)
+        write_json(runs[0].run_dir / RUN_FILE, {"status": "failed", "error": "died [so]"})
+        progress.update([], [runs[1]], slots=1)
+    assert f"{runs[0].name}: failed: died [so]" in console.file.getvalue()
+
+
 def test_the_view_of_a_large_study_shows_what_is_under_way(study):
     study = study.model_copy(update={"seeds": list(range(MOST_LINES))})
     runs = study.runs()
-    write_json(runs[3].run_dir / "run.json", {"status": "running", "stage": "05_gradcam"})
-    console = Console(file=io.StringIO(), force_terminal=True, width=120, height=60)
-    with StudyProgress(runs, console) as progress:
+    write_json(runs[3].run_dir / RUN_FILE, {"status": "running", "stage": "05_gradcam"})
+    with StudyProgress(runs, Console(file=io.StringIO())) as progress:
         progress.update([runs[3]], [run for run in runs if run != runs[3]], slots=1)
-        with console.capture() as shown:
-            console.print(progress._view(1))
-    text = shown.get()
+        text = "\n".join(shown(progress, width=120))
     assert "seed 3" in text
     assert "Grad-CAM" in text
     assert "seed 4" not in text
-    assert f"0/{len(runs)} runs" in text
+    assert f"0/{len(runs)}" in text

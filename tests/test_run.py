@@ -9,11 +9,18 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from btxrd.files import write_csv, write_json
-from btxrd.params import RunParams
-from btxrd.session import STAGES, STUDY_FILE, read_run
+from btxrd.files import read_json, write_csv, write_json
+from btxrd.params import RunParams, StudyParams
+from btxrd.stages import RUN_FILE, RUN_STAGES, STUDY_FILE
 from btxrd.study import notebooks
-from btxrd.study.run import MOST_ATTEMPTS, PRODUCTS, RunTask, execute_run, run_code
+from btxrd.study.run import MOST_ATTEMPTS, RunTask, execute_run, note_failure
+
+STAGES = list(RUN_STAGES)
+INTERVALS = {"replicates": 20, "level": 0.9}
+SETTINGS = {
+    "04_evaluate": {**INTERVALS, "prevalences": [0.05]},
+    "05_gradcam": {**INTERVALS, "method": "gradcam", "normals": 5, "gallery": 1},
+}
 
 
 @pytest.fixture
@@ -29,7 +36,20 @@ def task(phantom, cache_dir, split, tmp_path) -> RunTask:
         "training": {"epochs": 1, "warmup_epochs": 0, "lr": 1e-3},
     }
     write_csv(tmp_path / "splits" / "stratified.csv", split)
-    return RunTask(RunParams.parse(params, "test"), 20, (0.05,), "gradcam", "x", run_code())
+    return RunTask(RunParams.parse(params, "test"), SETTINGS, "x", dict.fromkeys(STAGES, "c"))
+
+
+def record_of(task: RunTask) -> dict:
+    return read_json(task.run_dir / RUN_FILE)
+
+
+def rewrite(task: RunTask, **facts) -> None:
+    """Let the run's file say something else."""
+    write_json(task.run_dir / RUN_FILE, record_of(task) | facts)
+
+
+def with_settings(task: RunTask, stage: str, **settings) -> RunTask:
+    return replace(task, settings=task.settings | {stage: task.settings[stage] | settings})
 
 
 def with_params(task: RunTask, **sections) -> RunTask:
@@ -44,66 +64,100 @@ def stages(monkeypatch) -> list[str]:
     """The stages that were run, by something that only leaves files."""
     done = []
 
-    def leave_files(stage, output, parameters, environment):
-        done.append(stage)
-        for name in (*PRODUCTS[stage], f"{stage}.ipynb", f"{stage}.html"):
-            (output.parent / name).write_text(f"{len(done)}")
+    def leave_files(stage, folder, parameters, environment):
+        done.append(stage.name)
+        for name in stage.files:
+            (folder / name).write_text(f"{len(done)}")
 
     monkeypatch.setattr("btxrd.study.run.execute_notebook", leave_files)
     return done
 
 
+def error_of_failed(task: RunTask) -> str:
+    """Run a run that fails; return what its record says of it."""
+    record = execute_run(task)
+    assert record["status"] == "failed"
+    return record["error"]
+
+
 def asides(task: RunTask) -> list[Path]:
-    return sorted(task.params.run_dir.parent.glob("seed-42.old-*"))
+    return sorted(task.run_dir.parent.glob("seed-42.old-*"))
 
 
 def test_a_finished_run_is_not_run_again(task, stages):
     first = execute_run(task)
-    assert (first["status"], stages) == ("finished", list(STAGES))
+    assert (first["status"], stages) == ("finished", STAGES)
     assert execute_run(task)["ended"] == first["ended"]
     assert len(stages) == 3
 
 
-def test_stages_that_are_done_are_not_done_again(task, stages):
+@pytest.mark.parametrize(
+    ("gone", "done", "run_again"),
+    [
+        ("error.txt", STAGES[:2], ["05_gradcam"]),
+        ("model.pt", STAGES, ["03_train"]),
+        ("04_evaluate.html", STAGES, ["04_evaluate"]),
+    ],
+)
+def test_only_stages_that_are_not_done_or_whose_files_are_gone_are_done_again(
+    task, stages, gone, done, run_again
+):
     execute_run(task)
-    record = read_run(task.params.run_dir)
-    del record["stage_seconds"]["05_gradcam"]
-    write_json(task.params.run_dir / "run.json", record | {"status": "running"})
+    rewrite(task, status="running", stage_seconds=dict.fromkeys(done, 1.0))
+    (task.run_dir / gone).unlink(missing_ok=True)
     assert execute_run(task)["status"] == "finished"
-    assert stages == [*STAGES, "05_gradcam"]
+    assert stages == [*STAGES, *run_again]
     assert asides(task) == []
-
-
-def test_a_stage_whose_files_are_gone_is_done_again(task, stages):
-    execute_run(task)
-    (task.params.run_dir / "model.pt").unlink()
-    record = read_run(task.params.run_dir)
-    write_json(task.params.run_dir / "run.json", record | {"status": "failed"})
-    execute_run(task)
-    assert stages == [*STAGES, "03_train"]
 
 
 @pytest.mark.parametrize(
     ("change", "run_again"),
     [
-        ({"replicates": 30}, ["04_evaluate"]),
-        ({"prevalences": (0.5,)}, ["04_evaluate"]),
-        ({"gradcam": "hirescam"}, ["05_gradcam"]),
-        ({"data": "y"}, list(STAGES)),
-        ({"code": dict.fromkeys(STAGES, "new")}, list(STAGES)),
+        (lambda task: with_settings(task, "04_evaluate", replicates=30), ["04_evaluate"]),
+        (lambda task: with_settings(task, "04_evaluate", level=0.5), ["04_evaluate"]),
+        (lambda task: with_settings(task, "04_evaluate", prevalences=[0.5]), ["04_evaluate"]),
+        (lambda task: with_settings(task, "05_gradcam", method="hirescam"), ["05_gradcam"]),
+        (lambda task: with_settings(task, "05_gradcam", level=0.5), ["05_gradcam"]),
+        (lambda task: replace(task, code=task.code | {"04_evaluate": "new"}), ["04_evaluate"]),
+        (lambda task: replace(task, code=task.code | {"03_train": "new"}), STAGES),
+        (lambda task: replace(task, data="y"), STAGES),
+        (lambda task: with_params(task, training={"lr": 2e-3}), STAGES),
+        (lambda task: other_split(task), STAGES),
     ],
 )
 def test_what_changed_decides_which_stages_are_run_again(task, stages, change, run_again):
     execute_run(task)
-    record = execute_run(replace(task, **change))
+    record = execute_run(change(task))
     assert record["status"] == "finished"
     assert stages == [*STAGES, *run_again]
     (aside,) = asides(task)
-    for names in PRODUCTS.values():
-        assert all((aside / name).is_file() for name in names)
+    assert all((aside / name).is_file() for stage in RUN_STAGES.values() for name in stage.files)
     trained_again = "03_train" in run_again
-    model = (task.params.run_dir / "model.pt").read_text()
+    model = (task.run_dir / "model.pt").read_text()
     assert (model != (aside / "model.pt").read_text()) == trained_again
+
+
+def other_split(task: RunTask) -> RunTask:
+    task.split_file.write_text("another split")
+    return task
+
+
+def test_a_studys_choice_of_intervals_reaches_every_run(tmp_path):
+    values = {
+        "name": "s",
+        "dataset_root": str(tmp_path),
+        "splits": ["center"],
+        "experiments": ["E1_b0_baseline"],
+        "replicates": 77,
+        "level": 0.8,
+    }
+    study = StudyParams.parse(values, "test")
+    (task,) = RunTask.plan(study, study.runs(), "x")
+    assert task.code.keys() == RUN_STAGES.keys()
+    for stage in STAGES[1:]:
+        injected = task.stage_parameters(stage)
+        assert (injected["replicates"], injected["level"]) == (77, 0.8)
+        assert injected["run_dir"] == str(task.run_dir)
 
 
 def test_folders_moved_aside_in_one_second_do_not_meet(task, stages):
@@ -113,20 +167,28 @@ def test_folders_moved_aside_in_one_second_do_not_meet(task, stages):
 
 
 def test_an_interrupted_run_keeps_its_number_of_threads(task, stages):
-    record = execute_run(task, threads=3)
-    write_json(task.params.run_dir / "run.json", record | {"status": "interrupted"})
+    execute_run(task, threads=3)
+    rewrite(task, status="interrupted")
     assert execute_run(task, threads=1)["threads"] == 3
 
 
 def test_a_run_whose_worker_keeps_dying_fails(task, stages):
-    record = execute_run(task)
-    dead = record | {"status": "running", "session": "s", "attempt": MOST_ATTEMPTS}
-    write_json(task.params.run_dir / "run.json", dead)
+    execute_run(task)
+    rewrite(task, status="running", session="s", attempt=MOST_ATTEMPTS)
     again = execute_run(task, session="s")
     assert again["status"] == "failed"
     assert again["error"].startswith("its worker process died 3 times")
     later = execute_run(task, session="another")
     assert (later["status"], later["attempt"]) == ("finished", 1)
+    assert asides(task) == []
+
+
+def test_a_failure_that_a_run_could_not_note_is_noted_for_it(task):
+    task.run_dir.mkdir(parents=True)
+    record = note_failure(task, "its worker gave up")
+    assert record_of(task)["error"] == record["error"] == "its worker gave up"
+    assert (record["status"], record["hash"]) == ("failed", task.hash())
+    assert (task.run_dir / "error.txt").read_text() == "its worker gave up\n"
 
 
 @pytest.mark.parametrize(
@@ -142,28 +204,27 @@ def test_a_run_stops_where_its_study_does(task, stages, study, words):
     assert record["status"] == "interrupted"
     assert words in record["error"]
     assert stages == []
-    assert not (task.params.run_dir / "error.txt").exists()
+    assert not (task.run_dir / "error.txt").exists()
 
 
-def test_a_training_stops_after_its_epoch(task, tmp_path):
+def test_a_training_stops_after_its_epoch(task, tmp_path, monkeypatch):
     """The kernel looks at the study's file when an epoch is saved."""
     task = with_params(task, training={"epochs": 50})
     write_json(tmp_path / STUDY_FILE, {"session": "s"})
-    (tmp_path / "notebooks").mkdir()
-    # The notebook itself asks for the stop, once it trains.
-    path = Path(notebooks.NOTEBOOKS / "03_train.ipynb")
-    text = path.read_text().replace(
-        "view = TrainingView(run)",
-        'view = TrainingView(run); write_json(project_path(run.study_dir) / \\"study.json\\", '
-        '{\\"session\\": \\"s\\", \\"stopping\\": True})',
+    # The notebook itself asks for the stop, before it trains.
+    notebook = notebooks.read_notebook(notebooks.NOTEBOOKS / "03_train.ipynb")
+    asked = {"session": "s", "stopping": True}
+    source = (
+        f"from btxrd.files import write_json\nwrite_json({str(tmp_path / STUDY_FILE)!r}, {asked})"
     )
-    (tmp_path / "notebooks" / "03_train.ipynb").write_text(text)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
-        record = execute_run(task, session="s")
+    notebook.cells.insert(1, nbformat.v4.new_code_cell(source))
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(notebook, tmp_path / "notebooks" / "03_train.ipynb")
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
+    record = execute_run(task, session="s")
     assert record["status"] == "interrupted"
-    assert len((task.params.run_dir / "history.csv").read_text().splitlines()) == 2
-    assert (task.params.run_dir / "last.pt").is_file()
+    assert len((task.run_dir / "history.csv").read_text().splitlines()) == 2
+    assert (task.run_dir / "last.pt").is_file()
 
 
 @pytest.mark.parametrize(
@@ -176,34 +237,29 @@ def test_a_training_stops_after_its_epoch(task, tmp_path):
 )
 def test_a_failing_run_says_why_in_its_record(task, change, words):
     task = with_params(task, **change)
-    record = execute_run(task)
-    assert record["status"] == "failed"
-    assert words in record["error"]
-    assert "\n" not in record["error"]
-    assert words in (task.params.run_dir / "error.txt").read_text()
+    error = error_of_failed(task)
+    assert words in error
+    assert "\n" not in error
+    assert words in (task.run_dir / "error.txt").read_text()
     assert not task.is_finished()
 
 
 def test_a_damaged_state_fails_the_run_and_is_named(task):
-    hashes = {"hash": task.hash(), "stage_hashes": task.stage_hashes(), "stage_seconds": {}}
-    write_json(task.params.run_dir / "run.json", {**hashes, "status": "failed"})
+    write_json(task.run_dir / RUN_FILE, task.record(status="failed"))
     for name in ("last.pt", "model.pt"):
-        (task.params.run_dir / name).write_bytes(b"half")
-    record = execute_run(task)
-    assert record["status"] == "failed"
-    assert "last.pt is damaged: delete it to train anew" in record["error"]
+        (task.run_dir / name).write_bytes(b"half")
+    assert "last.pt is damaged: delete it to train anew" in error_of_failed(task)
 
 
 @pytest.mark.usefixtures("cache")
 def test_a_full_disk_fails_the_run_and_leaves_no_half_file(task, no_file_above):
     with no_file_above(4_000_000):
-        record = execute_run(task)
-    assert record["status"] == "failed"
-    assert "no room to write" in record["error"]
-    assert "model.pt" in record["error"]
-    assert not list(task.params.run_dir.rglob(".writing-*"))
-    assert not (task.params.run_dir / "model.pt").exists()
-    assert read_run(task.params.run_dir)["status"] == "failed"
+        error = error_of_failed(task)
+    assert "no room to write" in error
+    assert "model.pt" in error
+    assert not list(task.run_dir.rglob(".writing-*"))
+    assert not (task.run_dir / "model.pt").exists()
+    assert record_of(task)["status"] == "failed"
 
 
 def test_a_record_comes_back_also_where_it_cannot_be_written(task, monkeypatch):
@@ -211,9 +267,7 @@ def test_a_record_comes_back_also_where_it_cannot_be_written(task, monkeypatch):
         raise OSError(28, "no room to write run.json: No space left on device")
 
     monkeypatch.setattr("btxrd.study.run.write_json", full)
-    record = execute_run(task)
-    assert record["status"] == "failed"
-    assert "no room to write" in record["error"]
+    assert "no room to write" in error_of_failed(task)
 
 
 def test_an_image_that_breaks_under_a_run_fails_it_and_is_named(task, phantom, tmp_path):
@@ -221,62 +275,51 @@ def test_an_image_that_breaks_under_a_run_fails_it_and_is_named(task, phantom, t
     image = sorted((tmp_path / "data" / "images").iterdir())[5]
     image.write_bytes(image.read_bytes()[:400])
     task = with_params(task, dataset_root=str(tmp_path / "data"))
-    record = execute_run(task)
-    assert record["status"] == "failed"
-    assert f"cannot be used since it was made: {image.name}: set aside" in record["error"]
+    words = f"cannot be used since it was made: {image.name}: set aside"
+    assert words in error_of_failed(task)
 
 
-def own_notebook(folder: Path, source: str) -> Path:
-    folder.mkdir()
-    cells = [nbformat.v4.new_code_cell("", metadata={"tags": ["parameters"]})]
-    notebook = nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(source)])
-    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook.metadata["kernelspec"] = spec
-    nbformat.write(notebook, folder / "03_train.ipynb")
-    return folder
+@pytest.fixture
+def own_notebook(tmp_path, monkeypatch):
+    """Put something else in the place of notebook 03."""
+    path = tmp_path / "notebooks" / "03_train.ipynb"
+    path.parent.mkdir()
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", path.parent)
+
+    def put(source: str) -> None:
+        cell = nbformat.v4.new_code_cell("", metadata={"tags": ["parameters"]})
+        notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(source)])
+        spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        notebook.metadata["kernelspec"] = spec
+        nbformat.write(notebook, path)
+
+    return put
 
 
 @pytest.mark.parametrize(
     ("killed", "words"),
     [([7, 7], "kernel of 03_train died"), ([7, 8], "because this machine ran out of memory")],
 )
-def test_a_killed_kernel_is_a_failed_run(task, tmp_path, monkeypatch, killed, words):
+def test_a_killed_kernel_is_a_failed_run(task, own_notebook, monkeypatch, killed, words):
     """papermill records such a notebook as completed; its word is not taken for it."""
-    source = f"import os\nos.kill(os.getpid(), {int(signal.SIGKILL)})"
-    monkeypatch.setattr(notebooks, "NOTEBOOKS", own_notebook(tmp_path / "notebooks", source))
+    own_notebook(f"import os\nos.kill(os.getpid(), {int(signal.SIGKILL)})")
     counts = iter(killed)
     monkeypatch.setattr(notebooks, "_killed_for_memory", lambda: next(counts))
-    record = execute_run(task)
-    assert record["status"] == "failed"
-    assert words in record["error"]
-    assert (task.params.run_dir / "03_train.ipynb").exists()
-
-
-def test_a_damaged_notebook_fails_the_run_and_is_named(task, tmp_path, monkeypatch):
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "notebooks" / "03_train.ipynb").write_text('{"cells": [')
-    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
-    record = execute_run(task)
-    assert record["status"] == "failed"
-    assert "03_train.ipynb is damaged" in record["error"]
+    assert words in error_of_failed(task)
+    assert (task.run_dir / "03_train.ipynb").exists()
 
 
 def test_a_page_that_cannot_be_made_does_not_hide_why_the_notebook_failed(
-    task, tmp_path, monkeypatch
+    task, own_notebook, monkeypatch
 ):
-    monkeypatch.setattr(notebooks, "NOTEBOOKS", own_notebook(tmp_path / "notebooks", "1 / 0"))
+    own_notebook("1 / 0")
     monkeypatch.setattr(notebooks, "write_html", lambda *arguments: json.loads("{"))
-    assert execute_run(task)["error"].startswith("ZeroDivisionError")
+    assert error_of_failed(task).startswith("ZeroDivisionError")
 
 
-def test_the_hash_follows_everything_that_changes_the_numbers(task, tmp_path):
-    hashes = {
-        task.hash(),
-        with_params(task, training={"lr": 2e-3}).hash(),
-        replace(task, replicates=30).hash(),
-        replace(task, gradcam="hirescam").hash(),
-        replace(task, data="y").hash(),
-        replace(task, code=task.code | {"04_evaluate": "another"}).hash(),
-    }
-    (tmp_path / "splits" / "stratified.csv").write_text("another split")
-    assert len(hashes | {task.hash()}) == 7
+@pytest.mark.usefixtures("own_notebook")
+@pytest.mark.parametrize(("text", "words"), [("", "is missing"), ('{"cells": [', "is damaged")])
+def test_a_notebook_that_cannot_be_read_fails_the_run_and_is_named(task, text, words):
+    if text:
+        (notebooks.NOTEBOOKS / "03_train.ipynb").write_text(text)
+    assert f"03_train.ipynb {words}" in error_of_failed(task)

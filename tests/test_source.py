@@ -1,130 +1,137 @@
-"""The digest of the code that a run's numbers depend on."""
+"""What makes which stage stale: its notebook, its rooms, its packages; nothing else."""
 
+import ast
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
-from btxrd.study import source
+from btxrd.files import PROJECT_ROOT
+from btxrd.stages import STAGES
+from btxrd.study import notebooks, source
 from btxrd.study.notebooks import NotebookError
-from btxrd.study.source import code_digest, modules_of
+from btxrd.study.source import code_digest
 
-STAGES = ("03_train", "04_evaluate", "05_gradcam")
+STALE = {
+    "__init__": "123456",
+    "data": "12345",
+    "models": "35",
+    "training": "3",
+    "predictions": "3456",
+    "evaluation": "1456",
+    "report": "126",
+}
+"""Room → first digits of the stages whose numbers, or pages for the study, its code can change."""
+
+NO_NUMBERS = {
+    "files",
+    "params",
+    "stages",
+    "session",
+    "example",
+    "provenance",
+    "report",
+    "phantom",
+    "fetch",
+    "study",
+    "predict",
+    "cli",
+}
+"""What changes no run's numbers, or does so only through what its hash holds already."""
+
+
+def rooms() -> list[str]:
+    entries = (PROJECT_ROOT / "btxrd").iterdir()
+    return sorted(path.stem for path in entries if not path.stem.startswith("__pycache__"))
 
 
 @pytest.fixture
-def clone(tmp_path, monkeypatch):
-    """A small clone: notebook 03 imports a, a imports b, nothing imports c."""
-    files = {
-        "btxrd/__init__.py": "",
-        "btxrd/a.py": "from btxrd.b import f\n",
-        "btxrd/b.py": 'def f(x):\n    """Add one."""\n    return x + 1\n',
-        "btxrd/c.py": "x = 1\n",
-        "btxrd/study/__init__.py": "",
-        "btxrd/study/show.py": "width = 1\n",
-    }
-    cells = ["from btxrd.a import f\nfrom btxrd.study.show import width", "%time f(1)"]
-    for name, text in files.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    (tmp_path / "notebooks").mkdir()
-    write(tmp_path, cells)
-    monkeypatch.setattr(source, "PROJECT_ROOT", tmp_path)
-    monkeypatch.setattr(source, "NOTEBOOKS", tmp_path / "notebooks")
+def clone(tmp_path, monkeypatch) -> Path:
+    for folder in ("btxrd", "notebooks"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(PROJECT_ROOT / folder, tmp_path / folder, ignore=ignore)
+    monkeypatch.setattr(source, "PACKAGE", tmp_path / "btxrd")
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
     return tmp_path
 
 
-def write(clone, cells, prose="# Title"):
-    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}
-    notebook["cells"].append({"cell_type": "markdown", "id": "m", "metadata": {}, "source": prose})
-    for number, text in enumerate(cells):
-        cell = {"cell_type": "code", "id": f"c{number}", "metadata": {}, "source": text}
-        notebook["cells"].append(cell | {"outputs": [], "execution_count": None})
-    (clone / "notebooks" / "03_train.ipynb").write_text(json.dumps(notebook))
+@pytest.fixture
+def stale(clone):
+    """Say which stages are not what they were when the test began."""
+    before = {name: code_digest(stage) for name, stage in STAGES.items()}
+    return lambda: "".join(n[1] for n, stage in STAGES.items() if code_digest(stage) != before[n])
 
 
-def digest(**options):
-    source._notebook.cache_clear()
-    source._module.cache_clear()
-    return code_digest("03_train", **options)
+def test_every_room_is_known():
+    """Whoever adds a room says here which stages it can change, or that it changes none."""
+    assert set(rooms()) <= STALE.keys() | NO_NUMBERS
+    assert {room for stage in STAGES.values() for room in stage.rooms} <= STALE.keys()
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_one_line_in_a_room_makes_its_stages_stale(clone, stale, room):
+    room_path = clone / "btxrd" / room
+    *_, module = sorted(room_path.rglob("*.py")) or [room_path.with_suffix(".py")]
+    module.write_text(f"{module.read_text()}\nchanged = 1\n")
+    assert stale() == STALE.get(room, "")
+
+
+def test_comments_and_docstrings_make_nothing_stale(clone, stale):
+    for module in (clone / "btxrd").rglob("*.py"):
+        text = module.read_text().replace(" # ", " # Indeed: ").replace('."""', '. Indeed."""')
+        module.write_text(f"{text}\n# The end.\n")
+    assert stale() == ""
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "changes"),
-    [
-        ("btxrd/b.py", 'def f(x):\n    """Add one."""\n    return x + 2\n', True),
-        (
-            "btxrd/b.py",
-            'def f( x ):\n    """Another sentence."""\n    return x + 1  # why\n',
-            False,
-        ),
-        ("btxrd/c.py", "x = 2\n", False),
-        ("btxrd/study/show.py", "width = 2\n", False),
-    ],
+    ("package", "stages"),
+    [("torch", "35"), ("scikit-learn", "12456"), ("pillow", "1235"), ("albumentations", "3")],
 )
-def test_what_changes_the_digest_is_code_that_is_imported(clone, file, text, changes):
-    before = digest()
-    (clone / file).write_text(text)
-    assert (digest() != before) == changes
+def test_another_version_of_a_package_makes_its_stages_stale(stale, monkeypatch, package, stages):
+    versions = source.package_versions() | {package: "0.0"}
+    monkeypatch.setattr(source, "package_versions", lambda: versions)
+    assert stale() == stages
 
 
-def test_what_only_shows_counts_where_pages_are_asked_for(clone):
-    before = digest(pages=True)
-    (clone / "btxrd/study/show.py").write_text("width = 2\n")
-    assert digest(pages=True) != before
+@pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
+def test_a_notebook_imports_numbers_only_from_its_rooms(stage):
+    cells = notebooks.read_notebook(notebooks.notebook_file(stage)).cells
+    (cell,) = (c.source for c in cells if c.cell_type == "code" and "import " in c.source)
+    nodes = [node for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.ImportFrom)]
+    imported = {node.module.split(".")[1] for node in nodes if node.module.startswith("btxrd.")}
+    assert imported <= {*stage.rooms, *NO_NUMBERS}
 
 
-def test_cells_count_and_prose_does_not(clone):
-    cells = ["from btxrd.a import f\nfrom btxrd.study.show import width", "%time f(1)"]
-    before = digest()
-    write(clone, cells, prose="# Another title")
-    assert digest() == before
-    write(clone, [*cells, "f(2)"])
-    assert digest() != before
+def edit(clone: Path, change) -> None:
+    path = clone / "notebooks" / "03_train.ipynb"
+    notebook = json.loads(path.read_text())
+    change(notebook["cells"])
+    path.write_text(json.dumps(notebook))
+
+
+@pytest.mark.parametrize(
+    ("kind", "tags", "stages"),
+    [("markdown", [], ""), ("code", ["parameters"], ""), ("code", [], "3")],
+)
+def test_a_notebooks_code_counts_but_not_its_prose_or_defaults(clone, stale, kind, tags, stages):
+    def change(cells):
+        wanted = [c for c in cells if c["cell_type"] == kind]
+        cell = next(c for c in wanted if c["metadata"].get("tags", []) == tags)
+        cell["source"] = [*cell["source"], "\nchanged = 1"]
+
+    edit(clone, change)
+    assert stale() == stages
 
 
 @pytest.mark.parametrize("text", ["{", '{"nbformat": 4, "nbformat_minor": 5, "cells": [{}]}'])
 def test_a_damaged_notebook_is_named(clone, text):
     (clone / "notebooks" / "03_train.ipynb").write_text(text)
     with pytest.raises(NotebookError, match=r"03_train\.ipynb is damaged.*git checkout"):
-        digest()
+        code_digest(STAGES["03_train"])
 
 
 def test_a_cell_that_is_no_python_is_named(clone):
-    write(clone, ["def ("])
+    edit(clone, lambda cells: cells[1].update(source=["def ("]))
     with pytest.raises(NotebookError, match=r"03_train\.ipynb is damaged: a cell"):
-        digest()
-
-
-def test_numbers_come_from_these_modules():
-    """Whoever adds a module decides here whether it can change a run's numbers."""
-    deciding = {stage: modules_of(stage, source.NO_NUMBERS) for stage in STAGES}
-    everything = {stage: modules_of(stage) for stage in STAGES}
-    assert {"btxrd.training", "btxrd.data.loader", "btxrd.models.classifier"} <= set(
-        deciding["03_train"]
-    )
-    assert "btxrd.evaluation.calibration" in deciding["04_evaluate"]
-    assert "btxrd.evaluation.calibration" not in deciding["03_train"]
-    assert "btxrd.training" not in deciding["04_evaluate"]
-    left_out = {name for names in everything.values() for name in names} - {
-        name for names in deciding.values() for name in names
-    }
-    assert left_out == {
-        "btxrd.data.audit",
-        "btxrd.data.splits",
-        "btxrd.data.table",
-        "btxrd.report.decision_figures",
-        "btxrd.report.figures",
-        "btxrd.files",
-        "btxrd.params",
-        "btxrd.phantom",
-        "btxrd.phantom.anatomy",
-        "btxrd.phantom.drawing",
-        "btxrd.phantom.layout",
-        "btxrd.phantom.plan",
-        "btxrd.provenance",
-        "btxrd.example",
-        "btxrd.report.live",
-        "btxrd.study.notebooks",
-        "btxrd.session",
-    }
+        code_digest(STAGES["03_train"])

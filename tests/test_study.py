@@ -11,9 +11,9 @@ from filelock import FileLock
 
 from btxrd.cli import main
 from btxrd.evaluation.runs import COMPARISON_COLUMNS
+from btxrd.files import file_digest, read_json
 from btxrd.params import ParameterError, StudyParams
-from btxrd.provenance import file_digest
-from btxrd.session import read_run
+from btxrd.stages import LOCK_FILE, RUN_FILE, RUN_STAGES, STUDY_FILE, STUDY_STAGES
 from btxrd.study.study import StudyInUseError, run_study, select
 
 TINY = {"epochs": 1, "warmup_epochs": 0, "lr": 1e-3}
@@ -36,6 +36,7 @@ def study(phantom, cache_dir, tmp_path_factory) -> StudyParams:
         },
         "experiment_overrides": {"E4_resnet50_cbam": {"model": {"backbone": "resnet10t"}}},
         "replicates": 50,
+        "level": 0.9,
     }
     return StudyParams.parse(values, "test")
 
@@ -54,7 +55,7 @@ def test_one_failure_does_not_stop_the_others(study, result):
 
 def test_a_failed_run_keeps_its_traceback_and_is_in_the_report(study, result):
     folder = study.study_dir / "runs" / "E1_b0_baseline" / "center" / "seed-42"
-    assert "model.attn_layer" in read_run(folder)["error"]
+    assert "model.attn_layer" in read_json(folder / RUN_FILE)["error"]
     assert "Traceback" in (folder / "error.txt").read_text()
     assert "model.attn_layer" in (folder / "03_train.html").read_text()
     page = result.report.read_text()
@@ -76,7 +77,7 @@ def test_status_is_read_from_the_files(study, result):
 
 
 def test_two_studies_in_one_folder_the_second_refuses_and_names_the_first(study, result):
-    with FileLock(study.study_dir / ".lock"), pytest.raises(StudyInUseError, match="process"):
+    with FileLock(study.study_dir / LOCK_FILE), pytest.raises(StudyInUseError, match="process"):
         run_study(study)
 
 
@@ -122,17 +123,31 @@ def test_one_edited_digit_is_noticed(copied, name, told):
     assert told in outcome.output
 
 
+@pytest.mark.parametrize(
+    "name", ["gaps.csv", "study.json", "runs/E4_resnet50_cbam/center/seed-42/calibration.csv"]
+)
+def test_a_file_that_is_gone_is_noticed(copied, name):
+    (copied / name).unlink()
+    assert f"{copied / name}: missing" in CliRunner().invoke(main, ["verify", str(copied)]).output
+
+
 def test_a_finished_run_has_its_files_and_its_provenance(study, result):
     folder = study.study_dir / "runs" / "E4_resnet50_cbam" / "stratified" / "seed-42"
-    for stage in ("03_train", "04_evaluate", "05_gradcam"):
-        assert (folder / f"{stage}.ipynb").is_file()
-        assert (folder / f"{stage}.html").is_file()
-    record = json.loads((folder / "run.json").read_text())
+    left = [name for stage in RUN_STAGES.values() for name in stage.files]
+    assert all((folder / name).is_file() for name in left)
+    record = read_json(folder / RUN_FILE)
     assert record["status"] == "finished"
+    assert set(record["files"]) == {n for stage in RUN_STAGES.values() for n in stage.writes}
+    for settings in record["settings"].values():
+        assert (settings["replicates"], settings["level"]) == (50, 0.9)
     assert record["split"] == file_digest(study.study_dir / "splits" / "stratified.csv")
     assert record["training"]["device"]
     assert record["packages"]["torch"]
-    assert set(record["stage_seconds"]) == {"03_train", "04_evaluate", "05_gradcam"}
+    assert set(record["stage_seconds"]) == set(RUN_STAGES)
+    made = read_json(study.study_dir / STUDY_FILE)["made"]
+    for name in ("01_eda", "06_compare"):
+        given = made[name]["parameters"]
+        assert (given["replicates"], given["level"]) == (50, 0.9)
 
 
 def test_the_comparison_has_its_columns_in_order(study, result):
@@ -141,8 +156,9 @@ def test_the_comparison_has_its_columns_in_order(study, result):
     assert table["Experiment ID"].tolist() == list(study.experiments)
     assert table["Backbone"].tolist() == ["efficientnet_b0+cbam", "resnet10t+cbam"]
     assert table["Stratified Macro AUC"].isna().tolist() == [True, False]
-    for page in ("index.html", "eda.html", "splits.html"):
-        assert "Not for clinical use" in (study.study_dir / page).read_text()
+    for stage in STUDY_STAGES.values():
+        assert all((study.study_dir / name).is_file() for name in stage.files)
+        assert "Not for clinical use" in (study.study_dir / stage.page).read_text()
 
 
 def test_reports_need_nothing_from_elsewhere(study, result):

@@ -24,7 +24,7 @@ import pytest
 import torch
 import yaml
 
-from btxrd.session import read_json
+from btxrd.files import read_json
 from btxrd.study.progress import study_status
 from btxrd.study.verify import verify
 

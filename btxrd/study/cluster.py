@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
@@ -14,7 +15,6 @@ from distributed import Client, Future, LocalCluster, WorkerPlugin
 from btxrd.provenance import package_versions
 
 __all__ = ["Cluster", "ClusterError", "available_cores"]
-
 
 GONE = (
     "the Dask scheduler is gone; the same command goes on, from the last epoch of what was running"
@@ -58,7 +58,10 @@ class Cluster:
         self.jobs, self.resources = jobs, dict(resources or {})
         self.local: LocalCluster | None = None
         if scheduler is not None:
-            self.client = _connect(scheduler)
+            try:
+                self.client = Client(scheduler, timeout=10)
+            except (OSError, ValueError) as error:
+                raise ClusterError(f"no Dask scheduler answers at {scheduler}: {error}") from error
             return
         self.local = LocalCluster(
             n_workers=jobs or 1,
@@ -101,18 +104,6 @@ class Cluster:
         except (OSError, KeyError) as error:
             raise ClusterError(GONE) from error
 
-    def result(self, future: Future) -> Any:
-        """Return what came of something that was submitted, once it is done.
-
-        Raises:
-            ClusterError: the scheduler no longer answers.
-            Exception: what was raised.
-        """
-        try:
-            return future.result()
-        except CancelledError as error:
-            raise ClusterError(GONE) from error
-
     def slots(self) -> int:
         """Return how many runs there can be at a time with the workers of this moment."""
         slots = sum(self._slots(worker) for worker in self.workers().values())
@@ -124,17 +115,14 @@ class Cluster:
 
     def threads(self) -> int:
         """Return the cores of the worker's machine with the fewest, shared out among its slots."""
-        cores = self.client.run(available_cores)
-        hosts: dict[str, list[str]] = {}
-        for address, worker in self.workers().items():
-            hosts.setdefault(worker["host"], []).append(address)
-        shares = [
-            min(cores[address] for address in addresses)
-            // max(1, sum(self._slots(self.workers()[address]) for address in addresses))
-            for addresses in hosts.values()
-            if set(addresses) <= cores.keys()
-        ]
-        return max(1, min(shares, default=1))
+        known, cores, slots = self.workers(), {}, defaultdict(int)
+        for address, n in self.client.run(available_cores).items():
+            # One that joined in between is not known yet.
+            if address in known:
+                host = known[address]["host"]
+                cores[host] = min(n, cores.get(host, n))
+                slots[host] += self._slots(known[address])
+        return max(1, min((cores[host] // max(1, slots[host]) for host in cores), default=1))
 
     def check(self, file: Path) -> None:
         """Make sure that every worker sees the same files and has the same packages.
@@ -155,22 +143,26 @@ class Cluster:
                         "the same environment on all machines"
                     )
 
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future:
-        """Hand a notebook of the data set or the comparison to a worker."""
-        return self.client.submit(function, *arguments, pure=False)
+    def submit(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        resources: Mapping[str, float] | None = None,
+    ) -> Future:
+        """Hand something to a worker, which must have the resources for it, if any."""
+        return self.client.submit(function, *arguments, pure=False, resources=resources or None)
 
-    def submit_run(self, function: Callable[..., Any], *arguments: Any) -> Future:
-        """Hand a run to a worker that has the resources for it."""
-        return self.client.submit(
-            function, *arguments, pure=False, resources=self.resources or None
-        )
+    def result(self, future: Future) -> Any:
+        """Return what came of something that was submitted, once it is done.
 
-
-def _connect(scheduler: str) -> Client:
-    try:
-        return Client(scheduler, timeout=10)
-    except (OSError, ValueError) as error:
-        raise ClusterError(f"no Dask scheduler answers at {scheduler}: {error}") from error
+        Raises:
+            ClusterError: the scheduler no longer answers.
+            Exception: what was raised.
+        """
+        try:
+            return future.result()
+        except CancelledError as error:
+            raise ClusterError(GONE) from error
 
 
 def _what_is_there(file: str) -> tuple[bool, dict[str, str]]:

@@ -19,8 +19,9 @@ from traitlets.config import Config
 
 from btxrd.files import PROJECT_ROOT, atomic_path
 from btxrd.report.page import write_html
+from btxrd.stages import Stage
 
-__all__ = ["NOTEBOOKS", "NotebookError", "execute_notebook", "read_notebook"]
+__all__ = ["NOTEBOOKS", "NotebookError", "execute_notebook", "notebook_file", "read_notebook"]
 
 NOTEBOOKS = PROJECT_ROOT / "notebooks"
 
@@ -38,23 +39,26 @@ class NotebookError(RuntimeError):
         self.details, self.kind = details, kind
 
 
+def notebook_file(stage: Stage) -> Path:
+    """Return where the notebook of a stage stands, as it is kept: not run."""
+    return NOTEBOOKS / f"{stage.name}.ipynb"
+
+
 def execute_notebook(
-    name: str,
-    output: str | Path,
+    stage: Stage,
+    folder: str | Path,
     parameters: dict[str, Any],
-    html: str | Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Run `notebooks/<name>.ipynb` in a kernel of its own.
+    """Run the notebook of a stage in a kernel of its own.
 
-    The executed copy is kept and converted also when a cell fails, so that the traceback can be
+    The executed copy and its page are kept also when a cell fails, so that the traceback can be
     read where it happened.
 
     Args:
-        name: the notebook's name without its ending.
-        output: where the executed copy goes.
+        stage: whose notebook.
+        folder: where the copy and the page go.
         parameters: what papermill injects.
-        html: where the page goes; beside `output` by default.
         environment: the kernel's variables; this process's own by default.
 
     Raises:
@@ -62,9 +66,8 @@ def execute_notebook(
         OSError: there is no room for the copy.
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    source, output = NOTEBOOKS / f"{name}.ipynb", Path(output)
+    source, output, failure = notebook_file(stage), Path(folder, f"{stage.name}.ipynb"), None
     read_notebook(source)
-    failure = None
     killed = _killed_for_memory()
     with atomic_path(output) as temporary, tempfile.TemporaryDirectory(prefix="btxrd-") as sockets:
         try:
@@ -75,22 +78,22 @@ def execute_notebook(
                 progress_bar=False,
                 cwd=NOTEBOOKS,
                 kernel_name="python3",
-                config=_kernel_config(sockets, environment),
+                config=_kernel_config(sockets, environment or os.environ),
             )
         except PapermillExecutionError as error:
             lines = str(error.evalue).strip().splitlines()[:6]
             message = f"{error.ename}: {' '.join(line.strip() for line in lines)}"
             failure = NotebookError(message, "\n".join(error.traceback), error.ename)
         except DeadKernelError as error:
-            message = f"the kernel of {name} died (killed, or out of memory?)"
+            message = f"the kernel of {stage.name} died (killed, or out of memory?)"
             if _killed_for_memory() > killed:
                 message = (
-                    f"the kernel of {name} was killed because this machine ran out of memory; "
-                    "try fewer --jobs or a smaller training.batch_size"
+                    f"the kernel of {stage.name} was killed because this machine ran out of "
+                    "memory; try fewer --jobs or a smaller training.batch_size"
                 )
             failure = NotebookError(message, repr(error))
     try:
-        write_html(output, html or output.with_suffix(".html"))
+        write_html(output, output.with_name(stage.page))
     except Exception:
         # The page of a notebook that broke off may break as well; why it broke off counts.
         if failure is None:
@@ -136,15 +139,13 @@ class KernelWithEnvironment(AsyncKernelManager):
         return await super()._async_pre_start_kernel(**settings)
 
 
-def _kernel_config(folder: str, environment: Mapping[str, str] | None) -> Config:
+def _kernel_config(folder: str, environment: Mapping[str, str]) -> Config:
     """Let the kernel talk through sockets in a folder of its own.
 
     Kernels that start together cannot take each other's TCP port then, and nobody else on the
     machine can talk to them.
     """
-    manager: dict[str, Any] = {"environment": dict(environment or os.environ)}
-    if os.name == "posix":
-        manager |= {"transport": "ipc", "ip": f"{folder}/kernel"}
+    sockets = {"transport": "ipc", "ip": f"{folder}/kernel"} if os.name == "posix" else {}
     return Config(
         {
             "NotebookClient": {
@@ -152,6 +153,6 @@ def _kernel_config(folder: str, environment: Mapping[str, str] | None) -> Config
                 # Its own log would break into the progress on the terminal.
                 "extra_arguments": ["--IPKernelApp.log_level=CRITICAL"],
             },
-            "KernelWithEnvironment": manager,
+            "KernelWithEnvironment": {"environment": dict(environment), **sockets},
         }
     )

@@ -1,6 +1,5 @@
 """What a study is doing: read from the runs' files, shown in the terminal."""
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,20 +9,20 @@ from typing import Self
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
 
+from btxrd.files import read_json
 from btxrd.params import RunParams, StudyParams
-from btxrd.session import LOCK_FILE, STAGES, STUDY_FILE, read_json, read_run
+from btxrd.stages import LOCK_FILE, RUN_FILE, RUN_STAGES, STUDY_FILE
 
 __all__ = ["RunState", "StudyProgress", "run_state", "seconds_left", "study_status"]
 
 MOST_LINES = 24
-"""A larger study shows its running and failed runs only, and how many wait or are done."""
+"""A larger study shows its running and failed runs only."""
 
+WHOLE = "all runs"
 STYLES = {"finished": "green", "failed": "red", "waiting": "dim", "interrupted": "yellow"}
 
 
@@ -33,8 +32,7 @@ class RunState:
 
     Attributes:
         experiment: of the run.
-        state: `waiting`, `training`, `evaluating`, `Grad-CAM`, `finished`, `failed` or
-            `interrupted`.
+        state: `waiting`, `finished`, `failed`, `interrupted`, or what its stage is doing.
         epoch, epochs: finished epochs, and the most there can be.
         val_loss: of the last epoch, in nats; None before the first.
         error: one line, where the run failed.
@@ -57,28 +55,40 @@ class RunState:
         return self.state in ("finished", "failed", "interrupted")
 
     @property
-    def done(self) -> float:
-        """The share of the run that is done, counted in epochs."""
-        return 1.0 if self.state in ("finished", "failed") else self.epoch / (self.epochs + 1)
+    def loss(self) -> str:
+        """The validation loss in words; empty before the first epoch."""
+        return "" if self.val_loss is None else f"val loss {self.val_loss:.3f}"
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        if self.state == "failed":
+            return f"failed: {self.error}"
+        if self.state not in ("training", "interrupted"):
+            return self.state
+        return _joined(f"{self.state}, epoch {self.epoch}/{self.epochs}", self.loss)
 
 
 def run_state(run: RunParams) -> RunState:
     """Read a run's state from its folder."""
-    record = read_run(run.run_dir)
-    status = record.get("status", "waiting")
+    record = read_json(run.run_dir / RUN_FILE)
+    state = record.get("status", "waiting")
     history = _column(run.run_dir / "history.csv", "val_loss")
     seconds = _column(run.run_dir / "seconds.csv", "seconds")
-    finished = status == "finished" and len(seconds) > 0
-    stages = sum(record.get("stage_seconds", {}).values())
+    other = None
+    if state == "finished" and len(seconds):
+        other = max(0.0, sum(record.get("stage_seconds", {}).values()) - float(seconds.sum()))
+    if state == "running":
+        first, *_ = RUN_STAGES
+        state = RUN_STAGES[record.get("stage", first)].doing
     return RunState(
         experiment=run.experiment,
-        state=STAGES.get(record.get("stage", ""), "training") if status == "running" else status,
+        state=state,
         epoch=len(history),
         epochs=run.training.epochs,
         val_loss=float(history[-1]) if len(history) else None,
         error=record.get("error"),
         epoch_seconds=float(seconds.mean()) if len(seconds) else None,
-        other_seconds=max(0.0, stages - float(seconds.sum())) if finished else None,
+        other_seconds=other,
     )
 
 
@@ -115,6 +125,27 @@ def seconds_left(states: Sequence[RunState], slots: int) -> float | None:
     return max([sum(left) / max(1, slots), *left], default=0.0)
 
 
+def _joined(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+def _time_left(states: Sequence[RunState], slots: int) -> str:
+    left = seconds_left(states, slots)
+    return f"at most about {_duration(left)} left" if left else ""
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration in words.
+
+    >>> _duration(42), _duration(200), _duration(7300)
+    ('42 s', '3 min', '2 h 2 min')
+    """
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def study_status(study_dir: str | Path) -> list[str]:
     """Say how far a study is, from its files alone: while it runs, or after it.
 
@@ -127,12 +158,12 @@ def study_status(study_dir: str | Path) -> list[str]:
     Raises:
         FileNotFoundError: there is no study in `study_dir`.
     """
-    study_dir = Path(study_dir)
+    study_dir = Path(study_dir).resolve()
     plan = read_json(study_dir / STUDY_FILE)
     if not plan:
         raise FileNotFoundError(f"no study in {study_dir}: it has no {STUDY_FILE}")
     # The folder may have been moved since.
-    places = {"reports_dir": str(study_dir.resolve().parent), "name": study_dir.resolve().name}
+    places = {"reports_dir": str(study_dir.parent), "name": study_dir.name}
     runs = StudyParams.parse(plan["parameters"] | places, study_dir / STUDY_FILE).runs()
     states = [run_state(run) for run in runs]
     running = _is_locked(study_dir / LOCK_FILE)
@@ -141,13 +172,12 @@ def study_status(study_dir: str | Path) -> list[str]:
             s if s.is_over or s.state == "waiting" else replace(s, state="interrupted")
             for s in states
         ]
-    lines = [f"{run.name}: {_describe(state)}" for run, state in zip(runs, states, strict=True)]
+    lines = [f"{run.name}: {state}" for run, state in zip(runs, states, strict=True)]
     finished, failed = (sum(s.state == name for s in states) for name in ("finished", "failed"))
     lines.append(f"{finished} of {len(runs)} runs finished, {failed} failed")
     if running:
-        left = seconds_left(states, plan["sessions"][-1].get("slots", 1))
-        time_left = "" if left is None else f"; at most about {_duration(left)} left"
-        return [*lines, f"run by {plan['owner']}{time_left}"]
+        left = _time_left(states, plan["sessions"][-1].get("slots", 1))
+        return [*lines, _joined(f"run by {plan['owner']}", left)]
     ended = "" if finished == len(runs) else "; the same command goes on from here"
     return [*lines, f"nobody runs this study now{ended}"]
 
@@ -164,33 +194,44 @@ def _is_locked(path: Path) -> bool:
 
 
 class StudyProgress:
-    """A line a run and the time left: live in a terminal, plain lines of changes elsewhere."""
+    """A row a run and the time left, live in a terminal; plain lines of changes elsewhere.
+
+    Args:
+        runs: of the study, in its order.
+        console: where to; standard output by default.
+    """
 
     def __init__(self, runs: Sequence[RunParams], console: Console | None = None) -> None:
-        self.runs = list(runs)
-        self.console = console or Console(file=sys.stdout)
-        self.live: Live | None = None
-        self.message = ""
+        self.runs, self.console = list(runs), console or Console()
         self.states: dict[str, RunState] = {}
+        texts = (TextColumn(f"{{task.fields[{name}]}}") for name in ("state", "loss", "left"))
+        self.view = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            *texts,
+            console=self.console,
+            refresh_per_second=2,
+        )
+        empty = {"visible": False, "state": "", "loss": "", "left": ""}
+        totals = {run.name: run.training.epochs for run in self.runs} | {WHOLE: len(self.runs)}
+        self.rows = {name: self.view.add_task(name, total=n, **empty) for name, n in totals.items()}
 
     def __enter__(self) -> Self:
         """Start the live view, where there is a terminal."""
-        if self.console.is_terminal:
-            self.live = Live(console=self.console, refresh_per_second=2).__enter__()
+        if self.console.is_interactive:
+            self.view.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         """Leave the last state on the screen."""
-        if self.live is not None:
-            self.live.__exit__(*error)
+        if self.console.is_interactive:
+            self.view.stop()
 
     def say(self, message: str) -> None:
-        """Show what the study does besides its runs."""
-        self.message = message
-        if self.live is None:
-            self._print(message)
-        else:
-            self.live.update(self._view(1))
+        """Write a line: what the study does besides its runs, or what became of one."""
+        line = f"{time.strftime('%H:%M:%S')} {message}"
+        self.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def update(self, active: Sequence[RunParams], waiting: Sequence[RunParams], slots: int) -> None:
         """Show the runs; the files of those that wait or have ended are not read again.
@@ -209,59 +250,25 @@ class StudyProgress:
                 if run.name in to_do or (run.name in under_way and state.is_over):
                     state = replace(state, state="waiting")
                 self.states[run.name] = state
-        if self.live is not None:
-            self.live.update(self._view(slots))
-            return
-        for name, state in self.states.items():
-            if before and state != before.get(name):
-                self._print(f"{name}: {_describe(state)}  [{self._summary(slots)}]")
-
-    def _print(self, message: str) -> None:
-        print(time.strftime("%H:%M:%S"), message, file=self.console.file, flush=True)
-
-    def _view(self, slots: int) -> Group:
-        parts = [Text(self.message, style="italic")]
-        if self.states:
-            share = sum(state.done for state in self.states.values()) / len(self.states)
-            line = Table.grid(padding=(0, 1))
-            line.add_row(ProgressBar(total=1, completed=share, width=40), self._summary(slots))
-            parts += [self._table(), line]
-        return Group(*parts)
-
-    def _table(self) -> Table:
-        table = Table(box=None, pad_edge=False)
-        for column in ("run", "state", "epoch", "val loss"):
-            table.add_column(column, justify="left" if column in ("run", "state") else "right")
-        few = len(self.states) <= MOST_LINES
-        for name, state in self.states.items():
-            if few or state.state not in ("waiting", "finished"):
-                val_loss = "" if state.val_loss is None else f"{state.val_loss:.3f}"
-                epochs = f"{state.epoch}/{state.epochs}"
-                style = STYLES.get(state.state, "bold")
-                table.add_row(name, state.error or state.state, epochs, val_loss, style=style)
-        return table
-
-    def _summary(self, slots: int) -> str:
         states = list(self.states.values())
-        counts = f"{sum(s.is_over for s in states)}/{len(states)} runs"
-        left = seconds_left(states, slots)
-        return f"{counts}, at most about {_duration(left)} left" if left else counts
+        over, left = sum(state.is_over for state in states), _time_left(states, slots)
+        summary = _joined(f"{over}/{len(states)} runs", left)
+        row, words = self.rows[WHOLE], left or WHOLE
+        self.view.update(row, completed=over, description=words, visible=True)
+        for name, state in self.states.items():
+            if state == before.get(name):
+                continue
+            self._show(name, state)
+            if before and (state.state == "failed" or not self.console.is_interactive):
+                self.say(f"{name}: {state}  [{summary}]")
 
-
-def _describe(state: RunState) -> str:
-    if state.state in ("training", "interrupted"):
-        loss = "" if state.val_loss is None else f", val loss {state.val_loss:.3f}"
-        return f"{state.state}, epoch {state.epoch}/{state.epochs}{loss}"
-    return f"failed: {state.error}" if state.state == "failed" else state.state
-
-
-def _duration(seconds: float) -> str:
-    """Return a duration in words.
-
-    >>> _duration(42), _duration(200), _duration(7300)
-    ('42 s', '3 min', '2 h 2 min')
-    """
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    def _show(self, name: str, state: RunState) -> None:
+        style, left = STYLES.get(state.state, "bold"), seconds_left([state], 1)
+        self.view.update(
+            self.rows[name],
+            completed=state.epoch,
+            visible=len(self.states) <= MOST_LINES or state.state not in ("waiting", "finished"),
+            state=f"[{style}]{state.state}[/]",
+            loss=state.loss,
+            left="" if not left else _duration(left),
+        )

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from btxrd.data.cache import data_fingerprint, file_digests
 from btxrd.data.release import usable_table
-from btxrd.files import clear_scratch, project_path, write_json
+from btxrd.files import clear_scratch, project_path, read_json, write_json
 from btxrd.params import (
     CompareParams,
     EdaParams,
@@ -31,22 +31,17 @@ from btxrd.params import (
 )
 from btxrd.phantom import make_phantom
 from btxrd.provenance import code_version, data_name, now, package_versions
-from btxrd.session import LOCK_FILE, RUN_FILE, STUDY_FILE, read_json, read_run
+from btxrd.stages import LOCK_FILE, RUN_FILE, STUDY_FILE, STUDY_STAGES
 from btxrd.study.cluster import Cluster, ClusterError
 from btxrd.study.notebooks import execute_notebook
 from btxrd.study.progress import StudyProgress
-from btxrd.study.run import RunTask, execute_run, kernel_environment, run_code
+from btxrd.study.run import RunTask, execute_run, kernel_environment, note_failure
 from btxrd.study.source import code_digest
 
 __all__ = ["StudyInUseError", "StudyResult", "run_study", "select"]
 
 POLL_SECONDS = 0.5
-
-PRODUCTS = {
-    "01_eda": ("eda.html", "findings.csv", "shortcuts.csv"),
-    "02_splits": ("splits.html", "splits/duplicates.csv", "splits/leakage.csv"),
-}
-"""What the data set's notebooks leave; while it is there and nothing changed they do not run."""
+PARAMETERS = {"01_eda": EdaParams, "02_splits": SplitsParams, "06_compare": CompareParams}
 
 
 class StudyInUseError(RuntimeError):
@@ -121,13 +116,21 @@ def run_study(
         # The system lets go of the lock when its holder dies. `btxrd status` holds it a moment.
         with FileLock(study.study_dir / LOCK_FILE, timeout=1):
             clear_scratch(study.study_dir)
-            root = _ensure_data(study)
-            session = _Session(study.study_dir, study.model_dump(), root)
+            session = _Session(study, _ensure_data(study))
             with session, Cluster(jobs, scheduler, resources) as cluster:
-                return _Study(study, runs, root, session, cluster, threads).run()
+                return _Study(study, runs, session, cluster, threads).run()
     except Timeout:
         owner = read_json(study.study_dir / STUDY_FILE).get("owner", "another process")
         raise StudyInUseError(f"{study.study_dir} is in use by {owner}") from None
+
+
+def _ensure_data(study: StudyParams) -> Path:
+    root = project_path(study.dataset_root)
+    if not root.exists() and study.phantom is not None:
+        make_phantom(root, **study.phantom.model_dump(), progress=True)
+    if not root.exists():
+        raise FileNotFoundError(f"no data set at {root}: see the README, section `The real data`")
+    return root
 
 
 class _Session:
@@ -136,15 +139,15 @@ class _Session:
     Entering it writes the file; leaving it notes how the session ended. `note` keeps a fact.
     """
 
-    def __init__(self, study_dir: Path, parameters: dict[str, Any], root: Path) -> None:
-        self.file = study_dir / STUDY_FILE
+    def __init__(self, study: StudyParams, root: Path) -> None:
+        self.file = study.study_dir / STUDY_FILE
         self.id = uuid.uuid4().hex
         self.clock = time.perf_counter()
         owner = f"{getpass.getuser()} on {platform.node()}, process {os.getpid()}"
         before = read_json(self.file)
         self.now: dict[str, Any] = {"started": now(), "owner": owner, "outcome": "running"}
         self.content: dict[str, Any] = {
-            "parameters": parameters,
+            "parameters": study.model_dump(),
             "session": self.id,
             "owner": owner,
             "started": before.get("started", self.now["started"]),
@@ -208,38 +211,36 @@ class _Study:
         self,
         study: StudyParams,
         runs: list[RunParams],
-        root: Path,
         session: _Session,
         cluster: Cluster,
         threads: int | None,
     ) -> None:
-        self.study, self.runs, self.root = study, runs, root
-        self.session, self.cluster, self.threads = session, cluster, threads
-        self.progress = StudyProgress(runs)
-        self.interrupts = _Interrupts()
+        self.study, self.runs, self.session = study, runs, session
+        self.cluster, self.threads = cluster, threads
+        self.progress, self.interrupts = StudyProgress(runs), _Interrupts()
+        self.started: dict[str, tuple[Future, dict[str, Any]]] = {}
 
     def run(self) -> StudyResult:
         with self.progress, self.interrupts:
             self._meet_workers()
             self.progress.say("reading the data")
-            table = usable_table(self.root)[0]
-            self.digests = partial(file_digests, table, project_path(self.study.cache_dir))
-            self.files = self.digests()
-            data = data_fingerprint(table, project_path(self.study.cache_dir))
+            cache_dir = project_path(self.study.cache_dir)
+            table = usable_table(project_path(self.study.dataset_root))[0]
+            digests = partial(file_digests, table, cache_dir)
+            before, data = digests(), data_fingerprint(table, cache_dir)
             self.session.content["data"]["fingerprint"] = data
             self.progress.say("01_eda and 02_splits")
-            eda = self._describe_data("01_eda", EdaParams, data)
-            splits = self._describe_data(
-                "02_splits", SplitsParams, data, split_seed=self.study.split_seed
-            )
-            self._finish_stage(splits)
-            records = self._run_grid(self._tasks(data), [] if eda is None else [eda[1]])
-            self._finish_stage(eda)
+            self._start("01_eda", data)
+            self._start("02_splits", data)
+            self._finish("02_splits")
+            tasks = RunTask.plan(self.study, self.runs, data)
+            records = self._run_grid(tasks, lambda: _changes(before, digests()))
+            self._finish("01_eda")
             self._note_findings(records)
             self.progress.say("06_compare")
-            compare = CompareParams(study_dir=str(self.study.study_dir))
-            report = self.study.study_dir / "index.html"
-            self._result(self._submit("06_compare", compare.model_dump(), report))
+            self._start("06_compare", data, anew=True)
+            self._finish("06_compare")
+        report = self.study.study_dir / STUDY_STAGES["06_compare"].page
         return StudyResult(report, records, {run.name: run.run_dir for run in self.runs})
 
     def _meet_workers(self) -> None:
@@ -252,45 +253,39 @@ class _Study:
         self.session.now |= {"slots": self.cluster.slots(), "threads": self.threads}
         self.session.note()
 
-    def _describe_data(
-        self, name: str, parameters: type[EdaParams | SplitsParams], data: str, **further: Any
-    ) -> tuple[str, Future, dict[str, Any]] | None:
-        """Start a notebook of the data set, unless what it makes is there and up to date."""
-        folder = self.study.study_dir
-        params = parameters(
-            dataset_root=str(self.root),
-            cache_dir=self.study.cache_dir,
-            study_dir=str(folder),
-            image_size=self.runs[0].data.image_size,
-            **further,
-        ).model_dump()
-        made_of = {"parameters": params, "data": data, "code": code_digest(name, pages=True)}
-        complete = all((folder / file).is_file() for file in PRODUCTS[name])
-        if complete and self.session.content["made"].get(name) == made_of:
-            return None
-        return name, self._submit(name, params, folder / PRODUCTS[name][0]), made_of
+    def _start(self, name: str, data: str, anew: bool = False) -> None:
+        """Hand a notebook of the study to a worker, unless its files are there and up to date."""
+        stage, folder = STUDY_STAGES[name], self.study.study_dir
+        params = self._parameters(name)
+        made_of = {"parameters": params, "data": data, "code": code_digest(stage)}
+        complete = all((folder / file).is_file() for file in stage.files)
+        if not anew and complete and self.session.content["made"].get(name) == made_of:
+            return
+        environment = kernel_environment(self.threads, self.session.id)
+        future = self.cluster.submit(execute_notebook, stage, folder, params, environment)
+        self.started[name] = future, made_of
 
-    def _finish_stage(self, stage: tuple[str, Future, dict[str, Any]] | None) -> None:
-        if stage is not None:
-            name, future, made_of = stage
-            self._result(future)
+    def _parameters(self, name: str) -> dict[str, Any]:
+        """Return what papermill injects: of all that the study says, what the notebook takes."""
+        says = self.study.model_dump() | {
+            "dataset_root": str(project_path(self.study.dataset_root)),
+            "study_dir": str(self.study.study_dir),
+            "image_size": self.runs[0].data.image_size,
+        }
+        model = PARAMETERS[name]
+        return model(**{key: says[key] for key in model.model_fields}).model_dump()
+
+    def _finish(self, name: str) -> None:
+        """Wait for a notebook of the study, if it was started, and note what it is made of."""
+        if name in self.started:
+            future, made_of = self.started.pop(name)
+            self.interrupts.wait(future.done)
+            self.cluster.result(future)
             self.session.note(made=self.session.content["made"] | {name: made_of})
 
-    def _submit(self, name: str, params: dict[str, Any], html: Path) -> Future:
-        output = html.with_name(f"{name}.ipynb")
-        environment = kernel_environment(self.threads, self.session.id)
-        return self.cluster.submit(execute_notebook, name, output, params, html, environment)
-
-    def _result(self, future: Future) -> None:
-        self.interrupts.wait(future.done)
-        self.cluster.result(future)
-
-    def _tasks(self, data: str) -> list[RunTask]:
-        settings = self.study.replicates, tuple(self.study.prevalences), self.study.gradcam
-        code = run_code()
-        return [RunTask(run, *settings, data, code) for run in self.runs]
-
-    def _run_grid(self, tasks: list[RunTask], busy: list[Future]) -> dict[str, dict[str, Any]]:
+    def _run_grid(
+        self, tasks: list[RunTask], changes: Callable[[], list[str]]
+    ) -> dict[str, dict[str, Any]]:
         """Hand the runs to free slots in their order, to the end or until a stop is requested.
 
         Dask would take all at once: it does not keep the order, so a long run could start last,
@@ -298,7 +293,7 @@ class _Study:
 
         Args:
             tasks: all runs.
-            busy: what else takes slots at the beginning.
+            changes: names the files of the data set that are not as they were.
 
         Returns:
             The record of every run.
@@ -307,22 +302,24 @@ class _Study:
             KeyboardInterrupt: a stop was requested, and what was running is saved.
         """
         waiting = [task for task in tasks if not task.is_finished()]
-        records = {task.params.name: read_run(task.params.run_dir) for task in tasks}
+        records = {task.params.name: read_json(task.run_dir / RUN_FILE) for task in tasks}
         running: list[tuple[RunTask, Future]] = []
         self.progress.say(f"{len(waiting)} of {len(tasks)} runs to do")
         while running or (waiting and not self.interrupts.requested):
             ended = {t.params.name: self._outcome(t, f) for t, f in running if f.done()}
             records |= ended
             running = [(task, f) for task, f in running if task.params.name not in ended]
-            busy = [future for future in busy if not future.done()]
             slots = self.cluster.slots()
-            while waiting and len(running) + len(busy) < slots and not self.interrupts.requested:
+            taken = sum(not future.done() for future, _ in self.started.values())
+            while waiting and len(running) + taken < slots and not self.interrupts.requested:
                 task = waiting.pop(0)
-                if changed := _changes(self.files, self.digests()):
-                    records[task.params.name] = _refuse(task, changed)
+                if changed := changes():
+                    records[task.params.name] = note_failure(task, _refusal(changed))
                     continue
                 arguments = (task, self.threads, self.session.id)
-                running.append((task, self.cluster.submit_run(execute_run, *arguments)))
+                resources = self.cluster.resources
+                future = self.cluster.submit(execute_run, *arguments, resources=resources)
+                running.append((task, future))
             if self.interrupts.requested and not self.session.content.get("stopping"):
                 self.session.note(stopping=True)
                 self.progress.say("stopping after the running epochs; Ctrl-C again stops at once")
@@ -331,7 +328,7 @@ class _Study:
             time.sleep(POLL_SECONDS)
         if self.interrupts.requested:
             raise KeyboardInterrupt
-        return {task.params.name: records[task.params.name] for task in tasks}
+        return records
 
     def _outcome(self, task: RunTask, future: Future) -> dict[str, Any]:
         """Return a run's record, and see to it that its file says how it ended."""
@@ -341,12 +338,11 @@ class _Study:
             raise
         except Exception as error:
             reason = str(error).partition("\n")[0]
-            message = f"its worker gave up: {type(error).__name__}: {reason}"
-            record = read_run(task.params.run_dir) | {"status": "failed", "error": message}
-        if read_run(task.params.run_dir).get("status") != record["status"]:
+            return note_failure(task, f"its worker gave up: {type(error).__name__}: {reason}")
+        if read_json(task.run_dir / RUN_FILE).get("status") != record["status"]:
             # Where the disk is full, the report is made from what could be written.
             with suppress(OSError):
-                write_json(task.params.run_dir / RUN_FILE, record)
+                write_json(task.run_dir / RUN_FILE, record)
         return record
 
     def _note_findings(self, records: Mapping[str, Mapping[str, Any]]) -> None:
@@ -363,30 +359,10 @@ def _changes(before: Mapping[str, str | None], now: Mapping[str, str | None]) ->
     return [Path(path).name for path, digest in before.items() if now[path] != digest]
 
 
-def _refuse(task: RunTask, changed: Sequence[str]) -> dict[str, Any]:
-    """Record that a run was not begun, because it would have had other data than the others."""
-    message = (
+def _refusal(changed: Sequence[str]) -> str:
+    """Say why a run is not begun: it would have other data than the others."""
+    return (
         f"not run: {len(changed)} files of the data set changed while the study ran "
         f"({', '.join(changed[:3])}); mend them, or start the study again: it takes them as they "
         "are now, and runs everything anew"
     )
-    run_dir = task.params.run_dir
-    record = read_run(run_dir) or {
-        "hash": task.hash(),
-        "stage_hashes": task.stage_hashes(),
-        "stage_seconds": {},
-        "parameters": task.params.model_dump(),
-    }
-    record |= {"status": "failed", "error": message}
-    write_json(run_dir / RUN_FILE, record)
-    (run_dir / "error.txt").write_text(f"{message}\n")
-    return record
-
-
-def _ensure_data(study: StudyParams) -> Path:
-    root = project_path(study.dataset_root)
-    if not root.exists() and study.phantom is not None:
-        make_phantom(root, **study.phantom.model_dump(), progress=True)
-    if not root.exists():
-        raise FileNotFoundError(f"no data set at {root}: see the README, section `The real data`")
-    return root
