@@ -33,7 +33,7 @@ NEAR_DISTANCE = 4
 """Bits of a 64-bit pHash by which near-duplicates differ at most."""
 
 BLOCK = 128
-"""Hashes compared with all others at a time: 40 MB for 40,000 images."""
+"""Hashes compared with all others at a time."""
 
 SAME_STUDY = (
     "center",
