@@ -15,7 +15,13 @@ import torch
 from torch import nn
 
 import btxrd.models
-from btxrd.models import BTXRDClassifier, compute_class_weights, create_model, get_device
+from btxrd.models import (
+    BTXRDClassifier,
+    compute_class_weights,
+    create_model,
+    get_device,
+    to_input,
+)
 
 
 def model_section(backbone: str = "resnet18", **changes: Any) -> dict[str, Any]:
@@ -292,3 +298,11 @@ def test_an_untrained_network_is_undecided(backbone):
     labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
     loss = torch.nn.functional.cross_entropy(model(torch.randn(8, 3, 64, 64)), labels)
     assert loss.item() == pytest.approx(math.log(3), abs=0.2)
+
+
+def test_the_networks_input_is_normalised_in_three_equal_channels():
+    images = torch.tensor([[[0, 255]]], dtype=torch.uint8)
+    values = to_input(images, {"mean": [0.5, 0.5, 0.25], "std": [0.5, 0.25, 0.25]})
+    assert values.shape == (1, 3, 1, 2)
+    assert values.dtype == torch.float32
+    assert values[0, :, 0].tolist() == [[-1, 1], [-2, 2], [-1, 3]]
