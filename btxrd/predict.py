@@ -148,11 +148,13 @@ def _classified(
     decoded: list[np.ndarray | str],
     gradcam_dir: str | Path | None,
 ) -> list[dict[str, Any]]:
-    rows = [{"file": str(file)} for file in files]
-    readable = [n for n, pixels in enumerate(decoded) if not isinstance(pixels, str)]
-    for row, pixels in zip(rows, decoded, strict=True):
+    rows: list[dict[str, Any]] = [{"file": str(file)} for file in files]
+    readable = []
+    for n, pixels in enumerate(decoded):
         if isinstance(pixels, str):
-            row["error"] = pixels
+            rows[n]["error"] = pixels
+        else:
+            readable.append(n)
     if not readable:
         return rows
     images = np.stack([decoded[n] for n in readable])
