@@ -4,6 +4,7 @@ import logging
 import os
 import tempfile
 import traceback
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from traitlets.config import Config
 from btxrd.files import PROJECT_ROOT, atomic_path
 from btxrd.report.page import write_html
 from btxrd.stages import Stage
+from btxrd.study.warm import WarmProvisioner
 
 __all__ = ["NOTEBOOKS", "NotebookError", "execute_notebook", "notebook_file", "read_notebook"]
 
@@ -130,12 +132,16 @@ def _killed_for_memory() -> int:
 
 
 class KernelWithEnvironment(AsyncKernelManager):
-    """Starts kernels with an environment of their own."""
+    """Starts warm kernels with an environment of their own."""
 
     environment = Dict(help="The kernel's environment variables.").tag(config=True)
 
     async def _async_pre_start_kernel(self, **settings: Any) -> tuple[list[str], dict[str, Any]]:
         settings["env"] = dict(self.environment)
+        self.kernel_id = self.kernel_id or uuid.uuid4().hex
+        self.provisioner = WarmProvisioner(
+            kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self
+        )
         return await super()._async_pre_start_kernel(**settings)
 
 

@@ -2,7 +2,7 @@
 
 Such a process is started once in each worker (`python -m btxrd.study.warm`), imports, and forks
 itself when it is asked for a kernel. It has a single thread then, and ends with its worker; its
-kernels end with it. Where the system has no pidfd (all but Linux), kernels start as jupyter does it.
+kernels end with it. Without pidfd (everywhere but on Linux), kernels start as jupyter does it.
 """
 
 import contextlib
