@@ -91,6 +91,10 @@ def test_every_room_has_its_rank():
     assert {room_of(name) for name in MODULES} - set(RANK) == set()
 
 
+def test_what_is_imported_exists():
+    assert {other for name in MODULES for other in modules_imported(name)} - set(MODULES) == set()
+
+
 def test_there_is_no_circle_of_imports():
     # `prepare` names the circle that it finds.
     TopologicalSorter({name: modules_imported(name) for name in MODULES}).prepare()
