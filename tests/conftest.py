@@ -5,10 +5,14 @@ import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from btxrd.data import (
     ImageCache,
@@ -19,6 +23,7 @@ from btxrd.data import (
     read_table,
 )
 from btxrd.phantom import make_phantom
+from btxrd.predictions import predictions_frame
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -55,6 +60,45 @@ def duplicates(cache: ImageCache) -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def split(table: pd.DataFrame, duplicates: pd.DataFrame) -> pd.DataFrame:
     return make_split(table, "stratified", duplicates=duplicates)
+
+
+@pytest.fixture(scope="session")
+def predicted() -> Callable[..., pd.DataFrame]:
+    """Make predictions of a model that gives the true class's logit `skill` more than noise."""
+
+    def make(
+        sizes: tuple[int, int, int] = (60, 50, 20),
+        seed: int = 0,
+        skill: float = 1.5,
+        part: str = "test",
+        views: int = 2,
+        **columns: Any,
+    ) -> pd.DataFrame:
+        """Give so many images of each class, in study groups of `views` images of one class."""
+        y = np.repeat([0, 1, 2], sizes)
+        rows = pd.DataFrame({"image_id": [f"{part}-{i:04d}" for i in range(len(y))], "label": y})
+        groups = [f"{label}-{i // views}" for i, label in enumerate(y)]
+        rows = rows.assign(part=part, center=1, group=groups).assign(**columns)
+        noise = np.random.default_rng(seed).normal(size=(len(y), 3))
+        return predictions_frame(rows, noise + skill * np.eye(3)[y])
+
+    return make
+
+
+@pytest.fixture
+def drawn() -> Callable[[Figure, Any], Figure]:
+    """Draw a figure, and check what every figure promises."""
+    plt.switch_backend("Agg")
+
+    def draw(figure: Figure, n: Any) -> Figure:
+        assert isinstance(figure, Figure)
+        assert f"n = {n}" in figure.get_suptitle()
+        assert figure.get_figwidth() <= 10
+        figure.canvas.draw()
+        assert plt.get_fignums() == []
+        return figure
+
+    return draw
 
 
 @pytest.fixture

@@ -4,13 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import softmax
+from scipy.stats import norm
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
+from btxrd.evaluation import Bootstrap
 from btxrd.evaluation.calibration import (
     TEMPERATURE_BOUNDS,
     TOP_LABEL,
     apply_temperature,
-    brier_decomposition,
     calibration_outcomes,
     calibration_summary,
     expected_calibration_error,
@@ -19,7 +20,6 @@ from btxrd.evaluation.calibration import (
     reliability_tables,
     selective_prediction,
 )
-from btxrd.evaluation.intervals import bootstrap_weights
 from btxrd.predictions import (
     COLUMNS,
     predictions_frame,
@@ -28,22 +28,16 @@ from btxrd.predictions import (
     write_predictions,
 )
 
+OUTCOMES = ["Normal", "Benign", "Malignant", TOP_LABEL]
 
-def calibrated(n, seed, part="test", factor=1.0):
+
+def calibrated(n, seed, factor=1.0):
     """Predictions whose labels were drawn from softmax(logits / factor)."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(scale=2, size=(n, 3))
-    chances = softmax(logits, axis=1)
-    y = (rng.random((n, 1)) > chances.cumsum(axis=1)).sum(axis=1)
-    rows = pd.DataFrame(
-        {
-            "image_id": [f"{part}-{i}" for i in range(n)],
-            "part": part,
-            "center": 1,
-            "group": [f"g{i // 2}" for i in range(n)],
-            "label": np.minimum(y, 2),
-        }
-    )
+    y = (rng.random((n, 1)) > softmax(logits, axis=1).cumsum(axis=1)).sum(axis=1)
+    rows = pd.DataFrame({"image_id": [f"i{i}" for i in range(n)], "label": np.minimum(y, 2)})
+    rows = rows.assign(part="test", center=1, group=[f"g{i // 2}" for i in range(n)])
     return predictions_frame(rows, logits * factor)
 
 
@@ -81,11 +75,8 @@ def test_scaled_predictions_stay_valid(tmp_path):
     scaled = apply_temperature(frame, 3.0)
     assert tuple(scaled) == COLUMNS
     assert scaled.index.equals(frame.index)
-    np.testing.assert_allclose(
-        probabilities(scaled),
-        softmax(frame.filter(like="logit_").to_numpy() / 3, axis=1),
-        rtol=1e-12,
-    )
+    expected = softmax(frame.filter(like="logit_").to_numpy() / 3, axis=1)
+    np.testing.assert_allclose(probabilities(scaled), expected, rtol=1e-12)
     assert (probabilities(scaled).argmax(1) == probabilities(frame).argmax(1)).all()
     write_predictions(tmp_path / "predictions.csv", scaled)
     assert len(read_predictions(tmp_path / "predictions.csv")) == 30
@@ -103,17 +94,27 @@ def test_nothing_to_fit_is_refused():
     with pytest.raises(ValueError, match="found none"):
         fit_temperature(nothing)
     with pytest.raises(ValueError, match="found none"):
-        selective_prediction(nothing)
+        selective_prediction(nothing, Bootstrap(9))
 
 
-def test_calibration_error_is_that_of_a_plain_loop(sample):
+def error_by_definition(outcome, chances, times, bins):
+    """Repeat the images, split them into bins of equally many, and average the gaps."""
+    repeated = np.repeat(np.argsort(chances, kind="stable"), times[np.argsort(chances)])
+    parts = np.array_split(repeated, min(bins, len(repeated)))
+    gaps = [len(part) * abs(outcome[part].mean() - chances[part].mean()) for part in parts]
+    return sum(gaps) / len(repeated)
+
+
+@pytest.mark.parametrize("bins", [1, 7, 10, 203, 500])
+def test_calibration_error_is_its_definition(sample, bins):
     outcome, chances = sample
-    order = np.argsort(chances)
-    error = 0
-    for k in range(7):  # 203 = 7 × 29
-        rows = order[29 * k : 29 * (k + 1)]
-        error += abs(outcome[rows].mean() - chances[rows].mean()) / 7
-    assert expected_calibration_error(outcome, chances, bins=7) == pytest.approx(error)
+    weights = np.random.default_rng(bins).integers(0, 4, (20, len(chances)))
+    weights[0], weights[1], weights[2] = 1, 0, 3
+    weights[1, 17] = 1  # a single image
+    expected = [error_by_definition(outcome, chances, times, bins) for times in weights]
+    found = expected_calibration_error(outcome, chances, weights, bins)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(expected_calibration_error(outcome, chances, bins=bins), found[:1])
 
 
 def test_calibrated_probabilities_have_a_small_error():
@@ -130,39 +131,20 @@ def test_the_mean_is_the_error_of_one_bin(sample):
     assert expected_calibration_error([True], [0.7], bins=10) == pytest.approx(0.3)
 
 
-def test_reliability_table_has_wilson_intervals(sample):
+@pytest.mark.parametrize("level", [0.95, 0.8])
+def test_reliability_table_has_wilson_intervals(sample, level):
     outcome, chances = sample
-    table = reliability_table(outcome, chances, bins=10)
+    table = reliability_table(outcome, chances, Bootstrap(9, level), bins=10)
     assert table["n"].tolist() == [21] * 3 + [20] * 7
     assert table["confidence"].is_monotonic_increasing
     assert np.average(table["observed"], weights=table["n"]) == pytest.approx(outcome.mean())
     assert np.average(table["confidence"], weights=table["n"]) == pytest.approx(chances.mean())
-    z = 1.959963984540054
+    z = norm.ppf((1 + level) / 2)
     n, p = table["n"], table["observed"]
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     np.testing.assert_allclose(table["low"], centre - half, atol=1e-12)
     np.testing.assert_allclose(table["high"], centre + half, atol=1e-12)
-
-
-@pytest.mark.parametrize("bins", [1, 4, 10, 203, 500])
-def test_the_parts_sum_to_the_brier_score(sample, bins):
-    parts = brier_decomposition(*sample, bins)
-    total = parts["reliability"] - parts["resolution"] + parts["uncertainty"] + parts["within_bin"]
-    assert total == pytest.approx(parts["brier"], abs=1e-14)
-    assert parts["brier"] == pytest.approx(brier_score_loss(*sample))
-
-
-def test_the_parts_are_murphys_where_bins_hold_one_probability_each():
-    rng = np.random.default_rng(0)
-    chances = np.repeat([0.1, 0.4, 0.8], 40)
-    outcome = rng.random(120) < 0.5
-    parts = brier_decomposition(outcome, chances, bins=3)
-    observed = outcome.reshape(3, 40).mean(axis=1)
-    assert parts["reliability"] == pytest.approx(np.mean((observed - [0.1, 0.4, 0.8]) ** 2))
-    assert parts["resolution"] == pytest.approx(np.mean((observed - outcome.mean()) ** 2))
-    assert parts["uncertainty"] == pytest.approx(outcome.var())
-    assert parts["within_bin"] == pytest.approx(0, abs=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +159,9 @@ def test_the_parts_are_murphys_where_bins_hold_one_probability_each():
 )
 def test_bad_outcomes_are_refused(outcome, confidence, message):
     with pytest.raises(ValueError, match=message):
-        reliability_table(outcome, confidence)
+        reliability_table(outcome, confidence, Bootstrap())
+    with pytest.raises(ValueError, match=message):
+        expected_calibration_error(outcome, confidence)
 
 
 def test_bins_must_be_some(sample):
@@ -186,39 +170,54 @@ def test_bins_must_be_some(sample):
 
 
 def test_summary_before_and_after():
-    val, test = (calibrated(4000, seed, part, 3.0) for seed, part in ((0, "val"), (1, "test")))
-    summary = calibration_summary(val, test)
-    assert summary.index.tolist() == ["Normal", "Benign", "Malignant", TOP_LABEL]
-    assert summary["temperature"].tolist() == pytest.approx([3] * 4, rel=0.06)
-    assert (summary["ece_after"] < summary["ece_before"] / 2).all()
-    assert (summary["brier_after"] < summary["brier_before"]).all()
-    outcome, chances = calibration_outcomes(test)[TOP_LABEL]
-    top = summary.loc[TOP_LABEL]
-    assert top["ece_before"] == expected_calibration_error(outcome, chances)
-    assert top["reliability_before"] == brier_decomposition(outcome, chances)["reliability"]
-    assert top["positive"] == outcome.sum()
+    val, test = (calibrated(4000, seed, 3.0) for seed in (0, 1))
+    table = calibration_summary(val, test, Bootstrap(50))
+    assert table["outcome"].tolist() == np.repeat(OUTCOMES, 2).tolist()
+    assert table["when"].tolist() == ["before", "after"] * 4
+    assert table["temperature"].tolist() == pytest.approx([3] * 8, rel=0.06)
+    before, after = (table[table["when"] == w].set_index("outcome") for w in ("before", "after"))
+    assert (after["ece"] < before["ece"] / 2).all()
+    assert (after["brier"] < before["brier"]).all()
+    for frame, rows in ((test, before), (apply_temperature(test, fit_temperature(val)), after)):
+        for name, (outcome, chances) in calibration_outcomes(frame).items():
+            row = rows.loc[name]
+            assert row["ece"] == pytest.approx(expected_calibration_error(outcome, chances))
+            assert row["brier"] == pytest.approx(brier_score_loss(outcome, chances))
+            assert (row["n"], row["positive"]) == (4000, outcome.sum())
+
+
+def test_summary_intervals_are_those_of_a_plain_loop():
+    val, test, bootstrap = calibrated(200, 0), calibrated(150, 1), Bootstrap(60, 0.9, seed=7)
+    row = calibration_summary(val, test, bootstrap, bins=5).set_index(["outcome", "when"]).loc
+    outcome, chances = calibration_outcomes(test)["Malignant"]
+    weights = bootstrap.weights(test["label"], test["group"])[1:].astype(int)
+    brier = [brier_score_loss(outcome, chances, sample_weight=times) for times in weights]
+    error = [error_by_definition(outcome, chances, times, 5) for times in weights]
+    found = row["Malignant", "before"]
+    for name, values in (("brier", brier), ("ece", error)):
+        ends = found[[f"{name}_low", f"{name}_high"]].astype(float)
+        np.testing.assert_allclose(ends, np.percentile(values, [5, 95]))
 
 
 def test_summary_without_malignant_images():
     test = calibrated(200, 1)
-    test = test[test["label"] < 2]
-    summary = calibration_summary(calibrated(200, 0, "val"), test)
-    assert summary.loc["Malignant", "uncertainty_after"] == 0
+    summary = calibration_summary(calibrated(200, 0), test[test["label"] < 2], Bootstrap(20))
+    assert summary.loc[summary["outcome"] == "Malignant", "positive"].tolist() == [0, 0]
     assert summary.notna().all(axis=None)
 
 
 def test_reliability_tables_cover_every_outcome():
-    tables = reliability_tables(calibrated(100, 0), bins=5)
-    assert list(tables) == ["Normal", "Benign", "Malignant", TOP_LABEL]
+    tables = reliability_tables(calibrated(100, 0), Bootstrap())
+    assert list(tables) == OUTCOMES
     assert all(table["n"].sum() == 100 for table in tables.values())
 
 
 def test_selective_prediction_is_a_plain_loop():
-    frame = calibrated(60, 4)
-    table = selective_prediction(frame, replicates=80, level=0.9, seed=7)
+    frame, bootstrap = calibrated(60, 4), Bootstrap(80, 0.9, seed=7)
+    table = selective_prediction(frame, bootstrap)
     chances = probabilities(frame)
     confidence, called = chances.max(axis=1), chances.argmax(axis=1)
-    weights = bootstrap_weights(frame["label"], frame["group"], 80, seed=7)
+    weights = bootstrap.weights(frame["label"], frame["group"])[1:]
     for row in table.iloc[[20, 40, -1]].itertuples():
         kept = confidence >= row.threshold
         assert row.n == kept.sum()
@@ -235,5 +234,5 @@ def test_selective_prediction_is_a_plain_loop():
 
 def test_equal_confidences_are_answered_together():
     rows = calibrated(4, 0)
-    table = selective_prediction(predictions_frame(rows, [[1, 0, 0]] * 3 + [[2, 0, 0]]))
-    assert table["n"].tolist() == [1, 4]
+    frame = predictions_frame(rows, [[1, 0, 0]] * 3 + [[2, 0, 0]])
+    assert selective_prediction(frame, Bootstrap(9))["n"].tolist() == [1, 4]

@@ -4,33 +4,27 @@ import subprocess
 import sys
 
 import matplotlib as mpl
-
-mpl.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 from btxrd import CLASS_NAMES
-from btxrd.evaluation import classification_metrics, figures
+from btxrd.evaluation import Bootstrap, classification_metrics
+from btxrd.evaluation.localisation import localisation_table
+from btxrd.evaluation.summary import summarise
+from btxrd.predictions import labels, probabilities
+from btxrd.report import figures
+
+BOOTSTRAP = Bootstrap(20, 0.9)
 
 
 @pytest.fixture
-def case():
-    rng = np.random.default_rng(0)
-    y = np.repeat([0, 1, 2], [30, 25, 8])
-    return y, rng.dirichlet([1, 1, 1], len(y)) * 0.5 + np.eye(3)[y] * 0.5
+def test(predicted):
+    return predicted((30, 25, 8), skill=9)
 
 
-def drawn(figure, n):
-    """Draw it, and check what every figure promises."""
-    assert isinstance(figure, Figure)
-    assert f"n = {n}" in figure.get_suptitle()
-    figure.canvas.draw()
-    assert plt.get_fignums() == []
-    return figure
+def metrics_of(frame):
+    return classification_metrics(labels(frame), probabilities(frame))
 
 
 def texts(axis):
@@ -54,43 +48,41 @@ def test_use_style_keeps_type_legible():
         assert mpl.rcParams["figure.facecolor"] == "white"
 
 
-def test_figures_do_not_change_the_style(case):
+def test_figures_do_not_change_the_style(test):
     before = dict(mpl.rcParams)
-    figures.confusion_matrix_figure(classification_metrics(*case))
+    figures.confusion_matrix_figure(metrics_of(test))
     assert dict(mpl.rcParams) == before
 
 
-def test_confusion_matrix(case):
-    figure = drawn(figures.confusion_matrix_figure(classification_metrics(*case)), 63)
+def test_confusion_matrix(test, drawn):
+    figure = drawn(figures.confusion_matrix_figure(metrics_of(test)), 63)
     counts, shares = figure.axes
     assert texts(counts)[0] == "30"
     assert texts(shares)[0] == "100.0%"
     assert counts.get_xlabel() == "Predicted class"
 
 
-def test_confusion_matrix_of_a_file_with_an_absent_class(case):
-    y, p = case
-    metrics = classification_metrics(y[y < 2], p[y < 2])
+def test_confusion_matrix_of_a_file_with_an_absent_class(test, drawn):
+    metrics = metrics_of(test[test["label"] < 2])
     metrics["confusion_matrix"]["row_normalised"][2] = [None] * 3
     drawn(figures.confusion_matrix_figure(metrics), 55)
 
 
-def test_roc_and_pr(case):
-    figure = drawn(figures.roc_pr_figure(*case, groups=np.arange(63) // 2, replicates=20), 63)
-    roc, pr = figure.axes
-    labels = [text.get_text() for text in roc.get_legend().get_texts()]
-    assert labels[2].startswith("Malignant: AUC 1.000 (1.000–1.000), n = 8")
-    assert len(pr.collections) == 3  # one band a class
-
-
-def test_roc_without_a_class(case):
-    y, p = case
-    figure = drawn(figures.roc_pr_figure(y[y < 2], p[y < 2], replicates=20), 55)
-    assert len(figure.axes[0].collections) == 2
+@pytest.mark.parametrize("classes", [3, 2])
+def test_roc_and_pr(test, drawn, classes):
+    frame = test[test["label"] < classes]
+    intervals = summarise(frame, BOOTSTRAP)["test"]["intervals"]
+    figure = drawn(figures.roc_pr_figure(frame, intervals, BOOTSTRAP), len(frame))
+    assert ", 90 % bootstrap bands (" in figure.get_suptitle()
+    for axis, score in zip(figure.axes, ("AUC", "AP"), strict=True):
+        assert len(axis.collections) == classes  # one band a class
+        named = [text.get_text() for text in axis.get_legend().get_texts()]
+        assert named[1].startswith(f"Benign: {score} 1.000 (1.000–1.000), n = 25")
+        assert len(named) == classes + 1
 
 
 @pytest.mark.parametrize("epochs", [1, 30])
-def test_history(epochs):
+def test_history(drawn, epochs):
     columns = [f"{p}_{q}" for p in ("train", "val") for q in ("loss", "top1", "top2")]
     columns += [f"{p}_recall_{name}" for p in ("train", "val") for name in CLASS_NAMES]
     values = np.linspace(0.9, 0.5, epochs)
@@ -100,7 +92,7 @@ def test_history(epochs):
     assert all(axis.get_xlabel() == "Epoch" for axis in figure.axes)
 
 
-def test_forest_plot():
+def test_forest_plot(drawn):
     table = pd.DataFrame(
         {
             "label": ["E1", "E1", "E2", "E2"],
@@ -112,19 +104,34 @@ def test_forest_plot():
             "n": [564, 808] * 2,
         }
     )
-    figure = figures.metric_interval_figure(table, hue="split", references={"Accuracy": 0.55})
-    drawn(figure, "564 to 808")
+    figure = figures.metric_interval_figure(
+        table, BOOTSTRAP, hue="split", references={"Accuracy": 0.55}
+    )
+    assert "Accuracy, 90 % intervals (" in drawn(figure, "564 to 808").get_suptitle()
     assert figure.axes[0].get_xlabel() == "Accuracy"
     assert figure.legends[0].get_texts()[1].get_text() == "center (n = 808 images)"
     plain = table.loc[[0, 3], ["label", "estimate", "low", "high"]]
-    drawn(figures.metric_interval_figure(plain, metric="Macro AUC"), "2 estimates")
+    drawn(figures.metric_interval_figure(plain, BOOTSTRAP, "Macro AUC"), "2 estimates")
     with pytest.raises(ValueError, match="lacks \\['low'\\]"):
-        figures.metric_interval_figure(plain.drop(columns="low"))
+        figures.metric_interval_figure(plain.drop(columns="low"), BOOTSTRAP)
+
+
+@pytest.mark.parametrize("by", ["source", "part"])
+def test_localisation_scores_have_a_panel_each(drawn, by):
+    scores = pd.DataFrame({"iou": [0.2, 0.4], "iou_chance": 0.1, "energy": 0.3, "label": 1})
+    scores["group"] = ["a", "b"]
+    table = localisation_table(scores, BOOTSTRAP)
+    figure = figures.score_interval_figure(table, BOOTSTRAP, by, "Maps", hue="source")
+    assert drawn(figure, 2).get_suptitle() == "Maps, 90 % intervals (n = 2 images)"
+    assert [axis.get_xlabel() for axis in figure.axes] == ["IoU at 0.5", "Energy in lesion"]
+    assert all(axis.get_xlim()[1] == pytest.approx(0.42) for axis in figure.axes)
+    ticks = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert ticks == list(dict.fromkeys(table[by]))
 
 
 @pytest.mark.parametrize("label", [{0: 0, 1: 1, 2: 2}, dict(enumerate(CLASS_NAMES))])
 @pytest.mark.parametrize("categories", [3, 9])
-def test_class_counts(label, categories):
+def test_class_counts(drawn, label, categories):
     numbers = pd.Series([0, 1, 0, 2, 1, 0, 0, 0, 0, 0] * 10)
     table = pd.DataFrame({"label": numbers.map(label), "center": np.arange(100) % categories})
     axis = drawn(figures.class_counts_figure(table, "center"), 100).axes[0]
@@ -138,7 +145,7 @@ def test_class_counts_refuses_unknown_labels():
         figures.class_counts_figure(pd.DataFrame({"label": [0]}), "center")
 
 
-def test_gallery_draws_outlines_and_heat():
+def test_gallery_draws_outlines_and_heat(drawn):
     images = np.zeros((3, 16, 16), dtype=np.uint8)
     mask = np.zeros((16, 16), dtype=bool)
     mask[4:8, 4:8] = True
@@ -151,7 +158,7 @@ def test_gallery_draws_outlines_and_heat():
     assert figure.axes[0].get_xlim() == (-0.5, 15.5)
 
 
-def test_an_empty_gallery_says_so():
+def test_an_empty_gallery_says_so(drawn):
     drawn(figures.gallery_figure(np.empty((0, 16, 16)), []), 0)
 
 

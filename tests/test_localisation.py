@@ -3,27 +3,24 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from torch import nn
 
-from btxrd.evaluation.gradcam import cam_mask_iou, class_activation_maps
+from btxrd.evaluation import Bootstrap
 from btxrd.evaluation.localisation import (
     SCORES,
     SOURCES,
     best_threshold,
+    cam_mask_iou,
     center_prior,
     chance_scores,
-    localisation_finding,
-    localisation_report,
+    energy_inside,
     localisation_scores,
     localisation_table,
-    randomised_copy,
+    normalise_maps,
+    pointing_game,
     reference_scores,
-    size_tertiles,
 )
-from btxrd.models import BTXRDClassifier
 
-SIZE = 64
+FEW = Bootstrap(50)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +45,67 @@ def scores(masks: np.ndarray) -> pd.DataFrame:
     facts = {"group": np.arange(40) // 2, "label": np.arange(40) // 20 + 1}
     thresholds = {source: best_threshold(found, drawn) for source, found in maps.items()}
     return pd.DataFrame(facts).join(reference_scores(maps, drawn, thresholds))
+
+
+def square(*corners) -> np.ndarray:
+    """An 8 x 8 mask that is 1 in rows and columns [top, bottom) x [left, right)."""
+    top, bottom, left, right = corners
+    mask = np.zeros((8, 8), dtype=np.uint8)
+    mask[top:bottom, left:right] = 1
+    return mask
+
+
+def test_normalised_maps_span_zero_to_one():
+    maps = np.stack([np.zeros((8, 8)), np.full((8, 8), 3.0), square(0, 4, 0, 4) * 5.0 + 1])
+    scaled = normalise_maps(maps)
+    assert scaled.dtype == np.float32
+    assert not scaled[:2].any()
+    np.testing.assert_array_equal(scaled[2], square(0, 4, 0, 4))
+
+
+def test_scores_of_known_maps():
+    mask = square(0, 4, 0, 4)
+    maps = np.stack([mask, square(0, 4, 2, 6), square(4, 8, 4, 8), mask, 0 * mask]) * 2.0
+    masks = np.stack([mask, mask, mask, 0 * mask, mask])
+    iou = cam_mask_iou(maps, masks)
+    np.testing.assert_allclose(iou, [1, 8 / 24, 0, np.nan, 0])
+    energy = energy_inside(maps, masks)
+    np.testing.assert_allclose(energy, [1, 0.5, 0, np.nan, np.nan])
+    assert pointing_game(maps, masks).tolist() == [True, True, False, False, False]
+
+
+def test_energy_uses_the_raw_map():
+    mask = square(0, 4, 0, 8)
+    maps = (1.0 + 2.0 * mask)[None]
+    assert energy_inside(maps, mask[None]) == pytest.approx([0.75])
+    assert energy_inside(normalise_maps(maps), mask[None]) == pytest.approx([1.0])
+
+
+def test_scores_do_not_depend_on_the_scale_of_the_map():
+    generator = np.random.default_rng(0)
+    maps = generator.random((6, 8, 8), dtype=np.float32)
+    masks = (generator.random((6, 8, 8)) > 0.6).astype(np.uint8)
+    for score in (cam_mask_iou, pointing_game, energy_inside):
+        np.testing.assert_allclose(score(1e-6 * maps, masks), score(maps, masks), rtol=1e-5)
+
+
+def test_a_higher_threshold_leaves_less():
+    maps = np.linspace(0, 1, 64).reshape(1, 8, 8)
+    masks = np.ones((1, 8, 8), dtype=np.uint8)
+    shares = [cam_mask_iou(maps, masks, threshold)[0] for threshold in (0.25, 0.5, 0.75)]
+    assert shares == [0.75, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.5])
+def test_threshold_out_of_range(threshold):
+    with pytest.raises(ValueError, match="threshold must lie"):
+        cam_mask_iou(np.zeros((1, 8, 8)), np.zeros((1, 8, 8), np.uint8), threshold)
+
+
+@pytest.mark.parametrize("score", [cam_mask_iou, pointing_game, energy_inside])
+def test_shapes_must_agree(score):
+    with pytest.raises(ValueError, match="masks"):
+        score(np.zeros((2, 8, 8)), np.zeros((2, 4, 4), np.uint8))
 
 
 def test_a_map_that_is_the_mask_scores_one(masks):
@@ -110,74 +168,8 @@ def test_without_a_lesion_on_val_the_threshold_is_a_half(masks):
     assert best_threshold(np.ones((0, 8, 8)), masks[:0]) == 0.5
 
 
-@pytest.fixture(scope="module", params=["efficientnet_b0", "resnet18"])
-def model(request) -> BTXRDClassifier:
-    torch.manual_seed(0)
-    return BTXRDClassifier(request.param, pretrained=False).eval()
-
-
-def test_no_weight_is_kept(model):
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    inputs = torch.randn(4, 3, SIZE, SIZE)
-    drawn = randomised_copy(model, inputs, seed=1)
-    assert not drawn.training
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name]), name
-    weights = dict(drawn.named_parameters())
-    for name, value in model.named_parameters():
-        if value.ndim > 1:
-            assert not torch.isclose(weights[name], value, rtol=1e-4).float().mean() > 0.01, name
-
-
-def test_the_seed_alone_decides_the_weights(model):
-    inputs = torch.randn(4, 3, SIZE, SIZE)
-    state = torch.get_rng_state()
-    first, second, other = (randomised_copy(model, inputs, seed) for seed in (1, 1, 2))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(first(inputs), second(inputs))
-    assert not torch.equal(first(inputs), other(inputs))
-
-
-def test_maps_of_randomised_weights_are_not_empty(model):
-    images = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE), dtype=np.uint8)
-
-    def to_input(pixels: torch.Tensor) -> torch.Tensor:
-        return (pixels[:, None].float() / 255 - 0.45).div(0.22).expand(-1, 3, -1, -1)
-
-    drawn = randomised_copy(model, to_input(torch.from_numpy(images)))
-    maps = np.concatenate(
-        [class_activation_maps(drawn, images, [c] * 8, to_input=to_input) for c in range(3)]
-    )
-    assert np.isfinite(maps).all()
-    assert (maps.max(axis=(1, 2)) > maps.min(axis=(1, 2))).mean() > 0.5
-
-
-def test_parameters_that_no_module_can_reset_are_drawn_too():
-    class Scaled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.full((4,), 7.0))
-            self.place = nn.Parameter(torch.linspace(-1, 1, 1000))
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return images
-
-    own = Scaled()
-    drawn = randomised_copy(own, torch.zeros(2, 3, 8, 8))
-    assert torch.equal(drawn.scale, own.scale)  # all equal: there is nothing to draw
-    assert not torch.isclose(drawn.place, own.place).all()
-    assert drawn.place.std().item() == pytest.approx(own.place.std().item(), rel=0.1)
-
-
-def test_thirds_by_size():
-    sizes = size_tertiles(np.arange(1, 10) / 100)
-    assert sizes.cat.codes.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    assert sizes.cat.categories[0] == "small lesion (< 3.7 %)"
-    assert len(size_tertiles([0.1])) == 1
-
-
 def test_the_table_holds_the_means_and_the_paired_leads(scores):
-    table = localisation_table(scores, replicates=300).set_index(["source", "score"])
+    table = localisation_table(scores, Bootstrap(300)).set_index(["source", "score"])
     assert len(table) == len(SCORES) * (2 * len(SOURCES) - 1)
     for source, ending in SOURCES.items():
         for score in SCORES:
@@ -190,19 +182,20 @@ def test_the_table_holds_the_means_and_the_paired_leads(scores):
 
 
 def test_whole_studies_are_drawn(scores):
-    width = {}
-    for name, frame in {"studies": scores, "images": scores.assign(group=np.arange(40))}.items():
-        twice = pd.concat([frame, frame])  # every image once more, in the same study
-        table = localisation_table(twice.reset_index(drop=True), replicates=500)
+    def width(frame):
+        table = localisation_table(frame.reset_index(drop=True), Bootstrap(500))
         row = table.set_index(["source", "score"]).loc[("network", "energy")]
-        width[name] = row["high"] - row["low"]
-    plain = localisation_table(scores.assign(group=np.arange(40)), replicates=500)
-    row = plain.set_index(["source", "score"]).loc[("network", "energy")]
-    assert width["images"] == pytest.approx(row["high"] - row["low"])
+        return row["high"] - row["low"]
+
+    apart = scores.assign(group=np.arange(40))
+    # Every image once more, in the same study: nothing is learnt.
+    assert width(pd.concat([apart, apart])) == pytest.approx(width(apart))
+    twice = pd.concat([apart, apart.assign(group=np.arange(40, 80))])
+    assert width(twice) < 0.85 * width(apart)
 
 
 def test_parts_are_averaged_apart(scores):
-    table = localisation_table(scores.assign(size=["a", "b"] * 20), by="size", replicates=50)
+    table = localisation_table(scores.assign(size=["a", "b"] * 20), FEW, by="size")
     assert list(dict.fromkeys(table["part"])) == ["a", "b"]
     assert (table["n"] == 20).all()
     row = table.set_index(["part", "source", "score"]).loc[("b", "network", "iou")]
@@ -211,7 +204,7 @@ def test_parts_are_averaged_apart(scores):
 
 def test_a_single_image_still_has_an_interval(scores):
     first = scores.assign(size=["a"] + ["b"] * 39)
-    table = localisation_table(first, by="size", replicates=50)
+    table = localisation_table(first, FEW, by="size")
     one = table[table["part"] == "a"]
     assert (one["n"] == 1).all()
     np.testing.assert_allclose(one[["low", "high"]].T, [one["estimate"]] * 2)
@@ -220,43 +213,6 @@ def test_a_single_image_still_has_an_interval(scores):
 def test_images_without_a_lesion_are_left_out(scores):
     normal = scores.iloc[[0]].assign(**dict.fromkeys(scores.columns[2:], np.nan), label=0, group=99)
     both = pd.concat([scores, normal], ignore_index=True)
-    pd.testing.assert_frame_equal(
-        localisation_table(both, replicates=50), localisation_table(scores, replicates=50)
-    )
+    pd.testing.assert_frame_equal(localisation_table(both, FEW), localisation_table(scores, FEW))
     with pytest.raises(ValueError, match="no image has an annotated lesion"):
-        localisation_table(normal)
-
-
-def test_level_out_of_range(scores):
-    with pytest.raises(ValueError, match="level"):
-        localisation_table(scores, level=95)
-
-
-def test_the_report_is_laid_out_for_reading(scores):
-    table = localisation_table(scores, replicates=50)
-    report = localisation_report(table)
-    assert list(report.columns) == list(SCORES.values())
-    assert list(report.index)[: len(SOURCES)] == list(SOURCES)
-    assert report.loc["network", "Energy in lesion"].startswith(f"{scores['energy'].mean():.3f} (")
-    parts = localisation_report(localisation_table(scores, by="label", replicates=50))
-    assert parts.index[0] == ("1 (n = 20)", "network")
-
-
-def test_the_finding_calls_the_network_better_and_worse_as_it_is(scores):
-    better = localisation_finding(localisation_table(scores, replicates=200))
-    assert "On 40 annotated test tumours of 20 studies" in better
-    assert "against chance **better** in 4 of 4 scores" in better
-    endings = {score: f"{score}_randomised" for score in SCORES}
-    swapped = scores.rename(columns=endings | {old: new for new, old in endings.items()})
-    worse = localisation_finding(localisation_table(swapped, replicates=200))
-    assert "against randomised weights **worse** in 4 of 4 scores" in worse
-    same = scores.assign(**{f"{score}_center": scores[score] for score in SCORES})
-    finding = localisation_finding(localisation_table(same, replicates=200))
-    assert "against center prior **no different** in any of 4 scores" in finding
-
-
-def test_a_score_that_never_varies_is_not_called(scores):
-    missed = scores.assign(pointing=0.0, energy=0.0, iou=0.0, iou_best=0.0)
-    finding = localisation_finding(localisation_table(missed, replicates=200))
-    assert "worse" not in finding
-    assert "against chance **no different**" in finding
+        localisation_table(normal, FEW)

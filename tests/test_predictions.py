@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 from scipy.special import softmax
 
-from btxrd.evaluation import read_predictions
 from btxrd.predictions import (
+    check_predictions,
     labels,
     predictions_frame,
     probabilities,
+    read_predictions,
     write_predictions,
 )
 
@@ -128,3 +129,33 @@ def test_bad_frames_are_not_written(path, rows, logits):
     with pytest.raises(ValueError, match="NaN"):
         predictions_frame(rows, np.full((4, 3), np.nan))
     assert path.read_bytes() == before
+
+
+GOOD = [[0.8, 0.1, 0.1], [0.1, 0.7, 0.2]]
+
+
+@pytest.mark.parametrize(
+    ("y", "p", "message"),
+    [
+        ([0, 3], GOOD, r"labels must be 0 to 2 .* found 3"),
+        ([-1, 0], GOOD, r"labels must be 0 to 2 .* found -1"),
+        ([0, 0.5], GOOD, "whole numbers"),
+        ([0, np.nan], GOOD, "whole numbers"),
+        (["a", "b"], GOOD, "whole numbers"),
+        ([0], GOOD, r"shape \(1, 3\).*found \(2, 3\)"),
+        ([0, 1], [[0.5, 0.5], [0.5, 0.5]], r"shape \(2, 3\)"),
+        ([], np.empty((0, 3)), "n ≥ 1"),
+        ([[0, 1]], GOOD, r"shape \(n,\)"),
+        ([0, 1], [[0.8, 0.1, np.nan], GOOD[1]], "1 of 2 rows hold NaN"),
+        ([0, 1], [GOOD[0], [2.0, -1.0, 0.0]], "not the logits"),
+        ([0, 1], [GOOD[0], [0.5, 0.1, 0.1]], "row 1 sums to 0.7"),
+    ],
+)
+def test_bad_predictions_are_refused(y, p, message):
+    with pytest.raises(ValueError, match=message):
+        check_predictions(y, p)
+
+
+def test_class_names_must_differ():
+    with pytest.raises(ValueError, match="different names"):
+        check_predictions([0, 1], [[0.9, 0.1], [0.2, 0.8]], ["Yes", "Yes"])

@@ -1,145 +1,253 @@
+"""The runs of a study: gathered from their files, which are subtracted, and which are refused."""
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from btxrd.evaluation import Bootstrap
+from btxrd.evaluation.comparisons import METRICS, holm, seed_summary
 from btxrd.evaluation.runs import (
+    COMPARED,
     COMPARISON_COLUMNS,
     collect_runs,
+    compare_runs,
     comparison_table,
+    differences_from,
     recommend,
-    recommendation_sentence,
-    run_line,
-    run_table,
+    run_figures,
+    seed_table,
     success_table,
-    validation_table,
 )
+from btxrd.evaluation.summary import summarise
 from btxrd.files import write_csv, write_json
+from btxrd.params import RunParams
+from btxrd.predictions import write_predictions
 
-LEAKAGE = pd.DataFrame({"strategy": ["stratified"], "part": ["test"], "sibling_share": [0.6]})
-SHORTCUTS = pd.DataFrame(
-    {
-        "shortcut": ["metadata", "metadata", "sites", "file"],
-        "sees": ["age", "age", "sites", "the file"],
-        "split": ["image", "grouped", "grouped", "grouped"],
-        "n": 60,
-        "macro_auc": [0.9, 0.55, 0.95, 0.61],
-        "low": 0.5,
-        "high": 0.97,
-    }
-)
-GAPS = pd.DataFrame(
-    {"experiment": ["tied_on_val"], "metric": ["macro_auc"], "difference": [0.2], "low": [0.1]}
-).assign(high=0.3)
+FEW = Bootstrap(200)
+IDENTITY = ["split", "first_experiment", "second_experiment"]
 
 
-def intervals(accuracy: float, auc: float, sensitivity: float) -> dict:
-    values = {"accuracy": accuracy, "macro_auc": auc, "sensitivity/Malignant": sensitivity}
-    return {name: [value, value - 0.1, value + 0.1] for name, value in values.items()}
+def intervals(*values):
+    return {name: [v, v - 0.1, v + 0.1] for name, v in zip(COMPARED, values, strict=True)}
 
 
-def add_run(study, experiment, split, test, val, **record) -> None:
-    folder = study / "runs" / experiment / split / "seed-42"
-    parameters = {
-        "model": {"backbone": "efficientnet_b0", "attn_layer": None},
-        "data": {"image_size": 96, "annotations": "none"},
-    }
-    write_json(folder / "run.json", {"status": "finished", "parameters": parameters, **record})
-    parts = {"test": test, "val": val}
-    metrics = {part: {"n": 60, "intervals": intervals(*values)} for part, values in parts.items()}
+def write_run(study, experiment, split, metrics, seed=42, **training):
+    params = RunParams(experiment=experiment, split=split, seed=seed, training=training)
+    folder = study / "runs" / experiment / split / f"seed-{seed}"
+    write_json(folder / "run.json", {"status": "finished", "parameters": params.model_dump()})
     write_json(folder / "metrics.json", metrics)
-    cams = pd.DataFrame({"label": [0, 1, 2], "iou": [np.nan, 0.1, 0.3]})
-    write_csv(folder / "gradcam.csv", cams)
+    return folder
 
 
 @pytest.fixture
 def study(tmp_path):
-    add_run(tmp_path, "best_on_test", "stratified", (0.99, 0.99, 0.99), (0.70, 0.8, 0.9))
-    add_run(tmp_path, "best_on_val", "stratified", (0.60, 0.70, 0.50), (0.80, 0.8, 0.5))
-    add_run(tmp_path, "tied_on_val", "stratified", (0.65, 0.75, 0.60), (0.80, 0.8, 0.6))
-    add_run(tmp_path, "tied_on_val", "center", (0.40, 0.55, 0.30), (0.75, 0.8, 0.6))
+    """Runs of which only the figures are known, a failed one, and a folder moved aside."""
+    for experiment, split, test, val in (
+        ("best_on_test", "stratified", (0.99, 0.99, 0.99), (0.70, 0.8, 0.9)),
+        ("best_on_val", "stratified", (0.60, 0.70, 0.50), (0.80, 0.8, 0.5)),
+        ("tied_on_val", "stratified", (0.65, 0.75, 0.60), (0.80, 0.8, 0.6)),
+        ("tied_on_val", "center", (0.40, 0.55, 0.30), (0.75, 0.8, 0.6)),
+    ):
+        parts = {"test": intervals(*test), "val": intervals(*val)}
+        metrics = {part: {"n": 60, "intervals": found} for part, found in parts.items()}
+        folder = write_run(tmp_path, experiment, split, metrics)
+        cams = pd.DataFrame({"label": [0, 1, 2], "iou": [np.nan, 0.1, 0.3]})
+        write_csv(folder / "gradcam.csv", cams)
     broken = tmp_path / "runs" / "broken" / "stratified" / "seed-42"
     write_json(broken / "run.json", {"status": "failed", "error": "the kernel died"})
     write_json(tmp_path / "runs" / "x" / "center" / "seed-42.old-20260101" / "run.json", {})
     return tmp_path
 
 
-def test_the_first_ten_columns_are_the_specifications(study):
-    table = comparison_table(collect_runs(study))
-    assert tuple(table.columns[:10]) == COMPARISON_COLUMNS
+@pytest.fixture
+def comparison(study):
+    return comparison_table(collect_runs(study)).set_index("Experiment ID", drop=False)
+
+
+def test_the_first_ten_columns_are_the_specifications(comparison):
+    assert tuple(comparison.columns[:10]) == COMPARISON_COLUMNS
     assert list(COMPARISON_COLUMNS[4:7]) == [
         "Stratified Accuracy",
         "Stratified Macro AUC",
         "Stratified Malignant Sensitivity",
     ]
-    row = table.set_index("Experiment ID").loc["tied_on_val"]
+    row = comparison.loc["tied_on_val"]
+    assert (row["Backbone"], row["Annotations"]) == ("efficientnet_b0", "none")
     assert row["Center-Holdout Macro AUC"] == 0.55
     assert row["Stratified Grad-CAM Mean IoU"] == pytest.approx(0.2)
     assert (row["Stratified Accuracy Low"], row["Stratified Accuracy High"]) == (0.55, 0.75)
 
 
-def test_failed_runs_are_rows_with_their_error(study):
-    table = comparison_table(collect_runs(study)).set_index("Experiment ID")
-    assert table.loc["broken", "Errors"] == "stratified: the kernel died"
-    assert "x" not in table.index
+def test_failed_runs_are_rows_with_their_error(comparison):
+    assert comparison.loc["broken", "Errors"] == "stratified: the kernel died"
+    assert "x" not in comparison.index
 
 
-def test_the_recommendation_is_read_on_validation(study):
-    table = comparison_table(collect_runs(study))
-    assert recommend(table) == "tied_on_val"
-    assert recommend(table[table["Experiment ID"] != "tied_on_val"]) == "best_on_val"
-    assert recommend(table[table["Experiment ID"] == "broken"]) is None
-
-
-def test_the_sentence_is_computed_from_the_runs(study):
-    runs = collect_runs(study)
-    sentence = recommendation_sentence("tied_on_val", runs, LEAKAGE, SHORTCUTS, GAPS)
-    for words in (
-        "(the file) reaches a macro AUC of 0.610",
-        "+0.200 (+0.100 to +0.300), told",
-        "tied_on_val",
-        "0.750 (0.650–0.850)",
-        "0.550 (0.450–0.650)",
-        "60%",
-        "(0.800)",
-    ):
-        assert words in sentence
-    assert "No experiment" in recommendation_sentence(None, runs, LEAKAGE, SHORTCUTS, GAPS)
-
-
-def test_every_run_has_a_line_with_links_or_its_error(study):
-    lines = {(run.experiment, run.split): run_line(run) for run in collect_runs(study)}
-    broken = lines[("broken", "stratified")]
-    assert "the kernel died ([error.txt](runs/broken/stratified/seed-42/error.txt))" in broken
-    assert "(runs/tied_on_val/center/seed-42/05_gradcam.html)" in lines[("tied_on_val", "center")]
-
-
-def test_leakage_and_shortcuts_stand_beside_the_runs(study):
-    table = run_table(collect_runs(study), LEAKAGE, SHORTCUTS).set_index(["Experiment", "Split"])
-    assert len(table) == 5 + 3
-    assert table.loc[("tied_on_val", "stratified"), "Sibling in train"] == "60%"
-    assert table.loc[("tied_on_val", "center"), "Sibling in train"] == "–"
-    assert table.loc[("no lesion: metadata", "by study"), "Macro AUC"] == "0.550 (0.500–0.970)"
-
-
-def test_validation_figures_have_intervals(study):
-    table = validation_table(collect_runs(study)).set_index(["Experiment", "Split"])
-    assert len(table) == 4
-    assert table.loc[("tied_on_val", "center"), "Accuracy"] == "0.750 (0.650–0.850)"
+def test_the_recommendation_is_read_on_validation(comparison):
+    assert recommend(comparison) == "tied_on_val"
+    assert recommend(comparison.drop("tied_on_val")) == "best_on_val"
+    assert recommend(comparison.loc[["broken"]]) is None
+    assert recommend(comparison_table([])) is None
 
 
 def test_seeds_are_averaged(study):
-    source = study / "runs" / "best_on_val" / "stratified" / "seed-42"
-    other = source.with_name("seed-7")
-    other.mkdir()
     metrics = {"test": {"n": 60, "intervals": intervals(0.8, 0.8, 0.8)}}
-    write_json(other / "metrics.json", metrics)
-    write_json(other / "run.json", {"status": "finished"})
+    write_run(study, "best_on_val", "stratified", metrics, seed=7)
     row = comparison_table(collect_runs(study)).set_index("Experiment ID").loc["best_on_val"]
     assert row["Stratified Accuracy"] == pytest.approx(0.7)
     assert row["Seeds"] == 2
 
 
-def test_success_criteria_are_checked(study):
-    table = comparison_table(collect_runs(study)).set_index("Experiment ID")
-    assert success_table(table.loc["best_on_test"])["Met"].tolist() == ["yes", "no", "yes", "yes"]
-    assert success_table(table.loc["tied_on_val"])["Met"].tolist() == ["no", "no", "no", "yes"]
+def test_success_criteria_are_checked(comparison):
+    for name, met in (("best_on_test", [True, False, True, True]), ("tied_on_val", [False] * 3)):
+        table = success_table(comparison.loc[name])
+        assert table["met"].tolist()[: len(met)] == met
+    assert table["reached"].tolist() == [0.65, 0.4, 0.6, pytest.approx(0.2)]
+    assert not success_table(comparison.loc["broken"])["met"].any()
+
+
+def test_the_figures_of_every_run_have_their_intervals(study):
+    test, val = (
+        run_figures(collect_runs(study), part).set_index(["experiment", "split"])
+        for part in ("test", "val")
+    )
+    assert len(test) == len(val) == 5
+    row = test.loc[("tied_on_val", "center")]
+    assert row[["n", "macro_auc", "macro_auc_low"]].tolist() == [60, 0.55, pytest.approx(0.45)]
+    assert val.loc[("tied_on_val", "center"), "accuracy_high"] == pytest.approx(0.85)
+    broken = test.loc[("broken", "stratified")]
+    assert broken.drop("status").isna().sum() == len(broken) - 2  # all but the seed
+    assert broken["status"] == "failed"
+
+
+@pytest.fixture
+def trained(tmp_path, predicted):
+    """Add a run with predictions: of more skill, the same images for the same split."""
+
+    def add(experiment, split="stratified", skill=1.0, seed=42, **training):
+        frame = predicted((30, 30, 30), [seed, int(100 * skill)], skill, views=1)
+        frame["image_id"] = split + frame["image_id"]
+        folder = write_run(
+            tmp_path, experiment, split, summarise(frame, Bootstrap(9)), seed, **training
+        )
+        write_predictions(folder / "predictions.csv", frame)
+        return frame
+
+    return add
+
+
+def test_experiments_are_compared_pairwise_and_the_better_one_is_found(trained, tmp_path):
+    for split in ("stratified", "grouped"):
+        for experiment, skill in (("good", 3.0), ("fair", 1.0), ("poor", 0.5)):
+            trained(experiment, split, skill)
+    table = compare_runs(tmp_path, Bootstrap(999))["differences.csv"]
+    pairs = [("fair", "good"), ("fair", "poor"), ("good", "poor")]
+    expected = [(split, *pair) for split in ("grouped", "stratified") for pair in pairs]
+    assert list(table[IDENTITY].drop_duplicates().itertuples(index=False, name=None)) == expected
+    assert table["note"].isna().all()
+    for _, family in table.groupby("split"):
+        assert len(family) == 3 * len(METRICS)
+        np.testing.assert_allclose(family["p_holm"], holm(family["p"]))
+    row = table.set_index([*IDENTITY, "metric"]).loc[("stratified", "good", "poor", "macro_auc")]
+    assert row["difference"] < -0.2
+    assert row["p_holm"] < 0.05
+
+
+def test_equal_predictions_do_not_differ(trained, tmp_path):
+    trained("one")
+    trained("two")
+    table = compare_runs(tmp_path, FEW)["differences.csv"]
+    assert len(table) == len(METRICS)
+    assert (table[["difference", "low", "high"]] == 0).all(axis=None)
+    assert (table[["p", "p_holm"]] == 1).all(axis=None)
+
+
+def test_runs_that_differ_in_more_are_refused_and_the_key_is_named(trained, tmp_path):
+    for experiment, training in (("a", {}), ("b", {}), ("longer", {"epochs": 99})):
+        trained(experiment, **training)
+    trained("a", "center")
+    trained("longer", "center")
+    tables = compare_runs(tmp_path, Bootstrap(20))
+    refused = tables["differences.csv"].dropna(subset="note")
+    assert list(refused[IDENTITY].itertuples(index=False, name=None)) == [
+        ("stratified", "a", "longer"),
+        ("stratified", "b", "longer"),
+    ]
+    values = ["metric", "first", "second", "difference", "low", "high", "p", "p_holm"]
+    assert refused[values].isna().all(axis=None)
+    assert refused["note"].iloc[0] == (
+        "a · stratified and longer · stratified: training.epochs is 50 and 99"
+    )
+    gap = tables["gaps.csv"].set_index("experiment").loc["longer"]
+    assert gap["note"] == "longer · stratified and longer · center: training.epochs is 99 and 50"
+    assert gap.drop("note").isna().all()
+
+
+def test_refused_experiments_on_other_data_do_not_stand_in_the_way(trained, tmp_path):
+    """Two pairs, each on images of its own."""
+    for experiment in "abcd":
+        frame = trained(experiment, **({"lr": 0.1} if experiment in "cd" else {}))
+        if experiment in "cd":
+            folder = tmp_path / "runs" / experiment / "stratified" / "seed-42"
+            write_predictions(folder / "predictions.csv", frame.iloc[:-1])
+    table = compare_runs(tmp_path, Bootstrap(20))["differences.csv"]
+    compared = table[table["note"].isna()][IDENTITY[1:]].drop_duplicates()
+    assert compared.to_numpy().tolist() == [["a", "b"], ["c", "d"]]
+    assert table["note"].notna().sum() == 4
+
+
+def test_the_gap_is_what_is_lost_in_the_other_center(trained, tmp_path):
+    inside, outside = trained("good", skill=3.0), trained("good", "center", skill=0.5)
+    trained("inside_only")
+    table = compare_runs(tmp_path, FEW)["gaps.csv"]
+    assert set(table["experiment"]) == {"good"}
+    gap = table.set_index("metric").loc["macro_auc"]
+    assert 0 < gap["low"] < gap["difference"] < gap["high"]
+    figures = [summarise(f, Bootstrap(9))["test"]["macro_auc"] for f in (inside, outside)]
+    assert gap[["inside", "outside"]].tolist() == pytest.approx(figures)
+    assert gap["difference"] == pytest.approx(figures[0] - figures[1])
+
+
+def test_differences_are_turned_to_the_experiment_in_question(trained, tmp_path):
+    for experiment, skill in (("a", 0.5), ("b", 3.0), ("c", 1.0)):
+        trained(experiment, skill=skill)
+    trained("odd", epochs=99)
+    differences = compare_runs(tmp_path, FEW)["differences.csv"]
+    turned = differences_from(differences, "b").set_index(["against", "metric"])
+    given = differences.set_index([*IDENTITY[1:], "metric"])
+    for metric in METRICS:
+        against_a, plain = turned.loc[("a", metric)], given.loc[("a", "b", metric)]
+        assert (against_a.drop("split") == plain[against_a.drop("split").index])[:5].all()
+        against_c, mirrored = turned.loc[("c", metric)], given.loc[("b", "c", metric)]
+        assert against_c["difference"] == -mirrored["difference"] > 0
+        assert (against_c["low"], against_c["high"]) == (-mirrored["high"], -mirrored["low"])
+        assert (against_c["p"], against_c["p_holm"]) == (mirrored["p"], mirrored["p_holm"])
+    assert turned.reset_index()["against"].unique().tolist() == ["a", "c", "odd"]
+    assert turned["note"].dropna().str.contains("epochs").tolist() == [True]
+    assert differences_from(differences, None).empty
+
+
+def test_several_seeds_have_their_mean_spread_and_ensemble(trained, tmp_path):
+    frames = {42: trained("good")}
+    trained("poor")
+    assert seed_table(collect_runs(tmp_path), tmp_path, FEW).empty
+    frames[7] = trained("good", seed=7)
+    table = seed_table(collect_runs(tmp_path), tmp_path, FEW)
+    expected = seed_summary({7: frames[7], 42: frames[42]}, FEW)
+    pd.testing.assert_frame_equal(table[expected.columns], expected)
+    assert (table[["experiment", "split"]] == ["good", "stratified"]).all(axis=None)
+    # Of several seeds, the first is compared.
+    differences = compare_runs(tmp_path, FEW)["differences.csv"].set_index("metric")
+    first = summarise(frames[7], Bootstrap(9))["test"]["accuracy"]
+    assert differences.loc["accuracy", "first"] == pytest.approx(first)
+    trained("good", seed=8, epochs=99)
+    with pytest.raises(ValueError, match=r"training\.epochs is 50 and 99; only seed may differ"):
+        seed_table(collect_runs(tmp_path), tmp_path, FEW)
+
+
+def test_a_study_without_runs_has_empty_tables(tmp_path):
+    tables = compare_runs(tmp_path, FEW)
+    assert all(table.empty for table in tables.values())
+    assert differences_from(tables["differences.csv"], "good").empty
+    assert run_figures([]).empty
+    assert seed_table([], tmp_path, FEW).empty

@@ -1,4 +1,4 @@
-"""Subgroups: the right images in each, bootstrap metrics for the large, notes for the small."""
+"""Subgroups: the right images in each, bootstrap metrics for those that are large enough."""
 
 import numpy as np
 import pandas as pd
@@ -6,14 +6,17 @@ import pytest
 
 from btxrd.data import read_table
 from btxrd.data.table import FLAG_COLUMNS
-from btxrd.evaluation.intervals import bootstrap_metrics
+from btxrd.evaluation import Bootstrap, bootstrap_metrics
 from btxrd.evaluation.subgroups import (
     EVERYONE,
     SUBGROUP_METRICS,
+    lesion_sizes,
     subgroup_attributes,
     subgroup_table,
 )
-from btxrd.predictions import labels, predictions_frame, probabilities
+from btxrd.predictions import labels, probabilities
+
+FEW = Bootstrap(20)
 
 
 @pytest.fixture
@@ -31,19 +34,13 @@ def release():
     return table
 
 
-def predictions(n=200, seed=0):
-    rng = np.random.default_rng(seed)
-    y = np.arange(n) % 3
-    logits = rng.normal(size=(n, 3))
-    logits[np.arange(n), y] += 1
-    rows = {"image_id": [f"i{i}" for i in range(n)], "part": "test", "center": 1}
-    return predictions_frame(
-        pd.DataFrame(rows | {"group": [f"g{i // 2}" for i in range(n)], "label": y}), logits
-    )
+@pytest.fixture
+def test(predicted):
+    return predicted((70, 70, 60), skill=1.0)
 
 
-def named(table, attribute, value):
-    return table[(table["attribute"] == attribute) & (table["value"] == value)].iloc[0]
+def grouped(frame, values, name="side"):
+    return pd.DataFrame({name: values}, index=frame["image_id"])
 
 
 def test_attributes_of_the_release(release):
@@ -59,16 +56,25 @@ def test_attributes_of_the_release(release):
     assert all(column.cat.ordered for _, column in attributes.items())
 
 
-def test_lesion_sizes_are_tertiles_of_the_annotated(release):
-    area = pd.Series([50.0, 10, 30, 0, np.nan], release["image_id"][:5])
-    sizes = subgroup_attributes(release, area)["lesion_size"]
+def test_lesion_sizes_are_thirds_of_the_annotated(release):
+    area = pd.Series([0.5, 0.1, 0.3, 0, np.nan], release["image_id"][:5])
+    sizes = subgroup_attributes(release, area)["lesion_size"].str.partition(" ")[0]
     assert sizes.tolist() == ["large", "small", "medium", "none", "none", "none"]
     assert subgroup_attributes(release, area * 0)["lesion_size"].eq("none").all()
-    many = release.loc[np.arange(90) % 6].assign(image_id=[f"i{i}" for i in range(90)])
-    area = pd.Series(np.random.default_rng(0).permutation(90) + 1, many["image_id"])
-    sizes = subgroup_attributes(many, area)["lesion_size"]
-    assert sizes.value_counts()[["small", "medium", "large"]].tolist() == [30, 30, 30]
-    assert area[sizes == "small"].max() < area[sizes == "medium"].min()
+    areas = pd.Series((np.random.default_rng(0).permutation(90) + 1) / 100, range(5, 95))
+    sizes = lesion_sizes(areas)
+    assert sizes.index.equals(areas.index)
+    assert sizes.value_counts(sort=False).tolist() == [30, 30, 30, 0]
+    small, medium, large, none = sizes.cat.categories
+    assert (small, medium, large, none) == (
+        "small (< 30.7 %)",
+        "medium",
+        "large (≥ 60.3 %)",
+        "none",
+    )
+    assert areas[sizes == small].max() < areas[sizes == medium].min()
+    assert areas[sizes == medium].max() < areas[sizes == large].min()
+    assert lesion_sizes(pd.Series([0.1, 0.0])).str.partition(" ")[0].tolist() == ["large", "none"]
 
 
 def test_attributes_of_a_phantom(table):
@@ -86,75 +92,62 @@ def test_attributes_of_the_real_table(real_table):
     assert attributes.notna().all(axis=None)
 
 
-def test_estimates_are_those_of_the_groups_images():
-    test = predictions()
-    attributes = pd.DataFrame({"image_id": test["image_id"], "side": ["left", "right"] * 100})
-    table = subgroup_table(test, attributes, replicates=60, level=0.9, seed=3)
+def test_estimates_are_those_of_the_groups_images(test):
+    bootstrap = Bootstrap(60, 0.9, seed=3)
+    table = subgroup_table(test, grouped(test, ["left", "right"] * 100), bootstrap)
     assert table["attribute"].tolist() == [EVERYONE, "side", "side"]
     for value, chosen in ((EVERYONE, test), ("left", test[::2]), ("right", test[1::2])):
         row = table[table["value"] == value].iloc[0]
         expected = bootstrap_metrics(
-            labels(chosen),
-            probabilities(chosen),
-            chosen["group"],
-            replicates=60,
-            level=0.9,
-            seed=3,
+            labels(chosen), probabilities(chosen), chosen["group"], bootstrap
         )
         for metric in SUBGROUP_METRICS:
             found = row[[metric, f"{metric}_low", f"{metric}_high"]].astype(float)
             np.testing.assert_array_equal(found, expected.loc[metric])
-        assert row["n"] == len(chosen)
-        assert row["malignant_n"] == (chosen["label"] == 2).sum()
-        assert row["note"] == ""
+        assert (row["n"], row["malignant_n"]) == (len(chosen), (chosen["label"] == 2).sum())
 
 
-def test_the_order_of_attributes_rows_does_not_matter():
-    test = predictions()
-    attributes = pd.DataFrame({"side": ["left", "right"] * 100}, index=test["image_id"])
+def test_the_order_of_attributes_rows_does_not_matter(test):
+    attributes = grouped(test, ["left", "right"] * 100)
     more = pd.DataFrame({"side": ["left"]}, index=pd.Index(["elsewhere"], name="image_id"))
     shuffled = pd.concat([attributes, more]).sample(frac=1, random_state=0)
-    first, second = (subgroup_table(test, a, replicates=20) for a in (attributes, shuffled))
+    first, second = (subgroup_table(test, a, FEW) for a in (attributes, shuffled))
     pd.testing.assert_frame_equal(first, second)
 
 
-def test_small_groups_have_a_note_instead():
-    test = predictions(90)
-    kind = np.array(["tiny"] * 7 + ["mixed"] * 83, dtype=object)
-    kind[7:][test["label"][7:] == 0] = "normal"
-    kind[7:][test["label"][7:] == 2] = "malignant"
-    attributes = pd.DataFrame({"kind": kind}, index=test["image_id"])
-    table = subgroup_table(test, attributes, replicates=20)
-    tiny = named(table, "kind", "tiny")
-    assert tiny["note"] == "too small: n = 7, 2 malignant"
-    assert tiny.filter(regex="^(auc|acc|sens)").isna().all()
-    normal = named(table, "kind", "normal")
-    assert normal["note"] == (
-        "too small for auc/Malignant and sensitivity/Malignant: n = 27, 0 malignant"
-    )
-    assert np.isnan(normal["sensitivity/Malignant"])
-    assert normal["accuracy_low"] <= normal["accuracy"] <= normal["accuracy_high"]
-    malignant = named(table, "kind", "malignant")
-    assert malignant["note"] == "too small for auc/Malignant: n = 28, 28 malignant"
-    assert malignant["sensitivity/Malignant"] == malignant["accuracy"]
+@pytest.mark.parametrize(
+    ("counts", "estimable"),
+    [
+        ((19, 0, 0), []),
+        ((7, 7, 5), []),
+        ((20, 0, 0), ["accuracy"]),
+        ((8, 8, 4), ["accuracy"]),
+        ((8, 7, 5), ["accuracy", "sensitivity/Malignant", "auc/Malignant"]),
+        ((5, 0, 15), ["accuracy", "sensitivity/Malignant", "auc/Malignant"]),
+        ((4, 0, 16), ["accuracy", "sensitivity/Malignant"]),
+        ((0, 0, 20), ["accuracy", "sensitivity/Malignant"]),
+    ],
+)
+def test_small_groups_have_no_estimate(test, counts, estimable):
+    chosen = pd.concat(test[test["label"] == c].head(n) for c, n in enumerate(counts))
+    kind = test["image_id"].isin(chosen["image_id"]).map({True: "small", False: None})
+    small = subgroup_table(test, grouped(test, kind.to_numpy()), FEW).iloc[1]
+    assert (small["n"], small["malignant_n"]) == (sum(counts), counts[2])
+    for metric in SUBGROUP_METRICS:
+        ends = small[[metric, f"{metric}_low", f"{metric}_high"]].astype(float)
+        assert (ends.notna() == (metric in estimable)).all(), metric
 
 
-def test_values_keep_their_order_and_absent_ones_are_left_out():
-    test = predictions(60)
-    bands = pd.Categorical(["b", "a", None] * 20, ["b", "unused", "a"], ordered=True)
-    table = subgroup_table(test, pd.DataFrame({"band": bands}, test["image_id"]), replicates=20)
+def test_values_keep_their_order_and_absent_ones_are_left_out(test):
+    bands = pd.Categorical(["b", "a", None, None] * 50, ["b", "unused", "a"], ordered=True)
+    table = subgroup_table(test, grouped(test, bands), FEW)
     assert table["value"].tolist() == [EVERYONE, "b", "a"]
-    assert table["n"].tolist() == [60, 20, 20]
+    assert table["n"].tolist() == [200, 50, 50]
 
 
-def test_bad_attributes_are_refused():
-    test = predictions(30)
-    attributes = pd.DataFrame({"side": "left"}, index=test["image_id"])
-    with pytest.raises(KeyError, match="i29"):
-        subgroup_table(test, attributes.iloc[:-1])
-    with pytest.raises(KeyError, match="image_id"):
-        subgroup_table(test, attributes.reset_index(drop=True))
-    with pytest.raises(ValueError, match="i0 twice"):
-        subgroup_table(test, pd.concat([attributes, attributes]))
-    with pytest.raises(ValueError, match="1 or more, found 0"):
-        subgroup_table(test, attributes, smallest=0)
+def test_bad_attributes_are_refused(test):
+    attributes = grouped(test, "left")
+    with pytest.raises(KeyError, match="test-0199"):
+        subgroup_table(test, attributes.iloc[:-1], FEW)
+    with pytest.raises(ValueError, match="test-0000 twice"):
+        subgroup_table(test, pd.concat([attributes, attributes]), FEW)

@@ -50,7 +50,6 @@ Floats = NDArray[np.float64]
 def compare_experiments(
     frames: Mapping[str, pd.DataFrame],
     bootstrap: Bootstrap,
-    pairs: Collection[tuple[str, str]] | None = None,
     metrics: Sequence[str] = METRICS,
 ) -> pd.DataFrame:
     """Compare experiments on the same images, pair by pair.
@@ -61,7 +60,6 @@ def compare_experiments(
     Args:
         frames: experiment → predictions of the same images, one part only; any order of rows.
         bootstrap: of the differences; replicates in which a metric is undefined are left out.
-        pairs: of experiments; all by default.
         metrics: names as in `metric_table`.
 
     Returns:
@@ -85,7 +83,7 @@ def compare_experiments(
     weights = _weights(next(iter(aligned.values())), bootstrap)
     values = {name: _values(frame, weights, metrics) for name, frame in aligned.items()}
     rows = []
-    for first, second in combinations(aligned, 2) if pairs is None else pairs:
+    for first, second in combinations(aligned, 2):
         for metric in metrics:
             before, after = values[first][metric], values[second][metric]
             row = {"first_experiment": first, "second_experiment": second, "metric": metric}

@@ -15,6 +15,7 @@ from btxrd.evaluation.comparisons import (
     check_comparable,
     compare_experiments,
     generalisation_gap,
+    holm,
     seed_summary,
 )
 from btxrd.evaluation.intervals import Bootstrap
@@ -257,15 +258,16 @@ def run_figures(runs: list[RunResult], part: str = "test") -> pd.DataFrame:
         A row a run that began: `experiment`, `split`, `seed`, `n` images, each of `COMPARED`
         with `<metric>_low` and `<metric>_high`, `mean_iou`, `status`; NaN where a run has none.
     """
+    ends = [f"{metric}{end}" for metric in COMPARED for end in ("", "_low", "_high")]
     rows = []
     for run in runs:
         row = {"experiment": run.experiment, "split": run.split, "seed": run.seed}
         row["n"] = run.metrics.get(part, {}).get("n", pd.NA)
-        for metric in COMPARED:
-            ends = (metric, f"{metric}_low", f"{metric}_high")
-            row |= dict(zip(ends, run.interval(metric, part), strict=True))
+        values = [value for metric in COMPARED for value in run.interval(metric, part)]
+        row |= dict(zip(ends, values, strict=True))
         rows.append(row | {"mean_iou": run.mean_iou, "status": run.status})
-    return pd.DataFrame(rows).astype({"n": "Int64"})
+    columns = ["experiment", "split", "seed", "n", *ends, "mean_iou", "status"]
+    return pd.DataFrame(rows, columns=columns).astype({"n": "Int64"})
 
 
 def differences_from(differences: pd.DataFrame, experiment: str | None) -> pd.DataFrame:
@@ -333,11 +335,14 @@ def _differences(
             pair: _refusal(here[pair[0]], here[pair[1]], EXPERIMENT_KEYS)
             for pair in combinations(here, 2)
         }
-        pairs = [pair for pair, note in notes.items() if note is None]
-        named = {name: _test_set(run, study_dir) for name, run in here.items()}
-        kept = {name: frame for name, frame in named.items() if any(name in p for p in pairs)}
-        if pairs:
-            yield compare_experiments(kept, bootstrap, pairs).assign(split=split)
+        families: dict[str, dict[str, pd.DataFrame]] = {}
+        for name, run in here.items():
+            first = next((other for other in families if notes[other, name] is None), name)
+            families.setdefault(first, {})[name] = _test_set(run, study_dir)
+        tables = [compare_experiments(f, bootstrap) for f in families.values() if len(f) > 1]
+        if tables:
+            table = pd.concat(tables, ignore_index=True)
+            yield table.assign(split=split, p_holm=holm(table["p"]))
         refused = [(split, *pair, note) for pair, note in notes.items() if note is not None]
         yield pd.DataFrame(
             refused, columns=["split", "first_experiment", "second_experiment", "note"]

@@ -149,7 +149,7 @@ def as_table(
         first = cells.columns[0]
         cells[first] = [named.get(name) or title_of(name) for name in cells[first]]
     cells = cells.rename(columns=titled).rename_axis(columns=None).reset_index(drop=True)
-    long = [name for name in cells if cells[name].str.len().max() > LONG]
+    long = [name for name in cells if max(map(len, cells[name]), default=0) > LONG]
     styler = cells.style.hide(axis="index").set_properties(long, **{"white-space": "normal"})
     return styler if caption is None else styler.set_caption(caption)
 

@@ -8,20 +8,14 @@ import time
 import numpy as np
 from sklearn import metrics as sk
 
-from btxrd.evaluation.intervals import bootstrap_metrics, bootstrap_weights
+from btxrd.evaluation import Bootstrap, bootstrap_metrics
+from btxrd.predictions import labels, probabilities
+
+SIZES = (282, 231, 51)
+"""Class counts of the published stratified test set."""
 
 REPLICATES = 2000
 LOOPED = 20
-
-
-def stratified_test_set():
-    """564 images in the class sizes of the published stratified test set, two a group."""
-    rng = np.random.default_rng(0)
-    y = np.repeat([0, 1, 2], [282, 231, 51])
-    logits = rng.normal(size=(len(y), 3))
-    logits[np.arange(len(y)), y] += 1.5
-    p = np.exp(logits)
-    return y, p / p.sum(axis=1, keepdims=True), np.arange(len(y)) // 2
 
 
 def scikit_learn_metrics(y, p, weight):
@@ -39,16 +33,16 @@ def scikit_learn_metrics(y, p, weight):
         sk.average_precision_score(y == c, p[:, c], **w)
 
 
-def test_bootstrap_is_fifty_times_a_scikit_learn_loop(benchmark):
-    y, p, groups = stratified_test_set()
-    weights = bootstrap_weights(y, groups, LOOPED, seed=0)
+def test_bootstrap_is_fifty_times_a_scikit_learn_loop(benchmark, predicted):
+    frame = predicted(SIZES)
+    y, p, groups = labels(frame), probabilities(frame), frame["group"]
+    weights = Bootstrap(LOOPED).weights(y, groups)[1:]
     start = time.perf_counter()
     for weight in weights:
         scikit_learn_metrics(y, p, weight)
     loop = (time.perf_counter() - start) / LOOPED * REPLICATES
-    benchmark.pedantic(
-        bootstrap_metrics, (y, p, groups), {"replicates": REPLICATES}, rounds=5, warmup_rounds=1
-    )
+    arguments = (y, p, groups, Bootstrap(REPLICATES))
+    benchmark.pedantic(bootstrap_metrics, arguments, rounds=5, warmup_rounds=1)
     seconds = benchmark.stats.stats.median
     benchmark.extra_info |= {"scikit_learn_loop_s": loop, "ratio": loop / seconds}
     assert seconds < 2

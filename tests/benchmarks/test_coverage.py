@@ -6,7 +6,7 @@ Run with `pytest tests/benchmarks -o addopts= -s -k coverage`.
 import numpy as np
 import pytest
 
-from btxrd.evaluation.intervals import bootstrap_metrics
+from btxrd.evaluation import Bootstrap, bootstrap_metrics
 from btxrd.evaluation.metrics import metric_table
 
 SIZES = (282, 231, 51)
@@ -47,9 +47,8 @@ def coverage(truth, simulations, views, grouped=True):
     hits = np.zeros(len(METRICS))
     for simulation in range(simulations):
         y, p, groups = population(rng, copies=1, views=views)
-        table = bootstrap_metrics(
-            y, p, groups if grouped else None, replicates=REPLICATES, seed=simulation
-        ).loc[list(METRICS)]
+        bootstrap = Bootstrap(REPLICATES, seed=simulation)
+        table = bootstrap_metrics(y, p, groups if grouped else None, bootstrap).loc[list(METRICS)]
         true = np.array([truth[metric] for metric in METRICS])
         hits += (table["low"] <= true) & (true <= table["high"])
     return dict(zip(METRICS, hits / simulations, strict=True))

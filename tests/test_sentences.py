@@ -1,0 +1,164 @@
+"""What the reports say in words, and that the figures in it are computed."""
+
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from btxrd import RESEARCH_ONLY, __version__
+from btxrd.data.table import SUBTYPE_COLUMNS, VIEW_COLUMNS
+from btxrd.evaluation import Bootstrap
+from btxrd.evaluation.localisation import SCORES, SOURCES, localisation_table
+from btxrd.evaluation.runs import COMPARED, RunResult
+from btxrd.predictions import predictions_frame
+from btxrd.report.sentences import (
+    case_titles,
+    localisation_finding,
+    provenance_note,
+    recommendation,
+    run_line,
+)
+
+LEAKAGE = pd.DataFrame({"strategy": ["stratified"], "part": ["test"], "sibling_share": [0.6]})
+SHORTCUTS = pd.DataFrame(
+    {
+        "shortcut": ["metadata", "metadata", "sites", "file"],
+        "sees": ["age", "age", "sites", "the file"],
+        "split": ["image", "grouped", "grouped", "grouped"],
+        "estimate": [0.9, 0.55, 0.95, 0.61],
+    }
+)
+GAPS = pd.DataFrame({"experiment": ["E1"], "metric": ["macro_auc"], "difference": [0.2]}).assign(
+    low=0.1, high=0.3
+)
+
+
+def result(split, value, status="finished", error=None):
+    intervals = {name: [value, value - 0.1, value + 0.1] for name in COMPARED}
+    return RunResult(
+        path=Path("runs/E1") / split / "seed-42",
+        experiment="E1",
+        split=split,
+        seed=42,
+        status=status,
+        error=error,
+        parameters={},
+        metrics={part: {"intervals": intervals} for part in ("val", "test")},
+        gradcam=None,
+        training={"epochs": 9, "seconds": 61.4, "device": "cpu"},
+    )
+
+
+RUNS = [result("stratified", 0.75), result("center", 0.55)]
+
+
+def test_the_recommendation_is_computed_from_the_runs():
+    sentence = recommendation("E1", RUNS, LEAKAGE, SHORTCUTS, GAPS)
+    for words in (
+        "**Recommended: E1**",
+        "*validation* set (0.750)",
+        "macro AUC **0.750 (0.650–0.850)**",
+        "in other centers: macro AUC 0.550 (0.450–0.650)",
+        "a gap of +0.200 (+0.100 to +0.300); the interval does not include 0",
+        "60% of the stratified test images",
+        "(the file) reaches a macro AUC of 0.610",
+    ):
+        assert words in sentence
+    unsure = recommendation("E1", RUNS, LEAKAGE, SHORTCUTS, GAPS.assign(low=-0.1))
+    assert "the interval includes 0" in unsure
+
+
+def test_what_is_not_known_is_not_said():
+    sentence = recommendation("E1", RUNS[:1], LEAKAGE, SHORTCUTS, GAPS.head(0))
+    assert "other centers" not in sentence
+    assert "gap" not in sentence
+    refused = GAPS.assign(metric=None, difference=np.nan, low=np.nan, high=np.nan, note="lr")
+    assert "gap" not in recommendation("E1", RUNS, LEAKAGE, SHORTCUTS, refused)
+    for best, runs in ((None, RUNS), ("E1", RUNS[1:])):
+        assert "No experiment" in recommendation(best, runs, LEAKAGE, SHORTCUTS, GAPS)
+
+
+def test_every_run_has_a_line_with_links_or_its_error():
+    assert run_line(RUNS[1]) == (
+        "- **E1**, center, seed 42: finished (9 epochs, 61 s, cpu) · "
+        "[training](runs/E1/center/seed-42/03_train.html) · "
+        "[evaluation](runs/E1/center/seed-42/04_evaluate.html) · "
+        "[heat maps](runs/E1/center/seed-42/05_gradcam.html)"
+    )
+    broken = run_line(result("stratified", np.nan, "failed", "the kernel died"))
+    assert broken.endswith("the kernel died ([error.txt](runs/E1/stratified/seed-42/error.txt))")
+
+
+def test_every_report_says_what_it_is_and_how_it_was_made(phantom):
+    note = provenance_note(str(phantom), split_seed=42)
+    assert note.startswith(f"> **{RESEARCH_ONLY}**\n")
+    for words in (f"- **code:** btxrd {__version__}", "- **split seed:** 42", "numpy ", " UTC"):
+        assert words in note
+
+
+@pytest.fixture(scope="module")
+def scores():
+    """Forty tumours in twenty studies: the network is better than every reference."""
+    rng = np.random.default_rng(0)
+    level = {"": 0.8, "_chance": 0.3, "_center": 0.4, "_randomised": 0.35}
+    found = {
+        score + ending: level[ending] + 0.1 * rng.random(40)
+        for ending in SOURCES.values()
+        for score in SCORES
+    }
+    return pd.DataFrame(found).assign(group=np.arange(40) // 2, label=1)
+
+
+def finding(scores):
+    return localisation_finding(localisation_table(scores, Bootstrap(200)))
+
+
+def test_the_finding_calls_the_network_better_and_worse_as_it_is(scores):
+    better = finding(scores)
+    assert "On 40 annotated test tumours of 20 studies: IoU at 0.5 **0.8" in better
+    assert better.count("**better** in 4 of 4 scores (IoU at 0.5, IoU at val's best, ") == 3
+    endings = {score: f"{score}_randomised" for score in SCORES}
+    worse = finding(scores.rename(columns=endings | {old: new for new, old in endings.items()}))
+    assert "against randomised weights **worse** in 4 of 4 scores" in worse
+    same = finding(scores.assign(**{f"{score}_center": scores[score] for score in SCORES}))
+    assert "against center prior **no different** in any of 4 scores" in same
+
+
+def test_a_score_that_never_varies_is_not_called(scores):
+    missed = finding(scores.assign(pointing=0.0, energy=0.0, iou=0.0, iou_best=0.0))
+    assert "worse" not in missed
+    assert "against chance **no different**" in missed
+
+
+@pytest.fixture
+def cases():
+    shares = np.array([[6, 1, 3], [1, 1, 8], [8, 1, 1]]) / 10
+    rows = pd.DataFrame({"image_id": list("dea"), "part": "test", "center": 1, "group": 0})
+    frame = predictions_frame(rows.assign(label=[0, 0, 2]), np.log(shares))
+    kinds = ["true positive", "false positive", "false negative"]
+    return frame.assign(predicted=[0, 2, 0], kind=kinds)
+
+
+def test_titles_say_what_the_case_is(cases, table):
+    flags = dict.fromkeys((*SUBTYPE_COLUMNS, *VIEW_COLUMNS), 0) | {"frontal": 1, "age": 34}
+    normal = table[table["label"] == 2].head(1).assign(**flags)
+    tumour = normal.assign(osteosarcoma=1)
+    named = {"e": tumour, "d": normal, "a": tumour}
+    facts = pd.concat(rows.assign(image_id=name) for name, rows in named.items())
+    titles = [textwrap.wrap(title, 34) for title in case_titles(cases, facts)]
+    assert [[line.replace("\N{NO-BREAK SPACE}", " ") for line in title] for title in titles] == [
+        ["true positive", "(N 0.60, B 0.10, M 0.30),", "no tumour, 34 y, frontal"],
+        ["false positive: is Normal", "(N 0.10, B 0.10, M 0.80),", "osteosarcoma, 34 y, frontal"],
+        [
+            "false negative: called Normal",
+            "(N 0.80, B 0.10, M 0.10),",
+            "osteosarcoma, 34 y, frontal",
+        ],
+    ]
+
+
+def test_a_case_that_the_table_lacks_is_an_error(cases, table):
+    with pytest.raises(KeyError):
+        case_titles(cases, table)

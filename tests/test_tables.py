@@ -1,0 +1,173 @@
+"""How any frame is laid out for reading."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from btxrd.evaluation import Bootstrap
+from btxrd.evaluation.calibration import calibration_summary
+from btxrd.evaluation.operating_points import operating_points
+from btxrd.evaluation.subgroups import SUBGROUP_METRICS, subgroup_table
+from btxrd.evaluation.summary import HEADLINES
+from btxrd.report.tables import TITLES, as_table, format_interval, title_of
+
+NAN = float("nan")
+LONG = pd.DataFrame(
+    {
+        "metric": ["macro_auc", "accuracy"] * 2,
+        "part": ["val", "val", "test", "test"],
+        "estimate": [0.9, 0.8, 0.7, NAN],
+        "low": [0.8, 0.7, 0.6, NAN],
+        "high": [1.0, 0.9, 0.8, NAN],
+    }
+)
+
+
+def cells(*args, **options):
+    """The table as text: head, then rows."""
+    table = as_table(*args, **options).data
+    return [list(table), *table.to_numpy().tolist()]
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "expected"),
+    [
+        ((0.8124, 0.76, 0.861), {}, "0.812 (0.760–0.861)"),
+        ((0.8124, 0.76, 0.861), {"digits": 1}, "0.8 (0.8–0.9)"),
+        ((-0.1, -0.2, 0.0), {"signed": True}, "-0.100 (-0.200 to +0.000)"),
+        ((0.5, NAN, 0.7), {"signed": True}, "+0.500 (–)"),
+        ((NAN, NAN, NAN), {}, "–"),
+    ],
+)
+def test_intervals_are_written_with_their_estimate(values, options, expected):
+    assert format_interval(*values, **options) == expected
+
+
+@pytest.mark.parametrize("value", ["estimate", "difference", "mean"])
+def test_a_value_and_its_ends_are_one_cell(value):
+    frame = LONG.rename(columns={"estimate": value})[["metric", value, "low", "high"]]
+    head, *rows = cells(frame)
+    assert head == ["Metric", value.capitalize()]
+    assert rows[0] == ["Macro AUC", "0.900 (0.800–1.000)"]
+    assert rows[3] == ["Accuracy", "–"]
+
+
+def test_named_values_keep_their_own_ends():
+    frame = pd.DataFrame({"ece": [0.1], "ece_low": 0.05, "ece_high": 0.2, "brier": 0.3})
+    assert cells(frame.assign(brier_low=0.2, brier_high=0.4)) == [
+        ["ECE", "Brier score (0 to 2)"],
+        ["0.100 (0.050–0.200)", "0.300 (0.200–0.400)"],
+    ]
+
+
+def test_a_column_goes_across():
+    expected = [
+        ["Metric", "Val", "Test"],
+        ["Macro AUC", "0.900 (0.800–1.000)", "0.700 (0.600–0.800)"],
+        ["Accuracy", "0.800 (0.700–0.900)", "–"],
+    ]
+    assert cells(LONG, across="part") == expected
+    lacking = cells(LONG[:3], across="part", missing="too small", titles={"val": "On val"})
+    assert lacking[0] == ["Metric", "On val", "Test"]
+    assert lacking[2] == ["Accuracy", "0.800 (0.700–0.900)", "too small"]
+    assert cells(LONG, across="metric") == [
+        ["Part", "Macro AUC", "Accuracy"],
+        ["val", "0.900 (0.800–1.000)", "0.800 (0.700–0.900)"],
+        ["test", "0.700 (0.600–0.800)", "–"],
+    ]
+
+
+def test_a_table_is_turned():
+    frame = pd.DataFrame({"target": ["low", "high"], "test_n": [1000, 20], "ppv@0.01": [0.5, NAN]})
+    assert cells(frame, turned="target") == [
+        ["", "Low", "High"],
+        ["Test n", "1,000", "20"],
+        ["PPV at 1.0% malignant", "0.500", "–"],
+    ]
+
+
+def test_signed_values_show_their_sign():
+    frame = pd.DataFrame({"difference": [0.1, -0.1], "low": [-0.1, -0.2], "high": [0.3, 0.0]})
+    assert cells(frame, signed=True)[1:] == [
+        ["+0.100 (-0.100 to +0.300)"],
+        ["-0.100 (-0.200 to +0.000)"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("n", 12345, "12,345"),
+        ("n", np.int64(1000), "1,000"),
+        ("sibling_share", 0.613, "61%"),
+        ("target", 0.9, "90%"),
+        ("p", 0.0004, "< 0.001"),
+        ("p", 0.001, "0.001"),
+        ("p_holm", 0.25, "0.250"),
+        ("threshold", np.float64(0.12345), "0.123"),
+        ("met", True, "yes"),
+        ("met", np.False_, "no"),
+        ("note", None, "–"),
+        ("n", pd.NA, "–"),
+        ("threshold", NAN, "–"),
+        ("accuracy", "accuracy", "accuracy"),  # a text, not the name of a metric
+        ("score", "iou", "IoU at 0.5"),
+    ],
+)
+def test_every_kind_of_value_has_its_form(column, value, expected):
+    frame = pd.DataFrame({column: pd.Series([value], dtype=object)})
+    assert cells(frame) == [[title_of(column)], [expected]]
+
+
+def test_missing_values_are_named_as_wished():
+    frame = pd.DataFrame({"n": [7], "accuracy": NAN, "accuracy_low": NAN, "accuracy_high": NAN})
+    assert cells(frame, missing="too small")[1] == ["7", "too small"]
+
+
+def test_titles_given_come_before_the_common_ones():
+    titles = {"macro_auc": "AUC of all", "val": "Validation", "part": "Images of"}
+    head, first, *_ = cells(LONG, titles=titles)
+    assert head == ["Metric", "Images of", "Estimate"]
+    assert first == ["AUC of all", "Validation", "0.900 (0.800–1.000)"]
+
+
+def test_every_metric_of_the_reports_has_a_title():
+    compared = [name for name in (*HEADLINES, *SUBGROUP_METRICS) if name not in TITLES]
+    assert compared == []
+    assert title_of("balanced_accuracy") == "Balanced accuracy"
+    assert title_of("no_title_yet") == "No title yet"
+
+
+def test_the_page_has_a_caption_and_no_index():
+    html = as_table(LONG, caption="What was found").to_html()
+    assert "What was found</caption>" in html
+    assert "row_heading" not in html
+    long = pd.DataFrame({"what": ["a remark " * 9], "n": [1]})
+    assert as_table(long).to_html().count("white-space: normal") == 1
+
+
+def test_a_frame_without_rows_is_a_head():
+    assert cells(LONG.head(0)) == [["Metric", "Part", "Estimate"]]
+    assert cells(LONG.head(0), across="part") == [["Metric"]]
+    assert cells(pd.DataFrame(columns=["image_id", "note"])) == [["Image", "Note"]]
+
+
+def test_the_tables_of_a_run_are_laid_out(predicted):
+    bootstrap, test = Bootstrap(50), predicted((40, 40, 40))
+    points = operating_points(test, test, bootstrap, prevalences=[0.01])
+    head, *rows = cells(points.drop(columns=["test_n", "note"]), turned="target")
+    assert head == ["", "90%", "95%"]
+    values = {name: first for name, first, _ in rows}
+    assert float(values["Sensitivity on val"]) >= 0.9
+    assert (values["Malignant in val"], values["Malignant in test"]) == ("40", "40")
+    assert values["PPV at 1.0% malignant"].count("–") == 1
+    head, *rows = cells(calibration_summary(test, test, bootstrap).drop(columns="temperature"))
+    assert head == ["Outcome", "n", "Positive", "When", "ECE", "Brier score (0 to 2)"]
+    assert [row[:4] for row in rows[4:6]] == [
+        ["Malignant", "120", "40", when] for when in ("before", "after")
+    ]
+    kind = pd.DataFrame({"age_band": ["old"] * 117 + ["young"] * 3}, index=test["image_id"])
+    head, *rows = cells(subgroup_table(test, kind, bootstrap), missing="too small")
+    assert head[2:] == ["n", "Malignant", "Malignant AUC", "Accuracy", "Malignant sensitivity"]
+    assert rows[2] == ["age_band", "young", "3", "3", *["too small"] * 3]
+    assert "(" in rows[1][5]
