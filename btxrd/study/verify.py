@@ -46,7 +46,10 @@ def verify(study_dir: str | Path) -> list[str]:
     says = read_json(study_dir / STUDY_FILE).get("parameters")
     if says is None:
         return [*problems, f"{study_dir / STUDY_FILE}: missing or empty"]
-    tables = compare_runs(study_dir, Bootstrap(says["replicates"], says["level"]))
+    try:
+        tables = compare_runs(study_dir, Bootstrap(says["replicates"], says["level"]))
+    except (FileNotFoundError, ValueError) as error:
+        return [*problems, f"{study_dir}: its tables cannot be computed again: {error}"]
     return [*problems, *_compare(study_dir, tables, "the runs' files")]
 
 
