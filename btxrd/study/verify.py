@@ -71,7 +71,8 @@ def _check_run(folder: Path, study_dir: Path) -> Iterator[str]:
     try:
         predictions = read_predictions(folder / "predictions.csv")
     except (FileNotFoundError, ValueError) as error:
-        yield f"{folder / 'predictions.csv'}: {error}"
+        # It names the file.
+        yield str(error)
         return
     given = record["settings"]["04_evaluate"]
     bootstrap = Bootstrap(given["replicates"], given["level"])
