@@ -1,6 +1,5 @@
 """Classify image files with a checkpoint, preprocessed as its training was."""
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +15,16 @@ import torch
 from PIL import Image
 
 from btxrd import CLASS_NAMES
-from btxrd.data.loader import to_input
 from btxrd.data.preprocessing import Preprocessing
-from btxrd.files import atomic_path
-from btxrd.models import BTXRDClassifier, get_device, load_checkpoint, model_from_checkpoint
-from btxrd.training import predict_logits
+from btxrd.files import atomic_path, digest
+from btxrd.models import (
+    BTXRDClassifier,
+    get_device,
+    load_checkpoint,
+    model_from_checkpoint,
+    predict_logits,
+    to_input,
+)
 
 __all__ = ["COLUMNS", "heat_map_file", "predict"]
 
@@ -43,7 +47,6 @@ class _Classifier:
     network: BTXRDClassifier
     preprocessing: Preprocessing
     normalization: dict[str, list[float]]
-    device: torch.device
 
 
 def predict(
@@ -61,9 +64,8 @@ def predict(
         paths: image files, and folders, whose images are taken at any depth in order of name.
             What is named twice is classified once.
         checkpoint: a `model.pt`.
-        gradcam_dir: where to write a PNG an image: Grad-CAM of the predicted class (Selvaraju et
-            al. 2017), scaled to [0, 1] by itself, over the preprocessed image. `heat_map_file`
-            says under which name.
+        gradcam_dir: where to write a PNG an image: Grad-CAM of the predicted class, scaled to
+            [0, 1] by itself, over the preprocessed image. `heat_map_file` says under which name.
         batch_size: images a pass.
         device: as `get_device` takes it.
 
@@ -77,7 +79,8 @@ def predict(
         FileNotFoundError: there is no such checkpoint.
         ValueError: the checkpoint is damaged or not one of this project.
     """
-    classifier = _load(Path(checkpoint), get_device(device))
+    classifier = _load(Path(checkpoint))
+    classifier.network.to(get_device(device))
     files = list(_expanded(paths))
     rows: list[dict[str, Any]] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -93,15 +96,14 @@ def heat_map_file(gradcam_dir: str | Path, image: str | Path) -> Path:
 
     The digest keeps images of the same name in different folders apart.
 
-    >>> heat_map_file("maps", "/a/IMG1.jpeg").name, heat_map_file("maps", "/b/IMG1.jpeg").name
-    ('IMG1-0036bc28.png', 'IMG1-e7e30637.png')
+    >>> heat_map_file("maps", "/a/IMG1.jpeg").name == heat_map_file("maps", "/b/IMG1.jpeg").name
+    False
     """
     image = Path(image)
-    digest = hashlib.sha256(os.fsencode(image.resolve())).hexdigest()[:8]
-    return Path(gradcam_dir) / f"{image.stem}-{digest}.png"
+    return Path(gradcam_dir) / f"{image.stem}-{digest(str(image.resolve()))}.png"
 
 
-def _load(path: Path, device: torch.device) -> _Classifier:
+def _load(path: Path) -> _Classifier:
     checkpoint = load_checkpoint(path)
     try:
         if tuple(checkpoint["class_names"]) != CLASS_NAMES:
@@ -110,7 +112,6 @@ def _load(path: Path, device: torch.device) -> _Classifier:
             model_from_checkpoint(checkpoint),
             Preprocessing.from_config(checkpoint["config"]),
             {key: checkpoint["normalization"][key] for key in ("mean", "std")},
-            device,
         )
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
@@ -147,18 +148,18 @@ def _classified(
     decoded: list[np.ndarray | str],
     gradcam_dir: str | Path | None,
 ) -> list[dict[str, Any]]:
-    rows = [{"file": str(file)} for file in files]
-    readable = [n for n, pixels in enumerate(decoded) if not isinstance(pixels, str)]
-    for row, pixels in zip(rows, decoded, strict=True):
+    rows: list[dict[str, Any]] = [{"file": str(file)} for file in files]
+    readable = []
+    for n, pixels in enumerate(decoded):
         if isinstance(pixels, str):
-            row["error"] = pixels
+            rows[n]["error"] = pixels
+        else:
+            readable.append(n)
     if not readable:
         return rows
     images = np.stack([decoded[n] for n in readable])
     batches = [(torch.from_numpy(images),)]
-    logits = predict_logits(
-        classifier.network, batches, classifier.device, classifier.normalization
-    )
+    logits = predict_logits(classifier.network, batches, classifier.normalization)
     probabilities = torch.softmax(torch.from_numpy(logits).double(), dim=1).numpy()
     predicted = probabilities.argmax(axis=1)
     for n, shares, label in zip(readable, probabilities, predicted, strict=True):
@@ -181,7 +182,6 @@ def _write_heat_maps(
         images,
         predicted,
         batch_size=len(images),
-        device=classifier.device,
         to_input=partial(to_input, normalization=classifier.normalization),
     )
     for image, heat, target in zip(images, normalise_maps(maps), targets, strict=True):

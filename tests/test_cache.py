@@ -90,7 +90,7 @@ def test_a_build_that_dies_leaves_no_cache(few, tmp_path, monkeypatch):
     def die(*_arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("btxrd.data.cache._decode_one", die)
+    monkeypatch.setattr(Preprocessing, "decode", die)
     with pytest.raises(KeyboardInterrupt):
         build(few, tmp_path)
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]

@@ -34,10 +34,11 @@ CONFIG = {
     "training": {"lr": 3e-4, "amp": False},
 }
 WEIGHTS = torch.tensor([0.5, 1.0, 2.0])
+Trained = tuple[BTXRDClassifier, AdamW, SequentialLR]
 
 
 @pytest.fixture(scope="module")
-def trained() -> tuple[BTXRDClassifier, AdamW, SequentialLR]:
+def trained() -> Trained:
     """A small classifier after one step, with the study's optimiser and schedule."""
     torch.manual_seed(0)
     model = BTXRDClassifier("test_resnet", pretrained=False)
@@ -50,7 +51,7 @@ def trained() -> tuple[BTXRDClassifier, AdamW, SequentialLR]:
     return model, optimizer, scheduler
 
 
-def save(trained: tuple[BTXRDClassifier, AdamW, SequentialLR], path: Path, **changes: Any) -> None:
+def save(trained: Trained, path: Path, **changes: Any) -> None:
     """Write a checkpoint of the fixture, with some arguments changed."""
     model, optimizer, scheduler = trained
     arguments = {"scheduler": scheduler, "config": CONFIG, "class_weights": WEIGHTS} | changes
@@ -59,7 +60,7 @@ def save(trained: tuple[BTXRDClassifier, AdamW, SequentialLR], path: Path, **cha
     )
 
 
-def test_round_trip(trained: tuple[BTXRDClassifier, AdamW, SequentialLR], tmp_path: Path) -> None:
+def test_round_trip(trained: Trained, tmp_path: Path) -> None:
     model, optimizer, scheduler = trained
     path = tmp_path / "runs" / "E1" / "model.pt"
     save(trained, path)
@@ -90,17 +91,13 @@ def test_round_trip(trained: tuple[BTXRDClassifier, AdamW, SequentialLR], tmp_pa
     )
 
 
-def test_no_scheduler_is_none(
-    trained: tuple[BTXRDClassifier, AdamW, SequentialLR], tmp_path: Path
-) -> None:
+def test_no_scheduler_is_none(trained: Trained, tmp_path: Path) -> None:
     save(trained, tmp_path / "model.pt", scheduler=None)
     assert load_checkpoint(tmp_path / "model.pt")["scheduler_state_dict"] is None
 
 
 def test_the_model_is_rebuilt_without_hub_or_weights_file(
-    trained: tuple[BTXRDClassifier, AdamW, SequentialLR],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ask(_: str) -> NoReturn:
         raise AssertionError("the hub was asked")
@@ -121,7 +118,7 @@ def test_a_checkpoint_without_a_model_section_builds_nothing() -> None:
 
 @pytest.mark.parametrize("before", [None, b"the last good one"])
 def test_a_failed_write_leaves_what_was_there(
-    trained: tuple[BTXRDClassifier, AdamW, SequentialLR],
+    trained: Trained,
     tmp_path: Path,
     no_file_above: Callable[[int], AbstractContextManager[None]],
     before: bytes | None,
@@ -133,7 +130,6 @@ def test_a_failed_write_leaves_what_was_there(
         save(trained, path)
     assert (path.read_bytes() if path.exists() else None) == before
     assert list(tmp_path.iterdir()) == ([path] if before else [])
-    assert [other for other in tmp_path.iterdir() if other != path] == []
 
 
 @pytest.mark.parametrize(
@@ -146,10 +142,7 @@ def test_a_failed_write_leaves_what_was_there(
     ],
 )
 def test_a_config_that_would_not_load_again_is_refused(
-    trained: tuple[BTXRDClassifier, AdamW, SequentialLR],
-    tmp_path: Path,
-    config: dict[str, Any],
-    key: str,
+    trained: Trained, tmp_path: Path, config: dict[str, Any], key: str
 ) -> None:
     with pytest.raises(TypeError, match=key):
         save(trained, tmp_path / "model.pt", config=config)
@@ -182,21 +175,14 @@ def test_a_missing_file(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "none.pt")
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"\x80\x02half", b"<html></html>"])
-def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04 cut off", b"\x80\x02half", b"<html></html>", None]
+)
+def test_a_damaged_file_is_named(trained: Trained, tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "broken.pt"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"broken\.pt"):
-        load_checkpoint(path)
-
-
-def test_a_truncated_checkpoint_is_named(
-    trained: tuple[BTXRDClassifier, AdamW, SequentialLR], tmp_path: Path
-) -> None:
-    path = tmp_path / "cut.pt"
     save(trained, path)
-    path.write_bytes(path.read_bytes()[:100_000])
-    with pytest.raises(ValueError, match=r"cut\.pt"):
+    path.write_bytes(path.read_bytes()[:100_000] if content is None else content)
+    with pytest.raises(ValueError, match=r"broken\.pt"):
         load_checkpoint(path)
 
 

@@ -6,11 +6,9 @@ from btxrd.data import ImageCache
 from btxrd.data.loader import (
     BatchRequest,
     EpochSampler,
-    RadiographDataset,
     borrow_masks,
     make_datasets,
     make_loader,
-    to_input,
 )
 from btxrd.data.table import REGION_COLUMNS, one_hot_name
 from btxrd.params import DataParams
@@ -28,37 +26,32 @@ def batches(loader, epoch: int) -> list[torch.Tensor]:
     return [images for images, *_ in loader]
 
 
-def test_the_networks_input_is_normalised_in_three_equal_channels():
-    images = torch.tensor([[[0, 255]]], dtype=torch.uint8)
-    values = to_input(images, {"mean": [0.5, 0.5, 0.25], "std": [0.5, 0.25, 0.25]})
-    assert values.shape == (1, 3, 1, 2)
-    assert values.dtype == torch.float32
-    assert values[0, :, 0].tolist() == [[-1, 1], [-2, 2], [-1, 3]]
-
-
-def test_dimming_adds_a_copy_of_each_annotated_image(cache, table):
-    rows, labels = np.arange(len(table)), table["label"].to_numpy()
-    plain = RadiographDataset(cache, rows, labels)
-    guided = RadiographDataset(cache, rows, labels, annotations="roi_dim", dim_factor=0.5)
+def test_dimming_adds_a_copy_of_each_annotated_image(cache, split):
+    train = split[split["split"] == "train"]
+    plain, labels = cache.images[cache.rows(train["image_id"])], train["label"].to_numpy()
+    params = DataParams(image_size=64, annotations="roi_dim", dim_factor=0.5)
+    guided = make_datasets(cache, split, params, seed=1)["train"]
     assert len(guided) == len(plain) + (labels > 0).sum()
     assert (guided.labels[len(plain) :] > 0).all()
+    guided.augmentation = None
     loader = make_loader(guided, len(guided), seed=1, shuffle=False)
     images = torch.cat(batches(loader, 1)).numpy()
-    np.testing.assert_array_equal(images[: len(plain)], cache.images)
+    np.testing.assert_array_equal(images[: len(plain)], plain)
     copy, original = images[-1], cache.images[guided.rows[-1]]
     mask = cache.masks[guided.rows[-1]] == 1
     np.testing.assert_array_equal(copy[mask], original[mask])
     np.testing.assert_array_equal(copy[~mask], np.rint(original[~mask] * 0.5))
 
 
-def test_only_training_is_augmented_annotated_or_shuffled(cache, split):
-    params = DataParams(image_size=64, annotations="roi_dim", shuffle_labels=True)
-    datasets = make_datasets(cache, split, params, seed=1)
+@pytest.mark.parametrize("annotations", ["roi_dim", "balanced_dim"])
+def test_only_training_is_augmented_annotated_or_shuffled(cache, split, regions, annotations):
+    params = DataParams(image_size=64, annotations=annotations, shuffle_labels=True)
+    datasets = make_datasets(cache, split, params, seed=1, regions=regions)
     for part in ("val", "test"):
         labels = split[split["split"] == part]["label"].to_numpy()
         np.testing.assert_array_equal(datasets[part].labels, labels)
         assert datasets[part].augmentation is None
-        assert not datasets[part].dimmed.any()
+        assert (datasets[part].bright == -1).all()
     labels = split[split["split"] == "train"]["label"].to_numpy()
     served = datasets["train"].labels[: len(labels)]
     assert not np.array_equal(served, labels)
@@ -66,19 +59,16 @@ def test_only_training_is_augmented_annotated_or_shuffled(cache, split):
 
 
 def test_balanced_dimming_tells_nothing_about_the_class(cache, split, regions):
-    datasets = make_datasets(cache, split, BALANCED, seed=1, regions=regions)
-    assert not datasets["val"].dimmed.any()
-    assert not datasets["test"].dimmed.any()
-    train = datasets["train"]
+    train = make_datasets(cache, split, BALANCED, seed=1, regions=regions)["train"]
     half = len(train) // 2
-    assert train.dimmed.tolist() == [False] * half + [True] * half
+    assert (train.bright >= 0).tolist() == [False] * half + [True] * half
     np.testing.assert_array_equal(train.labels[:half], train.labels[half:])
     np.testing.assert_array_equal(train.rows[:half], train.rows[half:])
 
 
 def test_a_normal_is_dimmed_around_a_training_tumour_of_its_region(cache, split, regions):
     train = make_datasets(cache, split, BALANCED, seed=1, regions=regions)["train"]
-    dimmed = np.flatnonzero(train.dimmed)
+    dimmed = np.flatnonzero(train.bright >= 0)
     own = train.labels[dimmed] > 0
     np.testing.assert_array_equal(train.bright[dimmed][own], train.rows[dimmed][own])
     borrowed, rows = train.bright[dimmed][~own], train.rows[dimmed][~own]

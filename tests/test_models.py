@@ -15,7 +15,13 @@ import torch
 from torch import nn
 
 import btxrd.models
-from btxrd.models import BTXRDClassifier, compute_class_weights, create_model, get_device
+from btxrd.models import (
+    BTXRDClassifier,
+    compute_class_weights,
+    create_model,
+    get_device,
+    to_input,
+)
 
 
 def model_section(backbone: str = "resnet18", **changes: Any) -> dict[str, Any]:
@@ -99,36 +105,22 @@ def test_keyword_arguments_reach_timm() -> None:
     assert classifier(torch.zeros(2, 1, 32, 32)).shape == (2, 3)
 
 
-def test_target_layer_of_efficientnet_is_its_head_norm() -> None:
-    classifier = BTXRDClassifier("efficientnet_b0", pretrained=False)
-    assert classifier.gradcam_target_layer is classifier.model.bn2
+def test_the_target_layer_is_a_head_norm_or_a_last_block() -> None:
+    efficientnet = BTXRDClassifier("efficientnet_b0", pretrained=False)
+    assert efficientnet.gradcam_target_layer is efficientnet.model.bn2
+    resnet = create_model(model_section("resnet50", attn_layer="cbam"))
+    assert resnet.gradcam_target_layer is resnet.model.layer4[-1]
+    assert type(resnet.gradcam_target_layer).__name__ == "Bottleneck"
 
 
-def test_target_layer_of_resnet_is_its_last_block() -> None:
-    classifier = create_model(model_section("resnet50", attn_layer="cbam"))
-    assert classifier.gradcam_target_layer is classifier.model.layer4[-1]
-    assert type(classifier.gradcam_target_layer).__name__ == "Bottleneck"
-
-
-def test_target_layer_elsewhere_is_the_last_conv_or_norm() -> None:
+def test_the_target_layer_elsewhere_is_the_last_conv_or_norm() -> None:
     classifier = BTXRDClassifier("resnet18", pretrained=False)
-    last = nn.Conv2d(4, 4, 1)
-    classifier.model = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.Sequential(last, nn.ReLU()), nn.Flatten()
-    )
-    assert classifier.gradcam_target_layer is last
-
-
-def test_a_bn2_that_is_no_head_norm_is_not_taken() -> None:
-    classifier = BTXRDClassifier("resnet18", pretrained=False)
-    block = classifier.model.layer4[-1]
+    block, last = classifier.model.layer4[-1], nn.Conv2d(4, 4, 1)
     assert hasattr(block, "bn2")
     classifier.model = block
     assert classifier.gradcam_target_layer is not block
-
-
-def test_target_layer_of_a_model_without_any() -> None:
-    classifier = BTXRDClassifier("resnet18", pretrained=False)
+    classifier.model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(last, nn.ReLU()))
+    assert classifier.gradcam_target_layer is last
     classifier.model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     with pytest.raises(AttributeError, match="gradcam_target_layer"):
         _ = classifier.gradcam_target_layer
@@ -187,13 +179,13 @@ def test_weights_in_the_hub_cache_need_no_network(
 
 
 @pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize("pretrained", [True, False])
+@pytest.mark.parametrize("changes", [{}, {"pretrained": True}, {"attn_layer": "cbam"}])
 def test_a_weights_file_is_loaded_without_its_head(
-    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor], pretrained: bool
+    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor], changes: dict[str, Any]
 ) -> None:
     weights = tmp_path / "imagenet.pth"
     torch.save(imagenet_resnet18, weights)
-    classifier = create_model(model_section(weights=str(weights), pretrained=pretrained))
+    classifier = create_model(model_section(weights=str(weights), **changes))
     assert torch.equal(
         classifier.model.layer4[1].conv2.weight, imagenet_resnet18["layer4.1.conv2.weight"]
     )
@@ -201,41 +193,21 @@ def test_a_weights_file_is_loaded_without_its_head(
     assert all(parameter.requires_grad for parameter in classifier.parameters())
 
 
-@pytest.mark.usefixtures("offline")
-def test_a_weights_file_serves_a_backbone_with_attention(
-    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor]
-) -> None:
-    weights = tmp_path / "imagenet.pth"
-    torch.save(imagenet_resnet18, weights)
-    classifier = create_model(model_section(weights=str(weights), attn_layer="cbam"))
-    assert torch.equal(classifier.model.conv1.weight, imagenet_resnet18["conv1.weight"])
-
-
 def test_a_missing_weights_file_names_its_key(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"model\.weights"):
         create_model(model_section(weights=str(tmp_path / "none.pth"), pretrained=True))
 
 
-def test_a_weights_file_of_another_backbone_is_refused(
+def test_a_weights_file_that_does_not_fit_is_refused(
     tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor]
 ) -> None:
     weights = tmp_path / "imagenet.pth"
     torch.save(imagenet_resnet18, weights)
     with pytest.raises(ValueError, match=r"model\.weights.*efficientnet_b0"):
         create_model(model_section("efficientnet_b0", weights=str(weights)))
-
-
-def test_a_weights_file_with_unknown_names_is_refused(
-    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor]
-) -> None:
-    weights = tmp_path / "renamed.pth"
     torch.save({f"net.{name}": tensor for name, tensor in imagenet_resnet18.items()}, weights)
     with pytest.raises(ValueError, match=r"model\.weights.*resnet18"):
         create_model(model_section(weights=str(weights)))
-
-
-def test_a_weights_file_that_is_none_is_refused(tmp_path: Path) -> None:
-    weights = tmp_path / "page.pth"
     weights.write_text("<html>not found</html>")
     with pytest.raises(ValueError, match=r"model\.weights.*cannot be read"):
         create_model(model_section(weights=str(weights)))
@@ -248,22 +220,18 @@ def test_class_weights_of_the_published_training_set(form: Any) -> None:
     assert (weights.dtype, weights.device.type) == (torch.float32, "cpu")
 
 
-def test_class_weights_of_a_balanced_set_are_one() -> None:
-    assert compute_class_weights([0, 1, 2, 2, 1, 0]).tolist() == [1, 1, 1]
-
-
 @pytest.mark.parametrize(
-    ("labels", "names"), [([0, 0, 1], "Malignant"), ([], "Normal, Benign, Malignant")]
+    ("labels", "words"),
+    [
+        ([0, 0, 1], "no sample of class Malignant"),
+        ([], "Normal, Benign, Malignant"),
+        ([0, 1, 2, -1], "0 … 2"),
+        ([0, 1, 2, 3], "0 … 2"),
+    ],
 )
-def test_class_weights_name_the_class_without_samples(labels: list[int], names: str) -> None:
-    with pytest.raises(ValueError, match=names):
+def test_class_weights_say_what_is_wrong_with_labels(labels: list[int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
         compute_class_weights(labels)
-
-
-@pytest.mark.parametrize("label", [-1, 3])
-def test_class_weights_refuse_labels_out_of_range(label: int) -> None:
-    with pytest.raises(ValueError, match=r"0 … 2"):
-        compute_class_weights([0, 1, 2, label])
 
 
 @pytest.mark.parametrize(
@@ -292,3 +260,11 @@ def test_an_untrained_network_is_undecided(backbone):
     labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
     loss = torch.nn.functional.cross_entropy(model(torch.randn(8, 3, 64, 64)), labels)
     assert loss.item() == pytest.approx(math.log(3), abs=0.2)
+
+
+def test_the_networks_input_is_normalised_in_three_equal_channels():
+    images = torch.tensor([[[0, 255]]], dtype=torch.uint8)
+    values = to_input(images, {"mean": [0.5, 0.5, 0.25], "std": [0.5, 0.25, 0.25]})
+    assert values.shape == (1, 3, 1, 2)
+    assert values.dtype == torch.float32
+    assert values[0, :, 0].tolist() == [[-1, 1], [-2, 2], [-1, 3]]

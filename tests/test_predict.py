@@ -15,10 +15,9 @@ from torch import nn
 from btxrd import CLASS_NAMES, NORMALIZATION, RESEARCH_ONLY
 from btxrd.cli import main
 from btxrd.data.loader import RadiographDataset, make_loader
-from btxrd.models import BTXRDClassifier, load_checkpoint, save_checkpoint
+from btxrd.models import BTXRDClassifier, load_checkpoint, predict_logits, save_checkpoint
 from btxrd.predict import COLUMNS, heat_map_file, predict
 from btxrd.predictions import predictions_frame, probabilities
-from btxrd.training import predict_logits
 
 CONFIG = {
     "model": {"backbone": "resnet10t", "pretrained": False},
@@ -56,7 +55,7 @@ def test_the_probabilities_are_those_of_the_studys_predictions(network, checkpoi
     some = table.iloc[:40]
     dataset = RadiographDataset(cache, np.arange(40), some["label"].to_numpy())
     loader = make_loader(dataset, 16, seed=0, shuffle=False)
-    logits = predict_logits(network, loader, torch.device("cpu"))
+    logits = predict_logits(network, loader)
     rows = some[["image_id", "center", "label"]].assign(part="test", group="g")
     expected = probabilities(predictions_frame(rows, logits))
     found = predict(some["path"], checkpoint, batch_size=7, device="cpu")

@@ -3,14 +3,22 @@ import pandas as pd
 import pytest
 import torch
 from filelock import FileLock, Timeout
+from torch import nn
 
-from btxrd.data.loader import make_datasets, make_loader, to_input
-from btxrd.models import compute_class_weights, create_model, load_checkpoint
+from btxrd.data.loader import make_datasets, make_loader
+from btxrd.models import (
+    BTXRDClassifier,
+    compute_class_weights,
+    create_model,
+    load_checkpoint,
+    predict_logits,
+    to_input,
+)
 from btxrd.params import RunParams, TrainingParams
 from btxrd.report.figures import history_figure
-from btxrd.training import _EpochMetrics, cam_loss, fit, predict_logits, seed_everything
+from btxrd.session import StopRequested, StopWithStudy
+from btxrd.training import cam_loss, fit, seed_everything, warmup_cosine
 
-CPU = torch.device("cpu")
 SMALL = {
     "experiment": "test",
     "model": {"backbone": "resnet10t", "pretrained": False},
@@ -23,26 +31,41 @@ class Killed(Exception):
     """Stands for the end of the process in the middle of a training."""
 
 
+def die_at(epoch):
+    def on_epoch(row):
+        if row["epoch"] == epoch:
+            raise Killed
+
+    return on_epoch
+
+
 @pytest.fixture(scope="module")
 def train(cache, split, tmp_path_factory):
-    """Train the small network; returns the outcome and its folder."""
+    """Train the small network; returns the outcome, the run's folder and the test logits."""
 
-    def run(run_dir=None, on_epoch=lambda row: None, model=SMALL["model"], **training):
-        run_dir = run_dir or tmp_path_factory.mktemp("run")
-        values = {**SMALL, "model": model, "training": SMALL["training"] | training}
-        params = RunParams.parse(values, "test")
-        seed_everything(params.seed)
-        guided = params.training.cam_weight > 0
-        datasets = make_datasets(cache, split, params.data, params.seed, masks=guided)
+    def train_one(study_dir=None, on_epoch=(), model=SMALL["model"], **training):
+        study_dir = str(study_dir or tmp_path_factory.mktemp("study"))
+        values = {"study_dir": study_dir, "model": model, "training": SMALL["training"] | training}
+        run = RunParams.parse({**SMALL, **values}, "test")
+        seed_everything(run.seed)
+        guided = run.training.cam_weight > 0
+        datasets = make_datasets(cache, split, run.data, run.seed, masks=guided)
         loaders = {p: make_loader(d, 32, 42, p == "train") for p, d in datasets.items()}
-        config = params.model_dump()
-        model = create_model(config)
+        network, settings = create_model(run.model_dump()), run.training
         weights = compute_class_weights(datasets["train"].labels)
-        arguments = (params.training, weights, run_dir, config, CPU, on_epoch)
-        result = fit(model, loaders["train"], loaders["val"], *arguments)
-        return result, run_dir, predict_logits(model, loaders["test"], CPU)
+        criterion = nn.CrossEntropyLoss(weights, label_smoothing=settings.label_smoothing)
+        optimizer = torch.optim.AdamW(
+            network.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True
+        )
+        steps = len(loaders["train"])
+        scheduler = warmup_cosine(
+            optimizer, settings.warmup_epochs * steps, settings.epochs * steps
+        )
+        recipe = (criterion, optimizer, scheduler, run)
+        result = fit(network, loaders["train"], loaders["val"], *recipe, on_epoch)
+        return result, run.run_dir, predict_logits(network, loaders["test"])
 
-    return run
+    return train_one
 
 
 @pytest.fixture(scope="module")
@@ -74,48 +97,58 @@ def test_the_same_seed_gives_the_same_numbers(whole, train):
 
 @pytest.mark.parametrize("cam_weight", [0, 0.5])
 def test_an_interrupted_training_goes_on_to_the_same_end(train, tmp_path, cam_weight):
-    def die_at(epoch):
-        def on_epoch(row):
-            if row["epoch"] == epoch:
-                raise Killed
-
-        return on_epoch
-
+    _, run_dir, expected = train(tmp_path, cam_weight=cam_weight)
+    whole = run_dir.rename(tmp_path / "whole")
     for epoch in (1, 2):
         with pytest.raises(Killed):
-            train(tmp_path, die_at(epoch), cam_weight=cam_weight)
-    whole = train(cam_weight=cam_weight)
+            train(tmp_path, [die_at(epoch)], cam_weight=cam_weight)
     result, _, logits = train(tmp_path, cam_weight=cam_weight)
-    np.testing.assert_array_equal(logits, whole[2])
+    np.testing.assert_array_equal(logits, expected)
     for name in ("history.csv", "model.pt"):
-        assert (tmp_path / name).read_bytes() == (whole[1] / name).read_bytes()
+        assert (run_dir / name).read_bytes() == (whole / name).read_bytes()
     assert len(result.seconds) == 3
 
 
-def test_a_folder_of_other_parameters_is_not_taken_up(whole, train):
+def test_every_callback_follows_the_saved_epoch(train, tmp_path):
+    saved, seen = [], []
+
+    def look(row):
+        history = pd.read_csv(next(tmp_path.rglob("history.csv")))
+        saved.append((len(history), history["val_loss"].iloc[-1]))
+
+    train(tmp_path, [look, seen.append], epochs=2)
+    assert saved == [(row["epoch"], row["val_loss"]) for row in seen]
+    assert [row["epoch"] for row in seen] == [1, 2]
+    assert all(row["seconds"] > 0 for row in seen)
+
+
+def test_a_study_that_is_to_stop_ends_a_training_after_its_epoch(train, tmp_path, monkeypatch):
+    monkeypatch.setenv("BTXRD_SESSION", "s")
+    (tmp_path / "study.json").write_text('{"session": "s", "stopping": true}')
+    with pytest.raises(StopRequested, match="stopped on request"):
+        train(tmp_path, [StopWithStudy(tmp_path)])
+    assert len(pd.read_csv(next(tmp_path.rglob("history.csv")))) == 1
+
+
+def test_states_that_cannot_be_taken_up_are_named(train, tmp_path):
+    _, run_dir, _ = train(tmp_path, epochs=1)
     with pytest.raises(ValueError, match=r"last\.pt belongs to other parameters"):
-        train(whole[1], lr=5e-4)
-
-
-def test_a_damaged_state_is_named(train, tmp_path):
-    (tmp_path / "model.pt").touch()
-    (tmp_path / "last.pt").write_bytes(b"half")
-    with pytest.raises(ValueError, match=r"last\.pt is damaged"):
+        train(tmp_path, epochs=1, lr=5e-4)
+    torch.save({"weights": torch.zeros(1)}, run_dir / "last.pt")
+    with pytest.raises(ValueError, match=r"last\.pt is no checkpoint: it lacks .*; delete it"):
+        train(tmp_path)
+    (run_dir / "last.pt").write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"last\.pt is damaged.*; delete it to train anew"):
         train(tmp_path)
 
 
 def test_without_its_best_epoch_a_training_starts_anew(train, whole, tmp_path):
-    train(tmp_path)
-    (tmp_path / "model.pt").unlink()
-    np.testing.assert_array_equal(train(tmp_path)[2], whole[2])
-    assert (tmp_path / "model.pt").is_file()
-
-
-def test_a_foreign_state_is_named(train, tmp_path):
-    (tmp_path / "model.pt").touch()
-    torch.save({"weights": torch.zeros(1)}, tmp_path / "last.pt")
-    with pytest.raises(ValueError, match=r"last\.pt is no state of a training"):
-        train(tmp_path)
+    with pytest.raises(Killed):
+        train(tmp_path, [die_at(1)])
+    next(tmp_path.rglob("model.pt")).unlink()
+    _, run_dir, logits = train(tmp_path)
+    np.testing.assert_array_equal(logits, whole[2])
+    assert (run_dir / "model.pt").is_file()
 
 
 @pytest.mark.parametrize(
@@ -143,34 +176,33 @@ def test_out_of_memory_says_where_and_which_batch_size_to_try(train, monkeypatch
 
 
 def test_a_validation_loss_that_is_no_number_stops_at_once(train, monkeypatch):
-    compute = _EpochMetrics.compute_and_reset
+    forward = BTXRDClassifier.forward
 
-    def broken(metrics):
-        return compute(metrics) | ({"val_loss": np.inf} if metrics.part == "val" else {})
+    def broken(network, images):
+        """One image of a validation batch has no number for an answer."""
+        logits = forward(network, images)
+        return logits if network.training else torch.cat([logits[:1] * torch.nan, logits[1:]])
 
-    monkeypatch.setattr(_EpochMetrics, "compute_and_reset", broken)
+    monkeypatch.setattr(BTXRDClassifier, "forward", broken)
     with pytest.raises(FloatingPointError, match="validation loss is inf after epoch 1"):
         train()
 
 
 def test_a_full_disk_leaves_the_last_epoch_to_go_on_from(train, whole, tmp_path, no_file_above):
-    def die(row):
-        raise Killed
-
     with pytest.raises(Killed):
-        train(tmp_path, die)
+        train(tmp_path, [die_at(1)])
     with no_file_above(1_000_000), pytest.raises(OSError, match=r"no room to write .*\.pt"):
         train(tmp_path)
-    assert not list(tmp_path.glob(".writing-*"))
+    assert not list(tmp_path.rglob(".writing-*"))
     np.testing.assert_array_equal(train(tmp_path)[2], whole[2])
 
 
 def test_a_second_training_in_the_same_folder_waits_for_the_first(train, tmp_path):
     def is_locked(row):
         with pytest.raises(Timeout):
-            FileLock(tmp_path / ".training.lock", timeout=0).acquire()
+            FileLock(next(tmp_path.rglob(".training.lock")), timeout=0).acquire()
 
-    train(tmp_path, is_locked)
+    train(tmp_path, [is_locked])
 
 
 def test_a_diverging_loss_stops_at_once_and_says_where(train):
@@ -184,6 +216,25 @@ def test_early_stopping_ends_a_training(train):
     result, _, _ = train(epochs=30, patience=1, lr=0.05)
     assert len(result.history) < 30
     assert result.best_epoch == len(result.history) - 1
+
+
+@pytest.mark.parametrize(
+    ("warmup", "rates"),
+    [
+        (0, [1, 0.9045, 0.6545, 0.3455, 0.0955, 0]),
+        (2, [0.01, 0.505, 1, 0.75, 0.25, 0]),
+        (4, [0.01, 0.505, 1, 0.75, 0.25, 0]),  # half of the steps at most
+    ],
+)
+def test_the_rate_rises_linearly_and_falls_along_a_cosine(warmup, rates):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1)
+    scheduler = warmup_cosine(optimizer, warmup, 5)
+    found = [scheduler.get_last_lr()[0]]
+    for _ in range(5):
+        optimizer.step()
+        scheduler.step()
+        found.append(scheduler.get_last_lr()[0])
+    assert found == pytest.approx(rates, abs=1e-4)
 
 
 def test_the_cam_loss_is_the_maps_energy_outside_the_lesion():

@@ -9,9 +9,7 @@ __all__ = ["training_augmentation"]
 def training_augmentation(seed: int) -> A.Compose:
     """Return the study's augmentation of uint8 (S, S) images, with its own random state.
 
-    Horizontal flip (p 0.5), affine (±5 % shift, 0.9–1.1 scale, ±15°), brightness and contrast
-    (±0.1), light Gaussian noise and coarse dropout. albumentations ignores global seeds: call
-    `set_random_seed` on the result before each batch.
+    albumentations ignores global seeds: call `set_random_seed` on the result before each batch.
 
     >>> import numpy as np
     >>> image = np.full((64, 64), 128, np.uint8)

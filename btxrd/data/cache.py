@@ -1,8 +1,5 @@
 """The image cache: every image decoded once, its lesion mask beside it, shared by all stages."""
 
-import contextlib
-import hashlib
-import json
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +18,7 @@ from tqdm.auto import tqdm
 
 from btxrd.data.annotations import annotation_file, read_annotation
 from btxrd.data.preprocessing import Preprocessing
-from btxrd.files import atomic_path, clear_scratch, write_json
+from btxrd.files import atomic_path, clear_scratch, digest, file_digest, read_json, write_json
 
 __all__ = ["ImageCache", "data_fingerprint", "file_digests", "open_cache"]
 
@@ -70,20 +67,19 @@ def open_cache(
     """Open the cache of these images with these settings; build it first where there is none.
 
     The key covers the contents of every image and annotation, so a changed file is noticed.
-    Processes that want the same cache wait for the one that builds it; a build that was killed
-    leaves nothing under the final name, and the next call starts it again.
+    Processes that want the same cache wait for the one that builds it, and a build that was killed
+    leaves none. A file that cannot be read gets an `error` in the index.
 
     Args:
         table: as `read_table` returns it.
         preprocessing: the settings.
         cache_dir: the folder of all caches.
         progress: show a progress bar while building.
-
-    A file that cannot be read does not stop the others: it gets an `error` in the index.
     """
     cache_dir = Path(cache_dir)
     cache_dir.mkdir(parents=True, exist_ok=True)
-    key = _key(table, preprocessing, cache_dir)
+    contents = list(file_digests(table, cache_dir).values())
+    key = digest([LAYOUT, preprocessing.settings(), table["image_id"].tolist(), contents])
     folder = cache_dir / key
     with FileLock(cache_dir / f"{key}.lock"):
         if not folder.is_dir():
@@ -106,46 +102,31 @@ def data_fingerprint(table: pd.DataFrame, cache_dir: str | Path) -> str:
         cache_dir: where the digests of files are remembered.
     """
     digests = list(file_digests(table, cache_dir).values())
-    return _digest([table.drop(columns="path").to_csv(index=False), digests])
+    return digest([table.drop(columns="path").to_csv(index=False), digests])
 
 
 def file_digests(table: pd.DataFrame, cache_dir: str | Path) -> dict[str, str | None]:
-    """Return the SHA-256 of every image, then of every annotation, by path; None without a file.
+    """Return the digest of every image, then of every annotation, by path; None without a file.
+
+    A file is read again only if its size or time changed.
 
     Args:
         table: as `read_table` returns it.
         cache_dir: where the digests of files are remembered.
     """
-    paths = [Path(path) for path in table["path"]]
-    paths += [annotation_file(path) for path in paths]
-    digests = _digests(paths, Path(cache_dir) / "digests.json")
-    return {str(path): digests.get(str(path)) for path in paths}
-
-
-def _key(table: pd.DataFrame, preprocessing: Preprocessing, cache_dir: Path) -> str:
-    digests = list(file_digests(table, cache_dir).values())
-    return _digest([LAYOUT, preprocessing.settings(), table["image_id"].tolist(), digests])
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _digests(paths: list[Path], memo_file: Path) -> dict[str, str]:
-    """Return the SHA-256 of every existing file, read again only if its size or time changed."""
-    memo: dict[str, list] = {}
-    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-        memo = json.loads(memo_file.read_text())
+    memo_file = Path(cache_dir) / "file-digests.json"
+    memo = read_json(memo_file)
     changed = False
-    digests = {}
-    for path in paths:
-        try:
-            status = path.stat()
-        except FileNotFoundError:
+    paths = [Path(path) for path in table["path"]]
+    digests: dict[str, str | None] = {}
+    for path in [*paths, *map(annotation_file, paths)]:
+        digests[str(path)] = None
+        if not path.is_file():
             continue
-        name, stamp = str(path.resolve()), [status.st_size, status.st_mtime_ns]
+        name, status = str(path.resolve()), path.stat()
+        stamp = [status.st_size, status.st_mtime_ns]
         if memo.get(name, [None])[0] != stamp:
-            memo[name] = [stamp, hashlib.sha256(path.read_bytes()).hexdigest()]
+            memo[name] = [stamp, file_digest(path)]
             changed = True
         digests[str(path)] = memo[name][1]
     if changed:
@@ -160,16 +141,14 @@ def _build(table: pd.DataFrame, preprocessing: Preprocessing, folder: Path, prog
     masks = np.lib.format.open_memmap(folder / "masks.npy", "w+", np.uint8, shape)
     cache_one = partial(_cache_one, preprocessing=preprocessing)
     # Threads suffice: decoding, CLAHE and resizing release the interpreter's lock.
+    bar = {"total": len(table), "desc": "image cache", "unit": "image", "disable": not progress}
     cv2_threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     rows = []
     try:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            done = pool.map(cache_one, table["path"])
-            for row, (image, mask, facts) in enumerate(
-                tqdm(done, total=len(table), desc="image cache", unit="image", disable=not progress)
-            ):
-                images[row], masks[row] = image, mask
+            for image, mask, facts in tqdm(pool.map(cache_one, table["path"]), **bar):
+                images[len(rows)], masks[len(rows)] = image, mask
                 rows.append(facts)
     finally:
         cv2.setNumThreads(cv2_threads)

@@ -1,4 +1,4 @@
-"""Batches from the image cache, and the one way from uint8 pixels to a network's input."""
+"""Batches from the image cache: dimmed copies, augmentation, the order of an epoch."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -8,7 +8,6 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from btxrd import NORMALIZATION
 from btxrd.data.cache import ImageCache
 from btxrd.params import DataParams
 
@@ -19,7 +18,6 @@ __all__ = [
     "borrow_masks",
     "make_datasets",
     "make_loader",
-    "to_input",
 ]
 
 
@@ -28,26 +26,6 @@ class BatchRequest(NamedTuple):
 
     samples: np.ndarray
     seed: int
-
-
-def to_input(images: torch.Tensor, normalization: dict = NORMALIZATION) -> torch.Tensor:
-    """Turn preprocessed pixels into a network's input, on the device they are on.
-
-    Shared by training, evaluation, Grad-CAM and predict.
-
-    Args:
-        images: uint8 (B, S, S).
-        normalization: channel `mean` and `std` of pixels in [0, 1], three numbers each.
-
-    Returns:
-        float32 (B, 3, S, S) in channels-last layout.
-    """
-    mean, std = (
-        torch.tensor(normalization[key], device=images.device).view(1, 3, 1, 1)
-        for key in ("mean", "std")
-    )
-    pixels = images.unsqueeze(1).float().div_(255)
-    return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def borrow_masks(annotated: np.ndarray, regions: np.ndarray, seed: int) -> np.ndarray:
@@ -83,26 +61,15 @@ def borrow_masks(annotated: np.ndarray, regions: np.ndarray, seed: int) -> np.nd
 class RadiographDataset(Dataset):
     """Samples of the image cache; each item is a whole batch.
 
-    With `annotations="roi_dim"` every annotated image has a second sample, whose pixels outside
-    the lesion mask are multiplied by `dim_factor`; normals have none, so only tumours are ever
-    seen dimmed. With `balanced_dim` every image has one, those without a lesion around the mask
-    that `borrow_masks` chose.
-
     Args:
         cache: the image cache.
-        rows: int64 (n,), the images' rows in the cache.
-        labels: int64 (n,), their labels.
-        annotations: `none`, `roi_dim` or `balanced_dim`.
-        dim_factor: in [0, 1].
+        rows: int64 (samples,), their rows in the cache.
+        labels: int64 (samples,).
+        bright: int64 (samples,), the row in the cache outside whose lesion mask a sample is dimmed;
+            -1 where it is not. By default none is.
+        dim_factor: what pixels are multiplied by there, in [0, 1].
         augment: whether to augment (train only).
         masks: whether batches hold the lesion masks too, augmented as the images are.
-        regions: (n,), the images' body regions; `balanced_dim` needs them.
-        seed: of the borrowed masks.
-
-    Attributes:
-        rows, labels: int64 (samples,), dimmed copies after all others.
-        dimmed: bool (samples,).
-        bright: int64 (samples,), the row in the cache whose mask stays bright if dimmed.
     """
 
     def __init__(
@@ -110,27 +77,13 @@ class RadiographDataset(Dataset):
         cache: ImageCache,
         rows: np.ndarray,
         labels: np.ndarray,
-        annotations: str = "none",
+        bright: np.ndarray | None = None,
         dim_factor: float = 0.5,
         augment: bool = False,
         masks: bool = False,
-        regions: np.ndarray | None = None,
-        seed: int = 0,
     ) -> None:
-        rows, labels = np.asarray(rows), np.asarray(labels)
-        annotated = cache.index["lesion_area"].to_numpy()[rows] > 0
-        if annotations == "balanced_dim":
-            if regions is None:
-                raise ValueError("annotations: balanced_dim needs the images' regions")
-            copies, bright = np.arange(len(rows)), rows[borrow_masks(annotated, regions, seed)]
-        else:
-            copies = np.flatnonzero(annotated) if annotations == "roi_dim" else np.array([], int)
-            bright = rows[copies]
-        self.cache = cache
-        self.dimmed = np.arange(len(rows) + len(copies)) >= len(rows)
-        self.bright = np.concatenate([rows, bright])
-        self.rows = np.concatenate([rows, rows[copies]])
-        self.labels = np.concatenate([labels, labels[copies]])
+        self.cache, self.rows, self.labels = cache, rows, labels
+        self.bright = np.full(len(rows), -1) if bright is None else bright
         self.dim_factor, self.masks = dim_factor, masks
         self.augmentation = None
         if augment:
@@ -148,12 +101,13 @@ class RadiographDataset(Dataset):
 
         The masks are uint8 {0, 1} (B, S, S), of the images' own lesions: never a borrowed one.
         """
-        rows = self.rows[request.samples]
-        pixels = {"image": self.cache.images[rows]}
-        dimmed = self.dimmed[request.samples]
+        rows, bright = self.rows[request.samples], self.bright[request.samples]
+        images = self.cache.images[rows]
+        dimmed = bright >= 0
         if dimmed.any():
-            bright = self.cache.masks[self.bright[request.samples][dimmed]]
-            pixels["image"][dimmed] = self._dim(pixels["image"][dimmed], bright)
+            dark = np.rint(images[dimmed] * self.dim_factor).astype(np.uint8)
+            images[dimmed] = np.where(self.cache.masks[bright[dimmed]] == 1, images[dimmed], dark)
+        pixels = {"image": images}
         if self.masks:
             pixels["mask"] = self.cache.masks[rows]
         if self.augmentation is not None:
@@ -164,9 +118,6 @@ class RadiographDataset(Dataset):
             pixels = {name: np.stack([sample[name] for sample in augmented]) for name in pixels}
         images, *masks = (torch.from_numpy(stack) for stack in pixels.values())
         return images, torch.from_numpy(self.labels[request.samples]), *masks
-
-    def _dim(self, images: np.ndarray, masks: np.ndarray) -> np.ndarray:
-        return np.where(masks == 1, images, np.rint(images * self.dim_factor).astype(np.uint8))
 
 
 def make_datasets(
@@ -179,13 +130,16 @@ def make_datasets(
 ) -> dict[str, RadiographDataset]:
     """Return the datasets of the parts of a split: train augmented and annotated, others plain.
 
+    With `annotations: roi_dim` every annotated training image has a second sample, dimmed outside
+    its lesion mask; with `balanced_dim` every image has one, those without a lesion around the
+    mask that `borrow_masks` chose. The dimmed samples stand after all others.
+
     Args:
         cache: the image cache.
         split: as `make_split` returns it.
         params: what annotations add, and whether the training labels are shuffled (a control).
         seed: the run's.
-        regions: body region by image_id; needed only where `params.annotations` is
-            `balanced_dim`.
+        regions: body region by image_id; needed only for `balanced_dim`.
         masks: whether the training batches hold the lesion masks.
 
     Returns:
@@ -200,23 +154,36 @@ def make_datasets(
     for part in ("train", "val", "test"):
         frame = split[split["split"] == part]
         rows, labels = cache.rows(frame["image_id"]), frame["label"].to_numpy()
-        if part != "train":
-            datasets[part] = RadiographDataset(cache, rows, labels)
-            continue
-        if params.shuffle_labels:
-            labels = np.random.default_rng(seed).permutation(labels)
-        datasets[part] = RadiographDataset(
-            cache,
-            rows,
-            labels,
-            params.annotations,
-            params.dim_factor,
-            augment=True,
-            masks=masks,
-            regions=None if regions is None else regions[frame["image_id"]].to_numpy(),
-            seed=seed,
-        )
+        datasets[part] = RadiographDataset(cache, rows, labels)
+    ids = split["image_id"][split["split"] == "train"]
+    rows, labels = datasets["train"].rows, datasets["train"].labels
+    if params.shuffle_labels:
+        labels = np.random.default_rng(seed).permutation(labels)
+    annotated = cache.index["lesion_area"].to_numpy()[rows] > 0
+    regions = None if regions is None else regions[ids].to_numpy()
+    copies, lenders = _dimmed_copies(annotated, regions, params.annotations, seed)
+    datasets["train"] = RadiographDataset(
+        cache,
+        np.concatenate([rows, rows[copies]]),
+        np.concatenate([labels, labels[copies]]),
+        np.concatenate([np.full(len(rows), -1), rows[lenders]]),
+        params.dim_factor,
+        augment=True,
+        masks=masks,
+    )
     return datasets
+
+
+def _dimmed_copies(
+    annotated: np.ndarray, regions: np.ndarray | None, annotations: str, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which images have a dimmed copy, and those whose lesion masks stay bright in them."""
+    if annotations == "balanced_dim":
+        if regions is None:
+            raise ValueError("annotations: balanced_dim needs the images' regions")
+        return np.arange(len(annotated)), borrow_masks(annotated, regions, seed)
+    copies = np.flatnonzero(annotated & (annotations == "roi_dim"))
+    return copies, copies
 
 
 def _require_usable(cache: ImageCache, split: pd.DataFrame) -> None:

@@ -66,8 +66,7 @@ class Preprocessing:
 
     Attributes:
         image_size: side of the square in pixels.
-        contrast: `clahe` (contrast-limited adaptive histogram equalisation, Zuiderveld 1994, clip
-            limit 2, 8 × 8 tiles) or `none`.
+        contrast: `clahe` (Zuiderveld 1994; clip limit 2, 8 × 8 tiles) or `none`.
         resize: `letterbox` keeps the aspect ratio and pads with black, `stretch` does neither.
 
     >>> Preprocessing(224).geometry(100, 200).transform.tolist()

@@ -33,7 +33,7 @@ NEAR_DISTANCE = 4
 """Bits of a 64-bit pHash by which near-duplicates differ at most."""
 
 BLOCK = 128
-"""Hashes compared with all others at a time: 40 MB for 40,000 images."""
+"""Hashes compared with all others at a time."""
 
 SAME_STUDY = (
     "center",
@@ -63,21 +63,13 @@ def near_duplicates(image_ids: pd.Series, hashes: np.ndarray) -> pd.DataFrame:
     """
     hashes = np.asarray(hashes, dtype=np.uint64)
     names = image_ids.to_numpy()
-    first, second, distances = [], [], []
+    pairs = []
     for start in range(0, len(hashes), BLOCK):
-        block = hashes[start : start + BLOCK, None] ^ hashes[None, start:]
-        distance = np.bitwise_count(block)
+        distance = np.bitwise_count(hashes[start : start + BLOCK, None] ^ hashes[None, start:])
         a, b = np.nonzero(np.triu(distance <= NEAR_DISTANCE, k=1))
-        first.append(names[start + a])
-        second.append(names[start + b])
-        distances.append(distance[a, b].astype(np.int64))
-    return pd.DataFrame(
-        {
-            "image_a": np.concatenate(first),
-            "image_b": np.concatenate(second),
-            "distance": np.concatenate(distances),
-        }
-    )
+        pairs.append(np.stack([start + a, start + b, distance[a, b]]))
+    first, second, distances = np.concatenate(pairs, axis=1)
+    return pd.DataFrame({"image_a": names[first], "image_b": names[second], "distance": distances})
 
 
 def conflicting_pairs(table: pd.DataFrame, duplicates: pd.DataFrame | None) -> pd.DataFrame:

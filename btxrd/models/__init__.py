@@ -1,4 +1,4 @@
-"""The classifier, its factory, its checkpoints and early stopping."""
+"""The classifier, its factory, its checkpoints, its logits and early stopping."""
 
 from btxrd.models.checkpoints import load_checkpoint, model_from_checkpoint, save_checkpoint
 from btxrd.models.classifier import (
@@ -8,6 +8,7 @@ from btxrd.models.classifier import (
     get_device,
 )
 from btxrd.models.early_stopping import EarlyStopping
+from btxrd.models.inference import predict_logits, to_input
 
 __all__ = [
     "BTXRDClassifier",
@@ -17,5 +18,7 @@ __all__ = [
     "get_device",
     "load_checkpoint",
     "model_from_checkpoint",
+    "predict_logits",
     "save_checkpoint",
+    "to_input",
 ]

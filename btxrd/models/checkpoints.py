@@ -1,8 +1,7 @@
 """Checkpoints: a trained model and all that is needed to use it or train it on, in one file."""
 
 import copy
-import pickle
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,13 @@ from btxrd import CLASS_NAMES, NORMALIZATION
 from btxrd.files import atomic_path
 from btxrd.models.classifier import BTXRDClassifier, create_model
 
-__all__ = ["load_checkpoint", "model_from_checkpoint", "save_checkpoint", "save_tensors"]
+__all__ = [
+    "load_checkpoint",
+    "load_tensors",
+    "model_from_checkpoint",
+    "save_checkpoint",
+    "save_tensors",
+]
 
 KEYS = (
     "epoch",
@@ -44,10 +49,8 @@ def save_checkpoint(
     """Write one file with the nine keys of a checkpoint, whole or not at all.
 
     Args:
-        model: its `state_dict` is stored.
-        optimizer: its state is stored.
-        scheduler: its state is stored; None is stored as None.
-        epoch: epochs trained so far, as the caller counts them.
+        model, optimizer, scheduler: their states are stored; no scheduler as None.
+        epoch: epochs trained so far.
         val_loss: validation loss of this epoch.
         config: the parameters, of plain types only (dict, list, tuple, str, number, bool, None).
         class_weights: one a class; stored as a list of floats.
@@ -55,6 +58,7 @@ def save_checkpoint(
 
     Raises:
         TypeError: `config` holds something that would not load again; its key is named.
+        OSError: there is no room for the file.
 
     >>> import tempfile
     >>> classifier = BTXRDClassifier("resnet18", pretrained=False)
@@ -80,17 +84,6 @@ def save_checkpoint(
     save_tensors(filepath, checkpoint)
 
 
-def save_tensors(filepath: str | Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values, atomically.
-
-    Raises:
-        OSError: there is no room for the file.
-    """
-    # Through Python's file: torch's own writer does not say why it failed.
-    with atomic_path(filepath) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
-
-
 def _require_plain(value: Any, key: str) -> None:
     """Allow exactly what `torch.load(weights_only=True)` allows; NumPy's numbers are not plain."""
     if type(value) is dict:
@@ -107,30 +100,50 @@ def _require_plain(value: Any, key: str) -> None:
         )
 
 
-def load_checkpoint(filepath: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read back what `save_checkpoint` wrote, with its tensors on `device`.
+def save_tensors(filepath: str | Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values, atomically.
 
-    A checkpoint is data: `weights_only=True`, so that opening a stranger's file runs no code.
+    Raises:
+        OSError: there is no room for the file.
+    """
+    # Through Python's file: torch's own writer does not say why it failed.
+    with atomic_path(filepath) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
+
+
+def load_tensors(
+    filepath: str | Path, keys: Iterable[str], device: str | torch.device = "cpu"
+) -> dict[str, Any]:
+    """Read back what `save_tensors` wrote; a stranger's file runs no code.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no checkpoint of this project (damaged, foreign, holding more than
-            data, or without some of the nine keys, which are named).
+        ValueError: the file is damaged, foreign, holds more than data, or lacks some of `keys`,
+            which are named.
     """
     filepath = Path(filepath)
     if not filepath.is_file():
         raise FileNotFoundError(f"there is no checkpoint {filepath}")
     try:
-        checkpoint = torch.load(filepath, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError, ValueError) as error:
+        content = torch.load(filepath, map_location=device, weights_only=True)
+    except Exception as error:  # whatever a pickle of garbage can raise
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{filepath} is damaged or no checkpoint: {reason}") from error
-    if not isinstance(checkpoint, dict):
-        raise ValueError(f"{filepath} is no checkpoint: it holds a {type(checkpoint).__name__}")
-    missing = [key for key in KEYS if key not in checkpoint]
+    if not isinstance(content, dict):
+        raise ValueError(f"{filepath} is no checkpoint: it holds a {type(content).__name__}")
+    missing = [key for key in keys if key not in content]
     if missing:
         raise ValueError(f"{filepath} is no checkpoint: it lacks {', '.join(missing)}")
-    return checkpoint
+    return content
+
+
+def load_checkpoint(filepath: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read back what `save_checkpoint` wrote, with its tensors on `device`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_tensors`, for the nine keys.
+    """
+    return load_tensors(filepath, KEYS, device)
 
 
 def model_from_checkpoint(checkpoint: dict[str, Any]) -> BTXRDClassifier:
@@ -141,14 +154,6 @@ def model_from_checkpoint(checkpoint: dict[str, Any]) -> BTXRDClassifier:
     Raises:
         ValueError: the checkpoint's configuration describes no model.
         RuntimeError: the stored weights do not fit the model that the configuration describes.
-
-    >>> trained = BTXRDClassifier("resnet18", pretrained=False)
-    >>> config = {"model": {"backbone": "resnet18", "pretrained": True}}
-    >>> rebuilt = model_from_checkpoint(
-    ...     {"config": config, "model_state_dict": trained.state_dict()}
-    ... )
-    >>> rebuilt.training, bool((rebuilt.model.fc.weight == trained.model.fc.weight).all())
-    (False, True)
     """
     section = checkpoint["config"].get("model") or {}
     if "backbone" not in section:

@@ -26,20 +26,25 @@ __all__ = ["BTXRDClassifier", "compute_class_weights", "create_model", "get_devi
 
 HUB_WEIGHTS = "model.safetensors"
 HUB_TIMEOUT_S = 5.0
+ARGUMENTS = {
+    "backbone": "backbone",
+    "num_classes": "num_classes",
+    "pretrained": "pretrained",
+    "dropout": "drop_rate",
+}
+"""Keys of the section `model` → arguments of `BTXRDClassifier`."""
+
 CONV_OR_NORM = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
 class BTXRDClassifier(nn.Module):
     """A timm backbone with a linear head that returns logits. Nothing is frozen.
 
-    The head starts with nearly equal logits, whatever timm's rule for the backbone is.
-
     Args:
         backbone: a name that timm knows, with or without a tag of its pretrained weights.
         num_classes: number of logits.
-        pretrained: start from the published weights. They come from the local hub cache without
-            any network, else from the hub; a `pretrained_cfg_overlay=dict(file=…)` among
-            `kwargs` names a file instead, and then the hub is never asked.
+        pretrained: start from the published weights, of the local hub cache or else of the hub; a
+            `pretrained_cfg_overlay=dict(file=…)` among `kwargs` names a file instead.
         drop_rate: dropout probability before the head, in [0, 1).
         kwargs: passed to `timm.create_model` as they are.
 
@@ -91,16 +96,11 @@ class BTXRDClassifier(nn.Module):
     def gradcam_target_layer(self) -> nn.Module:
         """The layer whose activations Grad-CAM weighs.
 
-        `model.bn2` where the backbone has a `BatchNormAct2d` of that name as its head norm (the
-        EfficientNet family), `model.layer4[-1]` for ResNets (their *blocks* have a `bn2`, the
-        backbone has none), else the last convolution or norm in the order of registration.
+        The head norm `model.bn2` of an EfficientNet, `model.layer4[-1]` of a ResNet (whose
+        *blocks* have a `bn2`), else the last convolution or norm in the order of registration.
 
         Raises:
             AttributeError: the backbone has neither convolution nor norm.
-
-        >>> classifier = BTXRDClassifier("resnet18", pretrained=False)
-        >>> classifier.gradcam_target_layer is classifier.model.layer4[-1]
-        True
         """
         if isinstance(getattr(self.model, "bn2", None), BatchNormAct2d):
             return self.model.bn2
@@ -115,9 +115,8 @@ class BTXRDClassifier(nn.Module):
 def _start_undecided(head: nn.Module) -> None:
     """Let a new linear head begin with nearly equal logits.
 
-    timm draws an EfficientNet's head from ±1/√classes, which suits the 1,000 of ImageNet. With
-    three it is ±0.58: the first losses are several times ln 3, and the first epochs are spent on
-    unlearning them.
+    timm draws an EfficientNet's head from ±1/√classes, which suits the 1,000 of ImageNet: with
+    three, the first losses are several times ln 3.
     """
     if isinstance(head, nn.Linear):
         nn.init.normal_(head.weight, std=0.01)
@@ -127,10 +126,9 @@ def _start_undecided(head: nn.Module) -> None:
 def create_model(config: dict[str, Any]) -> BTXRDClassifier:
     """Build the classifier that `config["model"]` describes; other sections are not read.
 
-    Keys of the section, each with the default of `BTXRDClassifier`: `backbone`, `num_classes`,
-    `pretrained`, `dropout`. Optional: `attn_layer` (attention in every block of a ResNet, such as
-    `cbam`) and `weights`, a local file of backbone weights, relative to the project's root; it is
-    loaded whatever `pretrained` says, its own head is dropped, and the hub is never asked.
+    Its keys are those of `btxrd.params.ModelParams`. `attn_layer` puts attention such as `cbam`
+    into every block of a ResNet. `weights` is a local file, relative to the project's root; it is
+    loaded without its head whatever `pretrained` says, and the hub is never asked.
 
     Raises:
         FileNotFoundError: the file of `model.weights` does not exist.
@@ -146,16 +144,7 @@ def create_model(config: dict[str, Any]) -> BTXRDClassifier:
     if not isinstance(section, dict):
         raise ValueError("the configuration has no section `model`")
     section = {key: value for key, value in section.items() if value is not None}
-    arguments = {
-        argument: section[key]
-        for key, argument in (
-            ("backbone", "backbone"),
-            ("num_classes", "num_classes"),
-            ("pretrained", "pretrained"),
-            ("dropout", "drop_rate"),
-        )
-        if key in section
-    }
+    arguments = {ARGUMENTS[key]: value for key, value in section.items() if key in ARGUMENTS}
     if "attn_layer" in section:
         arguments["block_args"] = {"attn_layer": section["attn_layer"]}
     if "weights" not in section:
@@ -206,8 +195,8 @@ def _require_known(backbone: str) -> None:
 def _published_weights(backbone: str) -> dict[str, str] | None:
     """Find the weights on this machine or download them; return where they are, for timm.
 
-    None where timm must find them in its own way. Left alone with an unreachable hub, timm and
-    huggingface_hub try again for most of a minute; here the hub is asked once.
+    None where timm must find them in its own way. An unreachable hub is asked once; timm and
+    huggingface_hub would try again for most of a minute.
     """
     published = timm.get_pretrained_cfg(backbone)
     if published is None or not published.hf_hub_id:
@@ -237,7 +226,7 @@ def compute_class_weights(
 ) -> torch.Tensor:
     """Weigh each class by `n / (num_classes · count)`: the rarer, the heavier.
 
-    The "balanced" heuristic of King and Zeng (2001), "Logistic regression in rare events data".
+    The "balanced" heuristic of (King and Zeng 2001).
 
     Args:
         labels: class indices in [0, num_classes), shape (n,).
@@ -256,14 +245,11 @@ def compute_class_weights(
     if np.any((labels < 0) | (labels >= num_classes)):
         raise ValueError(f"labels must lie in 0 … {num_classes - 1}")
     counts = np.bincount(labels, minlength=num_classes)
-    missing = [_class_name(index, num_classes) for index in np.flatnonzero(counts == 0)]
-    if missing:
+    if not counts.all():
+        names = CLASS_NAMES if num_classes == len(CLASS_NAMES) else map(str, range(num_classes))
+        missing = [name for name, count in zip(names, counts, strict=True) if count == 0]
         raise ValueError(f"no sample of class {', '.join(missing)}: it cannot be weighted")
     return torch.as_tensor(len(labels) / (num_classes * counts), dtype=torch.float32)
-
-
-def _class_name(index: int, num_classes: int) -> str:
-    return CLASS_NAMES[index] if num_classes == len(CLASS_NAMES) else str(index)
 
 
 def get_device(name: str = "auto") -> torch.device:

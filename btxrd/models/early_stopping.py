@@ -9,7 +9,6 @@ class EarlyStopping:
     """Say when `patience` validation losses in a row have brought no improvement.
 
     A loss improves when it is lower than the best one by more than `min_delta`; NaN never does.
-    The usual rule of patience; for its relatives see Prechelt 1998, "Early Stopping - But When?".
 
     Args:
         patience: calls in a row without improvement until the answer is True, at least 1.
@@ -58,13 +57,6 @@ class EarlyStopping:
         return {"best_loss": self.best_loss, "counter": self.counter}
 
     def load_state_dict(self, state: dict[str, float | int]) -> None:
-        """Take up the progress that `state_dict` returned; the settings stay this object's own.
-
-        >>> before, after = EarlyStopping(patience=2), EarlyStopping(patience=2)
-        >>> _ = before(0.5), before(0.6)
-        >>> after.load_state_dict(before.state_dict())
-        >>> after(0.6)
-        True
-        """
+        """Take up the progress that `state_dict` returned; the settings stay this object's own."""
         self.best_loss = float(state["best_loss"])
         self.counter = int(state["counter"])

@@ -9,7 +9,7 @@ from IPython.display import HTML, display
 
 from btxrd.params import RunParams
 from btxrd.report.figures import history_figure
-from btxrd.session import SESSION_VARIABLE, check_stop
+from btxrd.session import SESSION_VARIABLE
 
 __all__ = ["TrainingView"]
 
@@ -37,11 +37,7 @@ class TrainingView:
         self.drawn = 0.0
 
     def __call__(self, row: Mapping[str, float]) -> None:
-        """Show a row of the history, as `btxrd.training.fit` passes it to `on_epoch`.
-
-        Raises:
-            StopRequested: the study is to stop; the epoch is saved.
-        """
+        """Show a row of the history, as `btxrd.training.fit` passes it to `on_epoch`."""
         self.seconds.append(row["seconds"])
         epoch, epochs = int(row["epoch"]), self.run.training.epochs
         mean = sum(self.seconds) / len(self.seconds)
@@ -58,7 +54,6 @@ class TrainingView:
             history = pd.read_csv(self.run.run_dir / "history.csv")
             _show(self.curve, history_figure(history, title=self.run.name))
             self.drawn = time.monotonic()
-        check_stop(self.run.study_dir)
 
     def close(self) -> None:
         """Take the curve away."""

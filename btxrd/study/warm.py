@@ -1,8 +1,8 @@
 """Kernels that start warm: forked from a process that has imported what notebooks import.
 
 Such a process is started once in each worker (`python -m btxrd.study.warm`), imports, and forks
-itself when it is asked for a kernel. It has a single thread then, and ends with its worker; a kernel
-ends with it. Where the system has no pidfd (all but Linux), kernels start as jupyter starts them.
+itself when it is asked for a kernel. It has a single thread then, and ends with its worker; its
+kernels end with it. Where the system has no pidfd (all but Linux), kernels start as jupyter does it.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ class WarmProvisioner(LocalProvisioner):
         if not hasattr(os, "pidfd_open"):
             return await super().launch_kernel(cmd, **settings)
         arguments = cmd[cmd.index("-f") :]
-        self.process = _nursery.fork(arguments, settings["env"], settings.get("cwd") or os.getcwd())
+        self.process = _nursery.fork(arguments, settings["env"], settings.get("cwd") or ".")
         self.pid = self.pgid = self.process.pid
         return self.connection_info
 

@@ -2,12 +2,10 @@
 
 Run with `pytest tests/benchmarks/test_bench_data.py --override-ini addopts=`.
 
-The images have the release's mean size, 1629 x 2128 pixels, and its mean file of about 214 kB
-(801 MB in 3,746 files). The naive way uses the same libraries, augmentation and interpolation on
-one thread too; it decodes the whole file to RGB every time, works at full size and resizes last,
-so that a ratio tells what the order of the steps is worth. Ratios are of processor time, which
-other programs on the machine disturb least; the loader's throughput is wall-clock time, with two
-worker processes, and needs two idle cores.
+The images have the release's mean size, 1,629 × 2,128 pixels. The naive way uses the same
+libraries, augmentation and interpolation on one thread too; it decodes the whole file to RGB every
+time, works at full size and resizes last. Ratios are of processor time, which other programs
+disturb least; the loader's throughput is wall-clock time and needs two idle cores.
 """
 
 import itertools
@@ -158,10 +156,7 @@ def test_cache_pays_for_itself_within_the_first_epoch(benchmark, table, tmp_path
 def test_loader_throughput_on_two_cores(benchmark, cache, part, required):
     """Training is bound by augmentation in the workers, validation by handing batches over.
 
-    Read from the best of ten epochs: others on the machine can only slow one. Both figures grow
-    with the cores. A GPU that trains on G images/s needs 2 G / (the training figure) cores beside
-    the training process's own: an RTX 3090 reaches about 1,600 with EfficientNet-B0 at 224 px in
-    mixed precision (Wightman 2021, timm's benchmarks).
+    Read from the best of ten epochs: others on the machine can only slow one.
     """
     dataset = dataset_of(cache, augment=part == "training")
     loader = make_loader(dataset, BATCH, seed=0, shuffle=True, workers=2)

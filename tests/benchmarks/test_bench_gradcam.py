@@ -13,9 +13,8 @@ import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-from btxrd.data.loader import to_input
 from btxrd.evaluation.gradcam import class_activation_maps, normalise_maps
-from btxrd.models import BTXRDClassifier
+from btxrd.models import BTXRDClassifier, to_input
 
 IMAGES, SIDE, ROUNDS = 32, 224, 5
 

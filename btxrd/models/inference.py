@@ -1,0 +1,70 @@
+"""From preprocessed pixels to logits: normalisation, mixed precision, the logits of a loader."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from btxrd import NORMALIZATION
+from btxrd.models.classifier import BTXRDClassifier
+
+__all__ = ["autocast", "mixed_precision", "predict_logits", "to_input"]
+
+
+def to_input(
+    images: torch.Tensor, normalization: Mapping[str, Sequence[float]] = NORMALIZATION
+) -> torch.Tensor:
+    """Turn preprocessed pixels into a network's input, on the device they are on.
+
+    Shared by training, evaluation, Grad-CAM and predict.
+
+    Args:
+        images: uint8 (B, S, S).
+        normalization: channel `mean` and `std` of pixels in [0, 1], three numbers each.
+
+    Returns:
+        float32 (B, 3, S, S) in channels-last layout.
+    """
+    mean, std = (
+        torch.tensor(normalization[key], device=images.device).view(1, 3, 1, 1)
+        for key in ("mean", "std")
+    )
+    pixels = images.unsqueeze(1).float().div_(255)
+    return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def mixed_precision(device: torch.device) -> torch.dtype | None:
+    """Return the dtype of mixed precision: bfloat16 where the GPU has it; none on a CPU or MPS."""
+    if device.type != "cuda":
+        return None
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_bf16 else torch.float16
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Return the context in which a network computes: mixed precision on CUDA, else float32."""
+    dtype = mixed_precision(device)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def predict_logits(
+    network: BTXRDClassifier,
+    loader: Iterable[Sequence[torch.Tensor]],
+    normalization: Mapping[str, Sequence[float]] = NORMALIZATION,
+) -> np.ndarray:
+    """Return the logits, float32 (n, C), of every sample in the loader's order.
+
+    Args:
+        network: put into eval mode and channels-last layout; it computes where it is.
+        loader: batches that begin with images, uint8 (B, S, S).
+        normalization: as `to_input` takes it.
+    """
+    device = next(network.parameters()).device
+    # Outside inference mode: a parameter whose layout changes inside can never be trained again.
+    network.to(memory_format=torch.channels_last).eval()
+    with torch.inference_mode(), autocast(device):
+        batches = [
+            network(to_input(images.to(device), normalization)).float().cpu()
+            for images, *_ in loader
+        ]
+    return torch.cat(batches).numpy()
