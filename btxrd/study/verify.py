@@ -46,7 +46,10 @@ def verify(study_dir: str | Path) -> list[str]:
     says = read_json(study_dir / STUDY_FILE).get("parameters")
     if says is None:
         return [*problems, f"{study_dir / STUDY_FILE}: missing or empty"]
-    tables = compare_runs(study_dir, Bootstrap(says["replicates"], says["level"]))
+    try:
+        tables = compare_runs(study_dir, Bootstrap(says["replicates"], says["level"]))
+    except (FileNotFoundError, ValueError) as error:
+        return [*problems, f"{study_dir}: its tables cannot be computed again: {error}"]
     return [*problems, *_compare(study_dir, tables, "the runs' files")]
 
 
@@ -68,7 +71,8 @@ def _check_run(folder: Path, study_dir: Path) -> Iterator[str]:
     try:
         predictions = read_predictions(folder / "predictions.csv")
     except (FileNotFoundError, ValueError) as error:
-        yield f"{folder / 'predictions.csv'}: {error}"
+        # It names the file.
+        yield str(error)
         return
     given = record["settings"]["04_evaluate"]
     bootstrap = Bootstrap(given["replicates"], given["level"])
