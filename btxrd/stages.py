@@ -8,12 +8,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 __all__ = [
+    "COMPARE",
+    "EDA",
+    "EVALUATE",
+    "GRADCAM",
     "LOCK_FILE",
     "RUN_FILE",
     "RUN_STAGES",
+    "SPLITS",
     "STAGES",
     "STUDY_FILE",
     "STUDY_STAGES",
+    "TRAIN",
     "Stage",
 ]
 
@@ -62,84 +68,81 @@ class Stage:
 _PIXELS = ("numpy", "opencv-python-headless", "pillow")
 _STATISTICS = ("numpy", "pandas", "scipy", "scikit-learn")
 
-STAGES = {
-    stage.name: stage
-    for stage in (
-        Stage(
-            name="01_eda",
-            title="data",
-            doing="describing the data",
-            of="study",
-            reads=("dataset_root",),
-            writes=("findings.csv", "shortcuts.csv"),
-            page="eda.html",
-            rooms=("data", "evaluation", "report"),
-            packages=(*_PIXELS, "imagehash", *_STATISTICS),
-        ),
-        Stage(
-            name="02_splits",
-            title="splits",
-            doing="splitting the data",
-            of="study",
-            reads=("dataset_root",),
-            writes=(
-                "splits/duplicates.csv",
-                "splits/stratified.csv",
-                "splits/center.csv",
-                "splits/grouped.csv",
-                "splits/random.csv",
-                "splits/leakage.csv",
-            ),
-            page="splits.html",
-            rooms=("data", "report"),
-            packages=(*_PIXELS, "imagehash", *_STATISTICS),
-        ),
-        Stage(
-            name="03_train",
-            title="training",
-            doing="training",
-            of="run",
-            reads=("dataset_root", "splits/<split>.csv"),
-            writes=("history.csv", "seconds.csv", "model.pt", "predictions.csv", "training.json"),
-            page="03_train.html",
-            rooms=("data", "models", "training", "predictions"),
-            packages=("torch", "torchvision", "timm", "torchmetrics", "albumentations", *_PIXELS),
-        ),
-        Stage(
-            name="04_evaluate",
-            title="evaluation",
-            doing="evaluating",
-            of="run",
-            reads=("predictions.csv", "training.json", "dataset_root"),
-            writes=("metrics.json", "operating_points.csv", "calibration.csv", "subgroups.csv"),
-            page="04_evaluate.html",
-            rooms=("data", "evaluation", "predictions"),
-            packages=_STATISTICS,
-        ),
-        Stage(
-            name="05_gradcam",
-            title="heat maps",
-            doing="Grad-CAM",
-            of="run",
-            reads=("model.pt", "predictions.csv", "dataset_root"),
-            writes=("gradcam.csv",),
-            page="05_gradcam.html",
-            rooms=("data", "models", "evaluation", "predictions"),
-            packages=("torch", "timm", "grad-cam", *_PIXELS, *_STATISTICS),
-        ),
-        Stage(
-            name="06_compare",
-            title="comparison",
-            doing="comparing the runs",
-            of="study",
-            reads=("findings.csv", "shortcuts.csv", "splits/leakage.csv", "runs/"),
-            writes=("comparison.csv", "differences.csv", "gaps.csv", "comparison.json"),
-            page="index.html",
-            rooms=("evaluation", "report", "predictions"),
-            packages=_STATISTICS,
-        ),
-    )
-}
+EDA = Stage(
+    name="01_eda",
+    title="data",
+    doing="describing the data",
+    of="study",
+    reads=("dataset_root",),
+    writes=("findings.csv", "shortcuts.csv"),
+    page="eda.html",
+    rooms=("data", "evaluation", "report"),
+    packages=(*_PIXELS, "imagehash", *_STATISTICS),
+)
+SPLITS = Stage(
+    name="02_splits",
+    title="splits",
+    doing="splitting the data",
+    of="study",
+    reads=("dataset_root",),
+    writes=(
+        "splits/duplicates.csv",
+        "splits/stratified.csv",
+        "splits/center.csv",
+        "splits/grouped.csv",
+        "splits/random.csv",
+        "splits/leakage.csv",
+    ),
+    page="splits.html",
+    rooms=("data", "report"),
+    packages=(*_PIXELS, "imagehash", *_STATISTICS),
+)
+TRAIN = Stage(
+    name="03_train",
+    title="training",
+    doing="training",
+    of="run",
+    reads=("dataset_root", "splits/<split>.csv"),
+    writes=("history.csv", "seconds.csv", "model.pt", "predictions.csv", "training.json"),
+    page="03_train.html",
+    rooms=("data", "models", "training", "predictions"),
+    packages=("torch", "torchvision", "timm", "torchmetrics", "albumentations", *_PIXELS),
+)
+EVALUATE = Stage(
+    name="04_evaluate",
+    title="evaluation",
+    doing="evaluating",
+    of="run",
+    reads=("predictions.csv", "training.json", "dataset_root"),
+    writes=("metrics.json", "operating_points.csv", "calibration.csv", "subgroups.csv"),
+    page="04_evaluate.html",
+    rooms=("data", "evaluation", "predictions"),
+    packages=_STATISTICS,
+)
+GRADCAM = Stage(
+    name="05_gradcam",
+    title="heat maps",
+    doing="Grad-CAM",
+    of="run",
+    reads=("model.pt", "predictions.csv", "dataset_root"),
+    writes=("gradcam.csv",),
+    page="05_gradcam.html",
+    rooms=("data", "models", "evaluation", "predictions"),
+    packages=("torch", "timm", "grad-cam", *_PIXELS, *_STATISTICS),
+)
+COMPARE = Stage(
+    name="06_compare",
+    title="comparison",
+    doing="comparing the runs",
+    of="study",
+    reads=("findings.csv", "shortcuts.csv", "splits/leakage.csv", "runs/"),
+    writes=("comparison.csv", "differences.csv", "gaps.csv", "comparison.json"),
+    page="index.html",
+    rooms=("evaluation", "report", "predictions"),
+    packages=_STATISTICS,
+)
+
+STAGES = {s.name: s for s in (EDA, SPLITS, TRAIN, EVALUATE, GRADCAM, COMPARE)}
 """Name of each notebook → its stage, in the order of the pipeline."""
 
 STUDY_STAGES = {name: stage for name, stage in STAGES.items() if stage.of == "study"}

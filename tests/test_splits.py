@@ -165,5 +165,5 @@ def test_near_duplicates_against_a_plain_search():
 
 
 def test_a_missing_split_says_how_to_make_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match="02_splits"):
+    with pytest.raises(FileNotFoundError, match="run notebook 02"):
         read_split(tmp_path, "center")

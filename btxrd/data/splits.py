@@ -230,8 +230,7 @@ def read_split(study_dir: str | Path, strategy: str) -> pd.DataFrame:
     path = Path(study_dir) / "splits" / f"{strategy}.csv"
     if not path.is_file():
         raise FileNotFoundError(
-            f"no split {path}: run notebook 02_splits with this study_dir and {strategy!r} in its "
-            "`splits` first"
+            f"no split {path}: run notebook 02 with this study_dir first, which makes every split"
         )
     return pd.read_csv(path)
 

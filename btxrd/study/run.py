@@ -24,7 +24,7 @@ from btxrd.files import (
 from btxrd.params import EvaluateParams, GradcamParams, RunParams, StudyParams
 from btxrd.provenance import code_version, now, package_versions
 from btxrd.session import SESSION_VARIABLE, StopRequested, check_stop
-from btxrd.stages import RUN_FILE, RUN_STAGES, Stage
+from btxrd.stages import EVALUATE, GRADCAM, RUN_FILE, RUN_STAGES, Stage
 from btxrd.study.notebooks import execute_notebook
 from btxrd.study.source import code_digest
 
@@ -57,8 +57,8 @@ class RunTask:
         """Return what is to do for some runs of a study, with the code as it is now."""
         intervals = {"run_dir": "", "replicates": study.replicates, "level": study.level}
         given = {
-            "04_evaluate": EvaluateParams(prevalences=study.prevalences, **intervals),
-            "05_gradcam": GradcamParams(method=study.gradcam, **intervals),
+            EVALUATE.name: EvaluateParams(prevalences=study.prevalences, **intervals),
+            GRADCAM.name: GradcamParams(method=study.gradcam, **intervals),
         }
         settings = {name: params.model_dump(exclude={"run_dir"}) for name, params in given.items()}
         code = {name: code_digest(stage) for name, stage in RUN_STAGES.items()}

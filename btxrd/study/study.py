@@ -31,7 +31,7 @@ from btxrd.params import (
 )
 from btxrd.phantom import make_phantom
 from btxrd.provenance import code_version, data_name, now, package_versions
-from btxrd.stages import LOCK_FILE, RUN_FILE, STUDY_FILE, STUDY_STAGES
+from btxrd.stages import COMPARE, EDA, LOCK_FILE, RUN_FILE, SPLITS, STUDY_FILE, Stage
 from btxrd.study.cluster import Cluster, ClusterError
 from btxrd.study.notebooks import execute_notebook
 from btxrd.study.progress import StudyProgress
@@ -41,7 +41,7 @@ from btxrd.study.source import code_digest
 __all__ = ["StudyInUseError", "StudyResult", "run_study", "select"]
 
 POLL_SECONDS = 0.5
-PARAMETERS = {"01_eda": EdaParams, "02_splits": SplitsParams, "06_compare": CompareParams}
+PARAMETERS = {EDA.name: EdaParams, SPLITS.name: SplitsParams, COMPARE.name: CompareParams}
 
 
 class StudyInUseError(RuntimeError):
@@ -229,18 +229,18 @@ class _Study:
             digests = partial(file_digests, table, cache_dir)
             before, data = digests(), data_fingerprint(table, cache_dir)
             self.session.content["data"]["fingerprint"] = data
-            self.progress.say("01_eda and 02_splits")
-            self._start("01_eda", data)
-            self._start("02_splits", data)
-            self._finish("02_splits")
+            self.progress.say(f"{EDA.name} and {SPLITS.name}")
+            self._start(EDA, data)
+            self._start(SPLITS, data)
+            self._finish(SPLITS)
             tasks = RunTask.plan(self.study, self.runs, data)
             records = self._run_grid(tasks, lambda: _changes(before, digests()))
-            self._finish("01_eda")
+            self._finish(EDA)
             self._note_findings(records)
-            self.progress.say("06_compare")
-            self._start("06_compare", data, anew=True)
-            self._finish("06_compare")
-        report = self.study.study_dir / STUDY_STAGES["06_compare"].page
+            self.progress.say(COMPARE.name)
+            self._start(COMPARE, data, anew=True)
+            self._finish(COMPARE)
+        report = self.study.study_dir / COMPARE.page
         return StudyResult(report, records, {run.name: run.run_dir for run in self.runs})
 
     def _meet_workers(self) -> None:
@@ -253,35 +253,34 @@ class _Study:
         self.session.now |= {"slots": self.cluster.slots(), "threads": self.threads}
         self.session.note()
 
-    def _start(self, name: str, data: str, anew: bool = False) -> None:
+    def _start(self, stage: Stage, data: str, anew: bool = False) -> None:
         """Hand a notebook of the study to a worker, unless its files are there and up to date."""
-        stage, folder = STUDY_STAGES[name], self.study.study_dir
-        params = self._parameters(name)
+        folder, params = self.study.study_dir, self._parameters(stage)
         made_of = {"parameters": params, "data": data, "code": code_digest(stage)}
         complete = all((folder / file).is_file() for file in stage.files)
-        if not anew and complete and self.session.content["made"].get(name) == made_of:
+        if not anew and complete and self.session.content["made"].get(stage.name) == made_of:
             return
         environment = kernel_environment(self.threads, self.session.id)
         future = self.cluster.submit(execute_notebook, stage, folder, params, environment)
-        self.started[name] = future, made_of
+        self.started[stage.name] = future, made_of
 
-    def _parameters(self, name: str) -> dict[str, Any]:
+    def _parameters(self, stage: Stage) -> dict[str, Any]:
         """Return what papermill injects: of all that the study says, what the notebook takes."""
         says = self.study.model_dump() | {
             "dataset_root": str(project_path(self.study.dataset_root)),
             "study_dir": str(self.study.study_dir),
             "image_size": self.runs[0].data.image_size,
         }
-        model = PARAMETERS[name]
+        model = PARAMETERS[stage.name]
         return model(**{key: says[key] for key in model.model_fields}).model_dump()
 
-    def _finish(self, name: str) -> None:
+    def _finish(self, stage: Stage) -> None:
         """Wait for a notebook of the study, if it was started, and note what it is made of."""
-        if name in self.started:
-            future, made_of = self.started.pop(name)
+        if stage.name in self.started:
+            future, made_of = self.started.pop(stage.name)
             self.interrupts.wait(future.done)
             self.cluster.result(future)
-            self.session.note(made=self.session.content["made"] | {name: made_of})
+            self.session.note(made=self.session.content["made"] | {stage.name: made_of})
 
     def _run_grid(
         self, tasks: list[RunTask], changes: Callable[[], list[str]]

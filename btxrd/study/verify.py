@@ -13,7 +13,7 @@ from btxrd.evaluation.runs import collect_runs, compare_runs
 from btxrd.files import file_digest, read_json, write_csv, write_json
 from btxrd.params import RunParams
 from btxrd.predictions import read_predictions
-from btxrd.stages import RUN_FILE, STUDY_FILE
+from btxrd.stages import EVALUATE, RUN_FILE, STUDY_FILE
 from btxrd.study.run import RunTask
 
 __all__ = ["verify"]
@@ -74,7 +74,7 @@ def _check_run(folder: Path, study_dir: Path) -> Iterator[str]:
         # It names the file.
         yield str(error)
         return
-    given = record["settings"]["04_evaluate"]
+    given = record["settings"][EVALUATE.name]
     bootstrap = Bootstrap(given["replicates"], given["level"])
     computed = evaluate(predictions, bootstrap, given["prevalences"])
     yield from _compare(folder, computed, "predictions.csv")

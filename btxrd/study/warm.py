@@ -10,6 +10,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -39,6 +40,8 @@ IMPORTED = (
 """What the notebooks import, and what that takes long to."""
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+LIMITS = ("RLIMIT_FSIZE", "RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_NOFILE")
+"""A kernel has the limits of who asks for it, not of who forks it."""
 INLINE = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
 
 
@@ -107,7 +110,9 @@ class _Nursery:
     def fork(
         self, arguments: Sequence[str], environment: Mapping[str, str], folder: str
     ) -> _ForkedKernel:
+        limits = {name: resource.getrlimit(getattr(resource, name)) for name in LIMITS}
         order = {"arguments": list(arguments), "environment": dict(environment), "folder": folder}
+        order["limits"] = limits
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._process = subprocess.Popen(
@@ -145,8 +150,15 @@ def _serve() -> None:
         print(pid, flush=True)
 
 
-def _become_kernel(arguments: list[str], environment: dict[str, str], folder: str) -> None:
+def _become_kernel(
+    arguments: list[str],
+    environment: dict[str, str],
+    folder: str,
+    limits: dict[str, tuple[int, int]],
+) -> None:
     os.setsid()
+    for name, ends in limits.items():
+        resource.setrlimit(getattr(resource, name), ends)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.chdir(folder)
     os.environ.clear()
