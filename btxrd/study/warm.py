@@ -25,7 +25,6 @@ __all__ = ["WarmProvisioner"]
 
 IMPORTED = (
     "ipykernel.kernelapp",
-    "matplotlib_inline.config",
     "seaborn",
     "scipy.stats",
     "sklearn.metrics",
@@ -42,7 +41,6 @@ IMPORTED = (
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 LIMITS = ("RLIMIT_FSIZE", "RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_NOFILE")
 """A kernel has the limits of who asks for it, not of who forks it."""
-INLINE = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
 
 
 class WarmProvisioner(LocalProvisioner):
@@ -121,7 +119,7 @@ class _Nursery:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
                     text=True,
-                    env=os.environ | dict.fromkeys(THREADS, "1") | INLINE,
+                    env=os.environ | dict.fromkeys(THREADS, "1"),
                     start_new_session=True,
                 )
             process = self._process
@@ -163,14 +161,15 @@ def _become_kernel(
     os.chdir(folder)
     os.environ.clear()
     # A kernel ends when its parent is another than this.
-    os.environ.update(environment | INLINE | {"JPY_PARENT_PID": str(os.getppid())})
+    os.environ.update(environment | {"JPY_PARENT_PID": str(os.getppid())})
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(nothing, stream)
     _use_threads(int(environment.get(THREADS[0], 0)))
     from ipykernel.kernelapp import launch_new_instance
 
-    launch_new_instance(argv=arguments)
+    # pyplot, imported long ago, did not meet the kernel: figures would not be shown.
+    launch_new_instance(argv=[*arguments, "--IPKernelApp.matplotlib=inline"])
     os._exit(0)
 
 
