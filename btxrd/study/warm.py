@@ -119,7 +119,7 @@ class _Nursery:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
                     text=True,
-                    env=os.environ | dict.fromkeys(THREADS, "1"),
+                    env={**environment, **dict.fromkeys(THREADS, "1")},
                     start_new_session=True,
                 )
             process = self._process
