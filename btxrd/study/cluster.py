@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+import dask
 from distributed import Client, Future, LocalCluster, WorkerPlugin
 
 from btxrd.provenance import package_versions
@@ -19,6 +20,17 @@ __all__ = ["Cluster", "ClusterError", "available_cores"]
 GONE = (
     "the Dask scheduler is gone; the same command goes on, from the last epoch of what was running"
 )
+
+
+QUIET = {
+    "distributed.admin.tick.interval": "2s",
+    "distributed.admin.tick.limit": "1h",
+    "distributed.admin.system-monitor.interval": "1h",
+    "distributed.admin.system-monitor.gil.enabled": False,
+    "distributed.client.scheduler-info-interval": "10s",
+    "distributed.worker.profile.enabled": False,
+}
+"""Settings of workers that are started here: they watch themselves for a dashboard nobody sees."""
 
 
 class ClusterError(RuntimeError):
@@ -63,6 +75,7 @@ class Cluster:
             except (OSError, ValueError) as error:
                 raise ClusterError(f"no Dask scheduler answers at {scheduler}: {error}") from error
             return
+        dask.config.set(QUIET)
         self.local = LocalCluster(
             n_workers=jobs or 1,
             threads_per_worker=1,

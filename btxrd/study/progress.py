@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
@@ -69,7 +70,22 @@ class RunState:
 
 
 def run_state(run: RunParams) -> RunState:
-    """Read a run's state from its folder."""
+    """Read a run's state from its folder; its files are read again only if they changed."""
+    files = (run.run_dir / name for name in (RUN_FILE, "history.csv", "seconds.csv"))
+    return _run_state(run.model_dump_json(), tuple(_stamp(file) for file in files))
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_mtime_ns, status.st_ino
+
+
+@lru_cache(maxsize=4096)
+def _run_state(parameters: str, stamps: tuple[object, ...]) -> RunState:
+    run = RunParams.model_validate_json(parameters)
     record = read_json(run.run_dir / RUN_FILE)
     state = record.get("status", "waiting")
     history = _column(run.run_dir / "history.csv", "val_loss")

@@ -40,7 +40,8 @@ from btxrd.study.source import code_digest
 
 __all__ = ["StudyInUseError", "StudyResult", "run_study", "select"]
 
-POLL_SECONDS = 0.5
+LOOK_SECONDS = 1.0
+"""How often the runs' files are looked at while nothing ends."""
 PARAMETERS = {EDA.name: EdaParams, SPLITS.name: SplitsParams, COMPARE.name: CompareParams}
 
 
@@ -176,11 +177,12 @@ class _Session:
 
 
 class _Interrupts:
-    """Counts Ctrl-C: the first one is a request, the second one interrupts."""
+    """Counts Ctrl-C: the first one is a request, the second one interrupts. Sleeps until then."""
 
     def __init__(self) -> None:
         self.requested = False
         self.previous: Any = None
+        self.happened = threading.Event()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -195,13 +197,24 @@ class _Interrupts:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+        self.happened.set()
+
+    def watch(self, future: Future) -> Future:
+        """Wake whoever sleeps when a future is done."""
+        future.add_done_callback(lambda _: self.happened.set())
+        return future
+
+    def sleep(self) -> None:
+        """Sleep until something that is watched is done, Ctrl-C, or it is time to look."""
+        self.happened.wait(LOOK_SECONDS)
+        self.happened.clear()
 
     def wait(self, is_over: Callable[[], bool]) -> None:
         """Wait until something is over, or end here where a stop is requested."""
         while not is_over():
             if self.requested:
                 raise KeyboardInterrupt
-            time.sleep(POLL_SECONDS / 5)
+            self.sleep()
 
 
 class _Study:
@@ -261,7 +274,8 @@ class _Study:
         if not anew and complete and self.session.content["made"].get(stage.name) == made_of:
             return
         environment = kernel_environment(self.threads, self.session.id)
-        future = self.cluster.submit(execute_notebook, stage, folder, params, environment)
+        arguments = (execute_notebook, stage, folder, params, environment)
+        future = self.interrupts.watch(self.cluster.submit(*arguments))
         self.started[stage.name] = future, made_of
 
     def _parameters(self, stage: Stage) -> dict[str, Any]:
@@ -318,13 +332,13 @@ class _Study:
                 arguments = (task, self.threads, self.session.id)
                 resources = self.cluster.resources
                 future = self.cluster.submit(execute_run, *arguments, resources=resources)
-                running.append((task, future))
+                running.append((task, self.interrupts.watch(future)))
             if self.interrupts.requested and not self.session.content.get("stopping"):
                 self.session.note(stopping=True)
                 self.progress.say("stopping after the running epochs; Ctrl-C again stops at once")
             active, to_do = [t.params for t, _ in running], [t.params for t in waiting]
             self.progress.update(active, to_do, slots)
-            time.sleep(POLL_SECONDS)
+            self.interrupts.sleep()
         if self.interrupts.requested:
             raise KeyboardInterrupt
         return records

@@ -160,16 +160,22 @@ def _become_kernel(
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.chdir(folder)
     os.environ.clear()
-    # A kernel ends when its parent is another than this.
-    os.environ.update(environment | {"JPY_PARENT_PID": str(os.getppid())})
+    os.environ.update(environment)
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(nothing, stream)
     _use_threads(int(environment.get(THREADS[0], 0)))
     from ipykernel.kernelapp import launch_new_instance
 
-    # pyplot, imported long ago, did not meet the kernel: figures would not be shown.
-    launch_new_instance(argv=[*arguments, "--IPKernelApp.matplotlib=inline"])
+    launch_new_instance(
+        argv=[
+            *arguments,
+            # A kernel ends when its parent is no longer this process.
+            f"--IPKernelApp.parent_handle={os.getppid()}",
+            # pyplot was imported before there was a kernel: figures would not be shown.
+            "--IPKernelApp.matplotlib=inline",
+        ]
+    )
     os._exit(0)
 
 
