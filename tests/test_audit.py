@@ -323,7 +323,7 @@ def test_a_damage_is_found_and_what_it_hurts_is_not_read(copy, check, target, ch
 
     if check in WHOLE_TABLE:
         with pytest.raises((ValueError, FileNotFoundError), match=subject) as refused:
-            usable_table(copy.root)
+            usable_table(copy.root, copy.root.parent / "cache")
         assert str(copy.root) in str(refused.value)
         return
     if check == "cell":

@@ -1,9 +1,11 @@
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from btxrd.data import Preprocessing, open_release, read_table
+from btxrd.data import Preprocessing, open_release, read_table, release
+from btxrd.data.release import usable_table
 
 
 @pytest.fixture
@@ -60,3 +62,16 @@ def test_a_release_of_bad_rows_only_is_not_called_empty(damaged):
         path.write_bytes(b"")
     with pytest.raises(ValueError, match="120 of 120 images"):
         open_small(damaged)
+
+
+def test_nothing_is_inspected_again_until_a_file_changes(phantom, tmp_path, monkeypatch):
+    root = tmp_path / "data"
+    shutil.copytree(phantom, root)
+    first = usable_table(root, tmp_path / "cache")
+    monkeypatch.setattr(release, "audit", lambda root: pytest.fail("inspected again"))
+    again = usable_table(root, tmp_path / "cache")
+    for before, after in zip(first, again, strict=True):
+        pd.testing.assert_frame_equal(before, after)
+    (root / "images" / "IMG000003.jpeg").touch()
+    with pytest.raises(pytest.fail.Exception, match="inspected again"):
+        usable_table(root, tmp_path / "cache")

@@ -1,16 +1,22 @@
 """A BTXRD release on disk as the study uses it: audited, bad rows set aside, decoded once."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 
 from btxrd.data.audit import audit, finding, findings_table, unusable_images
 from btxrd.data.cache import ImageCache, open_cache
 from btxrd.data.preprocessing import Preprocessing
-from btxrd.data.table import read_table
+from btxrd.data.table import read_table, table_file
+from btxrd.files import atomic_path, digest, file_digest, write_csv
 
 __all__ = ["Release", "open_release", "usable_table"]
+
+INSPECTORS = ("annotations.py", "audit.py", "table.py")
+"""Whose code decides what is found."""
 
 MOST_SET_ASIDE = 0.02
 """A study goes on without bad rows up to this share of all; beyond, something larger is wrong."""
@@ -31,8 +37,11 @@ class Release:
     findings: pd.DataFrame
 
 
-def usable_table(root: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def usable_table(root: str | Path, cache_dir: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Audit a data set and read its table without the rows that cannot be used.
+
+    The outcome is kept in `cache_dir`: while no file changes its size or time, nothing is
+    inspected again.
 
     Returns:
         The table, as `read_table` returns it, and the findings, as `audit` returns them.
@@ -41,11 +50,35 @@ def usable_table(root: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         FileNotFoundError: no data set at `root`.
         ValueError: the table as a whole cannot be read, or more than 2 % of the rows are bad.
     """
-    findings = audit(root)
-    bad = unusable_images(findings)
-    table = read_table(root, set_aside=bad)
-    _refuse_too_many(len(bad), len(table) + len(bad), root)
-    return table, findings
+    cache_dir = Path(cache_dir)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    kept = cache_dir / f"release-{_stamp(root)}"
+    with FileLock(kept.with_suffix(".lock")):
+        if not kept.is_dir():
+            findings = audit(root)
+            bad = unusable_images(findings)
+            table = read_table(root, set_aside=bad)
+            _refuse_too_many(len(bad), len(table) + len(bad), root)
+            with atomic_path(kept) as folder:
+                write_csv(folder / "table.csv", table)
+                write_csv(folder / "findings.csv", findings)
+    texts = dict.fromkeys(("image_id", "gender", "path"), str)
+    table = pd.read_csv(kept / "table.csv", dtype=texts)
+    findings = pd.read_csv(kept / "findings.csv", dtype=str).astype(object)
+    return table, findings.where(findings.notna(), None)
+
+
+def _stamp(root: str | Path) -> str:
+    """Return a digest of a data set's names, sizes and times, and of the code that inspects it."""
+    folder = table_file(root).parent.resolve()
+    files = sorted(
+        (entry.path, entry.stat().st_size, entry.stat().st_mtime_ns)
+        for place in (folder, folder / "images", folder / "Annotations")
+        if place.is_dir()
+        for entry in os.scandir(place)
+    )
+    code = [file_digest(Path(__file__).with_name(name)) for name in INSPECTORS]
+    return digest([files, code])
 
 
 def open_release(
@@ -56,7 +89,7 @@ def open_release(
     Raises:
         FileNotFoundError, ValueError: as `usable_table`.
     """
-    table, findings = usable_table(root)
+    table, findings = usable_table(root, cache_dir)
     cache = open_cache(table, preprocessing, cache_dir, progress)
     broken = cache.index.dropna(subset="error")[["image_id", "error"]]
     late = [

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -54,9 +55,6 @@ class Cluster:
             one, all its slots are used by default.
         scheduler: address of a Dask scheduler, such as tcp://host:8786.
         resources: what each run takes of its worker's resources, such as {"GPU": 1}.
-
-    Raises:
-        ClusterError: nobody answers at the address.
     """
 
     def __init__(
@@ -65,27 +63,36 @@ class Cluster:
         scheduler: str | None = None,
         resources: Mapping[str, float] | None = None,
     ) -> None:
+        self.jobs, self.scheduler, self.resources = jobs, scheduler, dict(resources or {})
+        self.local: LocalCluster | None = None
+
+    @cached_property
+    def client(self) -> Client:
+        """The connection to the workers; they are started here when it is first wanted.
+
+        Raises:
+            ClusterError: nobody answers at the scheduler's address.
+        """
         # What goes wrong with a worker is told by its run.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
-        self.jobs, self.resources = jobs, dict(resources or {})
-        self.local: LocalCluster | None = None
-        if scheduler is not None:
+        if self.scheduler is not None:
             try:
-                self.client = Client(scheduler, timeout=10)
+                return Client(self.scheduler, timeout=10)
             except (OSError, ValueError) as error:
-                raise ClusterError(f"no Dask scheduler answers at {scheduler}: {error}") from error
-            return
+                message = f"no Dask scheduler answers at {self.scheduler}: {error}"
+                raise ClusterError(message) from error
         dask.config.set(QUIET)
         self.local = LocalCluster(
-            n_workers=jobs or 1,
+            n_workers=self.jobs or 1,
             threads_per_worker=1,
             processes=True,
             memory_limit=0,
             dashboard_address=None,
             silence_logs=logging.CRITICAL,
         )
-        self.client = Client(self.local)
-        self.client.register_plugin(_IgnoreInterrupts())
+        client = Client(self.local)
+        client.register_plugin(_IgnoreInterrupts())
+        return client
 
     def __enter__(self) -> Self:
         """Return the cluster."""
@@ -93,6 +100,8 @@ class Cluster:
 
     def __exit__(self, *error: object) -> None:
         """Let go of the workers; those that were started here end, and their kernels with them."""
+        if "client" not in self.__dict__:
+            return
         busy = any(future.status == "pending" for future in self.client.futures.values())
         self.client.close()
         if self.local is None:

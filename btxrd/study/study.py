@@ -20,7 +20,14 @@ from filelock import FileLock, Timeout
 
 from btxrd.data.cache import data_fingerprint, file_digests
 from btxrd.data.release import usable_table
-from btxrd.files import clear_scratch, project_path, read_json, write_json
+from btxrd.files import (
+    clear_scratch,
+    digest,
+    file_digest,
+    project_path,
+    read_json,
+    write_json,
+)
 from btxrd.params import (
     CompareParams,
     EdaParams,
@@ -31,7 +38,7 @@ from btxrd.params import (
 )
 from btxrd.phantom import make_phantom
 from btxrd.provenance import code_version, data_name, now, package_versions
-from btxrd.stages import COMPARE, EDA, LOCK_FILE, RUN_FILE, SPLITS, STUDY_FILE, Stage
+from btxrd.stages import COMPARE, EDA, LOCK_FILE, RUN_FILE, RUN_STAGES, SPLITS, STUDY_FILE, Stage
 from btxrd.study.cluster import Cluster, ClusterError
 from btxrd.study.notebooks import execute_notebook
 from btxrd.study.progress import StudyProgress
@@ -235,10 +242,9 @@ class _Study:
 
     def run(self) -> StudyResult:
         with self.progress, self.interrupts:
-            self._meet_workers()
             self.progress.say("reading the data")
             cache_dir = project_path(self.study.cache_dir)
-            table = usable_table(project_path(self.study.dataset_root))[0]
+            table = usable_table(project_path(self.study.dataset_root), cache_dir)[0]
             digests = partial(file_digests, table, cache_dir)
             before, data = digests(), data_fingerprint(table, cache_dir)
             self.session.content["data"]["fingerprint"] = data
@@ -251,12 +257,27 @@ class _Study:
             self._finish(EDA)
             self._note_findings(records)
             self.progress.say(COMPARE.name)
-            self._start(COMPARE, data, anew=True)
+            self._start(COMPARE, self._results())
             self._finish(COMPARE)
         report = self.study.study_dir / COMPARE.page
         return StudyResult(report, records, {run.name: run.run_dir for run in self.runs})
 
+    def _results(self) -> str:
+        """Return a digest of all that the comparison is made of."""
+        folder = self.study.study_dir
+        files = [folder / name for name in COMPARE.reads if (folder / name).is_file()]
+        names = (
+            RUN_FILE,
+            "error.txt",
+            *(name for stage in RUN_STAGES.values() for name in stage.writes),
+        )
+        files += sorted(f for f in folder.glob("runs/*/*/*/*") if f.name in names)
+        return digest([[str(file.relative_to(folder)), file_digest(file)] for file in files])
+
     def _meet_workers(self) -> None:
+        """Make the workers ready, when there is something to do for them."""
+        if "slots" in self.session.now:
+            return
         if not self.cluster.slots():
             needed = "".join(f" with {n} {name}" for name, n in self.cluster.resources.items())
             self.progress.say(f"waiting for a worker{needed} to join the scheduler")
@@ -266,13 +287,19 @@ class _Study:
         self.session.now |= {"slots": self.cluster.slots(), "threads": self.threads}
         self.session.note()
 
-    def _start(self, stage: Stage, data: str, anew: bool = False) -> None:
-        """Hand a notebook of the study to a worker, unless its files are there and up to date."""
+    def _start(self, stage: Stage, data: str) -> None:
+        """Hand a notebook of the study to a worker, unless its files are there and up to date.
+
+        Args:
+            stage: of the study.
+            data: a digest of the files that the notebook reads.
+        """
         folder, params = self.study.study_dir, self._parameters(stage)
         made_of = {"parameters": params, "data": data, "code": code_digest(stage)}
         complete = all((folder / file).is_file() for file in stage.files)
-        if not anew and complete and self.session.content["made"].get(stage.name) == made_of:
+        if complete and self.session.content["made"].get(stage.name) == made_of:
             return
+        self._meet_workers()
         environment = kernel_environment(self.threads, self.session.id)
         arguments = (execute_notebook, stage, folder, params, environment)
         future = self.interrupts.watch(self.cluster.submit(*arguments))
@@ -318,6 +345,8 @@ class _Study:
         records = {task.params.name: read_json(task.run_dir / RUN_FILE) for task in tasks}
         running: list[tuple[RunTask, Future]] = []
         self.progress.say(f"{len(waiting)} of {len(tasks)} runs to do")
+        if waiting:
+            self._meet_workers()
         while running or (waiting and not self.interrupts.requested):
             ended = {t.params.name: self._outcome(t, f) for t, f in running if f.done()}
             records |= ended
@@ -369,7 +398,7 @@ class _Study:
 
 
 def _changes(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> list[str]:
-    return [Path(path).name for path, digest in before.items() if now[path] != digest]
+    return [Path(path).name for path, was in before.items() if now[path] != was]
 
 
 def _refusal(changed: Sequence[str]) -> str:
