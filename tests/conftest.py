@@ -1,44 +1,65 @@
-"""What several test files share: a small phantom, its cache and split, and the real samples."""
+"""What several test files share: a small phantom, its cache and split, and the real samples.
+
+What takes long to import is imported by the fixtures: the process that hands out the tests reads
+this file too, before the others start.
+"""
 
 import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
 import pytest
-import torch
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
+from filelock import FileLock
 
-from btxrd.data import (
-    ImageCache,
-    Preprocessing,
-    make_split,
-    near_duplicates,
-    open_cache,
-    read_table,
-)
-from btxrd.phantom import make_phantom
-from btxrd.predictions import predictions_frame
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from btxrd.data import ImageCache
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # One thread here and in the kernels that tests start: small tensors only lose by more.
 os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)
+
+
+KERNELS = {f"tests/test_{name}.py" for name in ("notebooks", "run", "study")}
+"""Their notebooks run in kernels that one process keeps warm: all in the same one."""
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One file of tests at a time for each process, as with `--dist loadfile`, but for those."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class KernelsTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "kernels" if file in KERNELS else file
+
+    return KernelsTogether(config, log)
 
 
 @pytest.fixture(scope="session")
-def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_phantom(tmp_path_factory.mktemp("data") / "phantom", n_images=120, workers=1)
+def phantom(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """120 drawn images; the processes of one call of pytest share them."""
+    from btxrd.phantom import make_phantom
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "data"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / ".lock"):
+        if not (folder / "phantom").exists():
+            make_phantom(folder / "phantom", n_images=120, workers=1)
+    return folder / "phantom"
 
 
 @pytest.fixture(scope="session")
-def table(phantom: Path) -> pd.DataFrame:
+def table(phantom: Path) -> "pd.DataFrame":
+    from btxrd.data import read_table
+
     return read_table(phantom)
 
 
@@ -48,23 +69,33 @@ def cache_dir(phantom: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cache(table: pd.DataFrame, cache_dir: Path) -> ImageCache:
+def cache(table: "pd.DataFrame", cache_dir: Path) -> "ImageCache":
+    from btxrd.data import Preprocessing, open_cache
+
     return open_cache(table, Preprocessing(64), cache_dir, progress=False)
 
 
 @pytest.fixture(scope="session")
-def duplicates(cache: ImageCache) -> pd.DataFrame:
+def duplicates(cache: "ImageCache") -> "pd.DataFrame":
+    from btxrd.data import near_duplicates
+
     return near_duplicates(cache.index["image_id"], cache.index["phash"].to_numpy())
 
 
 @pytest.fixture(scope="session")
-def split(table: pd.DataFrame, duplicates: pd.DataFrame) -> pd.DataFrame:
+def split(table: "pd.DataFrame", duplicates: "pd.DataFrame") -> "pd.DataFrame":
+    from btxrd.data import make_split
+
     return make_split(table, "stratified", duplicates=duplicates)
 
 
 @pytest.fixture(scope="session")
-def predicted() -> Callable[..., pd.DataFrame]:
+def predicted() -> Callable[..., "pd.DataFrame"]:
     """Make predictions of a model that gives the true class's logit `skill` more than noise."""
+    import numpy as np
+    import pandas as pd
+
+    from btxrd.predictions import predictions_frame
 
     def make(
         sizes: tuple[int, int, int] = (60, 50, 20),
@@ -73,7 +104,7 @@ def predicted() -> Callable[..., pd.DataFrame]:
         part: str = "test",
         views: int = 2,
         **columns: Any,
-    ) -> pd.DataFrame:
+    ) -> "pd.DataFrame":
         """Give so many images of each class, in study groups of `views` images of one class."""
         y = np.repeat([0, 1, 2], sizes)
         rows = pd.DataFrame({"image_id": [f"{part}-{i:04d}" for i in range(len(y))], "label": y})
@@ -86,8 +117,11 @@ def predicted() -> Callable[..., pd.DataFrame]:
 
 
 @pytest.fixture
-def drawn() -> Callable[[Figure, Any], Figure]:
+def drawn() -> Callable[["Figure", Any], "Figure"]:
     """Draw a figure, and check what every figure promises."""
+    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
+
     plt.switch_backend("Agg")
 
     def draw(figure: Figure, n: Any) -> Figure:

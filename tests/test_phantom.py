@@ -25,8 +25,8 @@ REGIONS, VIEWS = list(REGION_COLUMNS), list(VIEW_COLUMNS)
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_phantom(tmp_path_factory.mktemp("data") / "phantom", N_IMAGES, workers=1)
+def root(phantom: Path) -> Path:
+    return phantom
 
 
 @pytest.fixture(scope="module")

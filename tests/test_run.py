@@ -228,20 +228,12 @@ def test_a_training_stops_after_its_epoch(task, tmp_path, monkeypatch):
     assert (task.run_dir / "last.pt").is_file()
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"model": {"backbone": "efficientnet_bo"}}, "did you mean efficientnet_b"),
-        ({"training": {"lr": 1e30}}, "training loss is nan"),
-        ({"model": {"pretrained": True, "weights": "/nowhere.pt"}}, "model.weights"),
-    ],
-)
-def test_a_failing_run_says_why_in_its_record(task, change, words):
-    task = with_params(task, **change)
+def test_a_failing_run_says_why_in_its_record(task):
+    task = with_params(task, model={"backbone": "efficientnet_bo"})
     error = error_of_failed(task)
-    assert words in error
+    assert "did you mean efficientnet_b" in error
     assert "\n" not in error
-    assert words in (task.run_dir / "error.txt").read_text()
+    assert "did you mean efficientnet_b" in (task.run_dir / "error.txt").read_text()
     assert not task.is_finished()
 
 

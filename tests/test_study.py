@@ -3,11 +3,14 @@
 import json
 import re
 import shutil
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from distributed import Client
 from filelock import FileLock
 
 from btxrd.cli import main
@@ -44,7 +47,39 @@ def study(phantom, cache_dir, tmp_path_factory) -> StudyParams:
 
 @pytest.fixture(scope="module")
 def result(study):
-    return run_study(study, jobs=2)
+    return run_study(study, jobs=1)
+
+
+class Here:
+    """In the place of a cluster: this process, whose kernels are warm already."""
+
+    def __init__(self, jobs, scheduler, resources):
+        self.resources = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def slots(self):
+        return 1
+
+    threads = slots
+
+    def check(self, file):
+        pass
+
+    def submit(self, function, *arguments, resources=None):
+        future = Future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def result(self, future):
+        return future.result()
 
 
 def test_one_failure_does_not_stop_the_others(study, result):
@@ -179,7 +214,8 @@ def test_a_study_is_reduced_by_name_only(study):
         select(study, only=["E9"])
 
 
-def test_a_study_of_failures_alone_has_a_report_and_a_status(study, tmp_path):
+def test_a_study_of_failures_alone_has_a_report_and_a_status(study, tmp_path, monkeypatch):
+    monkeypatch.setattr("btxrd.study.study.Cluster", Here)
     path = tmp_path / "study.yaml"
     path.write_text(json.dumps(study.model_dump() | {"reports_dir": str(tmp_path)}))
     arguments = ["study", str(path), "--only", "E1_b0_baseline", "--splits", "center"]
@@ -202,7 +238,12 @@ def test_a_study_of_failures_alone_has_a_report_and_a_status(study, tmp_path):
         (["--resources", "GPU=1"], "give --scheduler"),
     ],
 )
-def test_a_cluster_that_cannot_be_used_is_one_clear_error(study, tmp_path, options, words):
+def test_a_cluster_that_cannot_be_used_is_one_clear_error(
+    study, tmp_path, monkeypatch, options, words
+):
+    monkeypatch.setattr(
+        "btxrd.study.cluster.Client", lambda address, timeout: Client(address, timeout=0.5)
+    )
     path = tmp_path / "study.yaml"
     path.write_text(json.dumps(study.model_dump() | {"reports_dir": str(tmp_path)}))
     outcome = CliRunner().invoke(main, ["study", str(path), *options])
@@ -248,7 +289,8 @@ def test_the_check_command_lists_findings_and_ends_with_their_severity(phantom, 
     assert CliRunner().invoke(main, ["check", str(tmp_path / "nowhere")]).exit_code == 1
 
 
-def test_the_fetch_command_says_in_one_line_what_is_wrong(tmp_path):
+def test_the_fetch_command_says_in_one_line_what_is_wrong(tmp_path, monkeypatch):
+    monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda _: None))
     url = "http://127.0.0.1:9/BTXRD.zip"
     outcome = CliRunner().invoke(main, ["fetch", str(tmp_path / "x"), "--url", url])
     assert outcome.exit_code == 1
