@@ -26,12 +26,20 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
-KERNELS = {f"tests/test_{name}.py" for name in ("notebooks", "run", "study")}
-"""Their notebooks run in kernels that one process keeps warm: all in the same one."""
+KERNELS = ("tests/test_notebooks.py", "tests/test_run.py")
+"""Their notebooks run in kernels that a process keeps warm: both files go to the same one."""
+
+LONGEST = ("test_study.py", "test_notebooks.py", "test_run.py", "test_training.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files, so that no process waits for another in the end."""
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """One file of tests at a time for each process, as with `--dist loadfile`, but for those."""
+    """One file of tests at a time for each process, as with `--dist loadfile`, but for kernels."""
     from xdist.scheduler import LoadFileScheduling
 
     class KernelsTogether(LoadFileScheduling):

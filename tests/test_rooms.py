@@ -149,8 +149,11 @@ def test_stages_are_named_in_their_table_only():
     assert [found for found in named if not found.startswith("btxrd.stages,")] == []
 
 
-def test_what_evaluates_needs_no_torch():
+def test_what_evaluates_needs_no_torch_and_draws_nothing():
     imports, *_ = code_cells(ROOT / "notebooks" / "04_evaluate.ipynb")
-    code = f'{imports}\nimport sys\nassert "torch" not in sys.modules'
+    code = f"""import sys, btxrd.evaluation
+assert not {{"torch", "matplotlib"}} & set(sys.modules)
+{imports}
+assert "torch" not in sys.modules"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

@@ -47,7 +47,7 @@ def study(phantom, cache_dir, tmp_path_factory) -> StudyParams:
 
 @pytest.fixture(scope="module")
 def result(study):
-    return run_study(study, jobs=1)
+    return run_study(study, jobs=2)
 
 
 class Here:
