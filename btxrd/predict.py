@@ -64,16 +64,14 @@ def predict(
         paths: image files, and folders, whose images are taken at any depth in order of name.
             What is named twice is classified once.
         checkpoint: a `model.pt`.
-        gradcam_dir: where to write a PNG an image: Grad-CAM of the predicted class, scaled to
-            [0, 1] by itself, over the preprocessed image. `heat_map_file` says under which name.
-        batch_size: images a pass.
+        gradcam_dir: where to write a PNG an image, under the name that `heat_map_file` says:
+            Grad-CAM of the predicted class, scaled to [0, 1] by itself, over the image.
         device: as `get_device` takes it.
 
     Returns:
         One row an image with the columns `COLUMNS`: `file` (str, as given or found), `predicted`
         (class name), the probabilities (float64 in [0, 1]) and `error`. An image that cannot be
-        read has its reason there and nothing else; the others have NaN. A folder without an image
-        is such a row too.
+        read, or a folder without one, has its reason there and nothing else; the others have NaN.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.

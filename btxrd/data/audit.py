@@ -1,7 +1,6 @@
 """The audit of a data set: everything that is damaged or contradictory in it, as one table.
 
-What makes a table or an annotation unusable stands in `table` and `annotations`, which refuse it;
-here it is collected, with what is wrong between the columns of a row and between the files.
+What makes a table or an annotation unusable stands in `table` and `annotations`.
 """
 
 import os
@@ -139,8 +138,7 @@ def audit(root: str | Path, progress: bool = False) -> pd.DataFrame:
     Images are judged by header and end, not decoded: damage in a file's middle is not noticed.
 
     Args:
-        root: the folder that holds the table, `images/` and `Annotations/`; a `BTXRD/` folder
-            inside it is found too.
+        root: as `read_table` takes it.
         progress: show a progress bar.
 
     Returns:

@@ -31,12 +31,12 @@ class ImageCache:
     """Preprocessed images and masks of a data set, memory-mapped.
 
     Attributes:
-        images: uint8 (N, S, S), read-only memmap.
-        masks: uint8 {0, 1} (N, S, S), read-only memmap; all zero where there is no annotation.
+        images: uint8 (N, S, S), read-only.
+        masks: uint8 {0, 1} (N, S, S), read-only; all zero where there is no annotation.
         index: one row an image, in the arrays' order: image_id, width, height (pixels of the
             file), lesion_area (share of the image in [0, 1]), phash (uint64), and the file's
-            bytes, mode and quantisation (mean of its first JPEG table; NaN without one). `error`
-            says why an image could not be decoded (its pixels are zero then); NaN for the others.
+            bytes, mode and quantisation. `error` says why an image could not be decoded (its
+            pixels are zero then); NaN for the others.
         key: 16 hex digits of the files' contents and the settings.
     """
 
@@ -64,17 +64,11 @@ def open_cache(
     cache_dir: str | Path,
     progress: bool = True,
 ) -> ImageCache:
-    """Open the cache of these images with these settings; build it first where there is none.
+    """Open the cache of a table's images; build it first where there is none.
 
     The key covers the contents of every image and annotation, so a changed file is noticed.
-    Processes that want the same cache wait for the one that builds it, and a build that was killed
-    leaves none. A file that cannot be read gets an `error` in the index.
-
-    Args:
-        table: as `read_table` returns it.
-        preprocessing: the settings.
-        cache_dir: the folder of all caches.
-        progress: show a progress bar while building.
+    Processes that want the same cache wait for the one that builds it. A file that cannot be read
+    gets an `error` in the index.
     """
     cache_dir = Path(cache_dir)
     cache_dir.mkdir(parents=True, exist_ok=True)
@@ -95,12 +89,7 @@ def open_cache(
 
 
 def data_fingerprint(table: pd.DataFrame, cache_dir: str | Path) -> str:
-    """Return 16 hex digits of a data set: its table and every image and annotation.
-
-    Args:
-        table: as `read_table` returns it.
-        cache_dir: where the digests of files are remembered.
-    """
+    """Return 16 hex digits of a data set: its table and every image and annotation."""
     digests = list(file_digests(table, cache_dir).values())
     return digest([table.drop(columns="path").to_csv(index=False), digests])
 
@@ -108,11 +97,7 @@ def data_fingerprint(table: pd.DataFrame, cache_dir: str | Path) -> str:
 def file_digests(table: pd.DataFrame, cache_dir: str | Path) -> dict[str, str | None]:
     """Return the digest of every image, then of every annotation, by path; None without a file.
 
-    A file is read again only if its size or time changed.
-
-    Args:
-        table: as `read_table` returns it.
-        cache_dir: where the digests of files are remembered.
+    A file is read again only if its size or time changed since `cache_dir` remembers it.
     """
     memo_file = Path(cache_dir) / "file-digests.json"
     memo = read_json(memo_file)

@@ -45,12 +45,9 @@ class Radiograph:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where an image lies in the square: a map of pixel-edge coordinates.
+    """Where an image lies in the square, in pixels of the square.
 
-    Attributes:
-        width, height: the image inside the square, in pixels of the square.
-        left, top: its offset in the square, in pixels.
-        transform: float64 (2, 3), takes x, y of the original image to the square.
+    `transform`, float64 (2, 3), takes pixel-edge coordinates x, y of the image to the square's.
     """
 
     width: int
@@ -103,10 +100,7 @@ class Preprocessing:
         return Geometry(inner_width, inner_height, left, top, transform)
 
     def read(self, path: str | Path) -> np.ndarray:
-        """Decode one image file and preprocess it.
-
-        Returns:
-            uint8 (image_size, image_size).
+        """Decode one image file and preprocess it: uint8 (image_size, image_size).
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -115,11 +109,7 @@ class Preprocessing:
         return self.fit(self.decode(path))
 
     def decode(self, path: str | Path) -> Radiograph:
-        """Decode in grayscale at the least size that the square needs.
-
-        Raises:
-            FileNotFoundError, ValueError: as `read`.
-        """
+        """Decode in grayscale at the least size that the square needs; raises as `read` does."""
         path = Path(path)
         try:
             with Image.open(path) as header:

@@ -20,10 +20,8 @@ MOST_SET_ASIDE = 0.02
 class Release:
     """What later stages read of a data set in the release's layout.
 
-    Attributes:
-        table: the usable rows, as `read_table` returns them.
-        cache: the image cache; holds at least the table's images.
-        findings: as `audit` returns them, and the images that could not be decoded.
+    `table` holds the usable rows, `cache` at least their images; `findings` are the audit's, and
+    the images that could not be decoded.
     """
 
     table: pd.DataFrame
@@ -32,10 +30,7 @@ class Release:
 
 
 def usable_table(root: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Audit a data set and read its table without the rows that cannot be used.
-
-    Returns:
-        The table, as `read_table` returns it, and the findings, as `audit` returns them.
+    """Audit a data set; return its table without the rows that cannot be used, and the findings.
 
     Raises:
         FileNotFoundError: no data set at `root`.
@@ -53,8 +48,7 @@ def open_release(
 ) -> Release:
     """Audit a data set, set its bad rows aside and open the image cache of the others.
 
-    Raises:
-        FileNotFoundError, ValueError: as `usable_table`.
+    Raises as `usable_table` does.
     """
     table, findings = usable_table(root)
     cache = open_cache(table, preprocessing, cache_dir, progress)

@@ -42,15 +42,13 @@ class BTXRDClassifier(nn.Module):
 
     Args:
         backbone: a name that timm knows, with or without a tag of its pretrained weights.
-        num_classes: number of logits.
         pretrained: start from the published weights, of the local hub cache or else of the hub; a
             `pretrained_cfg_overlay=dict(file=…)` among `kwargs` names a file instead.
         drop_rate: dropout probability before the head, in [0, 1).
-        kwargs: passed to `timm.create_model` as they are.
+        kwargs: of `timm.create_model`.
 
     Attributes:
         model: the timm model.
-        num_classes: number of logits.
         num_features: width of the pooled features (1280 for efficientnet_b0).
 
     Raises:
@@ -94,13 +92,10 @@ class BTXRDClassifier(nn.Module):
 
     @property
     def gradcam_target_layer(self) -> nn.Module:
-        """The layer whose activations Grad-CAM weighs.
+        """The layer whose activations Grad-CAM weighs; else `AttributeError`.
 
         The head norm `model.bn2` of an EfficientNet, `model.layer4[-1]` of a ResNet (whose
         *blocks* have a `bn2`), else the last convolution or norm in the order of registration.
-
-        Raises:
-            AttributeError: the backbone has neither convolution nor norm.
         """
         if isinstance(getattr(self.model, "bn2", None), BatchNormAct2d):
             return self.model.bn2
@@ -135,10 +130,6 @@ def create_model(config: dict[str, Any]) -> BTXRDClassifier:
         ValueError: no section `model`; an unknown backbone; an `attn_layer` that the backbone
             does not take; a `model.weights` that holds no weights of this backbone.
         RuntimeError: the pretrained weights could not be fetched.
-
-    >>> section = {"backbone": "resnet18", "num_classes": 3, "pretrained": False, "dropout": 0.3}
-    >>> create_model({"model": section, "training": {}}).num_features
-    512
     """
     section = config.get("model")
     if not isinstance(section, dict):
@@ -224,16 +215,9 @@ def _unfetched(backbone: str, error: Exception) -> RuntimeError:
 def compute_class_weights(
     labels: Sequence[int] | np.ndarray | torch.Tensor, num_classes: int = 3
 ) -> torch.Tensor:
-    """Weigh each class by `n / (num_classes · count)`: the rarer, the heavier.
+    """Weigh each class by `n / (num_classes · count)`: float32 CPU tensor (num_classes,).
 
-    The "balanced" heuristic of (King and Zeng 2001).
-
-    Args:
-        labels: class indices in [0, num_classes), shape (n,).
-        num_classes: number of classes.
-
-    Returns:
-        float32 CPU tensor (num_classes,); their mean over the samples is 1.
+    The "balanced" heuristic of (King and Zeng 2001); the mean over the samples is 1.
 
     Raises:
         ValueError: a class has no sample, or a label is outside the range.
@@ -257,9 +241,6 @@ def get_device(name: str = "auto") -> torch.device:
 
     Raises:
         RuntimeError: torch knows no such device.
-
-    >>> get_device("cpu")
-    device(type='cpu')
     """
     if name != "auto":
         return torch.device(name)
