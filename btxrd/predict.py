@@ -173,7 +173,8 @@ def _write_heat_maps(
     classifier: _Classifier, images: np.ndarray, predicted: np.ndarray, targets: list[Path]
 ) -> None:
     # The grad-cam package takes a second to import, and only heat maps need it.
-    from btxrd.evaluation.gradcam import class_activation_maps, normalise_maps
+    from btxrd.evaluation.gradcam import class_activation_maps
+    from btxrd.evaluation.localisation import normalise_maps
 
     maps = class_activation_maps(
         classifier.network,
