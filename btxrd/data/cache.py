@@ -25,6 +25,9 @@ __all__ = ["ImageCache", "data_fingerprint", "file_digests", "open_cache"]
 LAYOUT = 2
 """Raise it when the meaning of the cached arrays changes: old caches are then built anew."""
 
+Decoded = tuple[np.ndarray, np.ndarray, dict[str, Any]]
+"""An image's pixels, its lesion mask and its row of the index."""
+
 
 @dataclass(frozen=True)
 class ImageCache:
@@ -59,10 +62,7 @@ class ImageCache:
 
 
 def open_cache(
-    table: pd.DataFrame,
-    preprocessing: Preprocessing,
-    cache_dir: str | Path,
-    progress: bool = True,
+    table: pd.DataFrame, preprocessing: Preprocessing, cache_dir: str | Path, progress: bool = True
 ) -> ImageCache:
     """Open the cache of a table's images; build it first where there is none.
 
@@ -144,9 +144,7 @@ def _build(table: pd.DataFrame, preprocessing: Preprocessing, folder: Path, prog
     index.to_csv(folder / "index.csv", index=False)
 
 
-def _cache_one(
-    path: str, preprocessing: Preprocessing
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+def _cache_one(path: str, preprocessing: Preprocessing) -> Decoded:
     try:
         return _decode_one(Path(path), preprocessing)
     except (OSError, ValueError, cv2.error) as error:
@@ -154,9 +152,7 @@ def _cache_one(
         return nothing, nothing, {"phash": 0, "error": str(error)}
 
 
-def _decode_one(
-    path: Path, preprocessing: Preprocessing
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+def _decode_one(path: Path, preprocessing: Preprocessing) -> Decoded:
     radiograph = preprocessing.decode(path)
     mask = np.zeros((preprocessing.image_size,) * 2, np.uint8)
     lesion_area = 0.0

@@ -220,20 +220,16 @@ def leakage_table(
         group is in train), with_duplicate (a near or exact duplicate is), and both as shares
         sibling_share and duplicate_share in [0, 1].
     """
-    pairs = _rows(table, duplicates)
-    position = pd.Series(np.arange(len(table)), index=table["image_id"])
+    names = table["image_id"].to_numpy()[_rows(table, duplicates)]
+    images, relatives = pd.Series(names.T.ravel()), pd.Series(names[:, ::-1].T.ravel())
     rows = []
     for strategy, split in splits.items():
         train = split[split["split"] == "train"]
-        in_train = np.zeros(len(table), bool)
-        in_train[position[train["image_id"]]] = True
-        copied = np.zeros(len(table), bool)
-        for one, other in ((0, 1), (1, 0)):
-            copied[pairs[in_train[pairs[:, other]], one]] = True
+        copied = images[relatives.isin(train["image_id"])]
         for part in ("val", "test"):
             held = split[split["split"] == part]
-            sibling = int(held["group"].isin(set(train["group"])).sum())
-            duplicate = int(copied[position[held["image_id"]]].sum())
+            sibling = int(held["group"].isin(train["group"]).sum())
+            duplicate = int(held["image_id"].isin(copied).sum())
             rows.append((strategy, part, len(held), sibling, duplicate))
     columns = ["strategy", "part", "images", "with_sibling", "with_duplicate"]
     result = pd.DataFrame(rows, columns=columns)

@@ -26,14 +26,6 @@ __all__ = ["BTXRDClassifier", "compute_class_weights", "create_model", "get_devi
 
 HUB_WEIGHTS = "model.safetensors"
 HUB_TIMEOUT_S = 5.0
-ARGUMENTS = {
-    "backbone": "backbone",
-    "num_classes": "num_classes",
-    "pretrained": "pretrained",
-    "dropout": "drop_rate",
-}
-"""Keys of the section `model` → arguments of `BTXRDClassifier`."""
-
 CONV_OR_NORM = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -135,7 +127,10 @@ def create_model(config: dict[str, Any]) -> BTXRDClassifier:
     if not isinstance(section, dict):
         raise ValueError("the configuration has no section `model`")
     section = {key: value for key, value in section.items() if value is not None}
-    arguments = {ARGUMENTS[key]: value for key, value in section.items() if key in ARGUMENTS}
+    same = ("backbone", "num_classes", "pretrained")
+    arguments = {key: section[key] for key in same if key in section}
+    if "dropout" in section:
+        arguments["drop_rate"] = section["dropout"]
     if "attn_layer" in section:
         arguments["block_args"] = {"attn_layer": section["attn_layer"]}
     if "weights" not in section:
