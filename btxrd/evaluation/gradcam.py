@@ -20,11 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from btxrd.models.classifier import BTXRDClassifier
 
-__all__ = [
-    "METHODS",
-    "class_activation_maps",
-    "randomised_copy",
-]
+__all__ = ["METHODS", "class_activation_maps", "randomised_copy"]
 
 METHODS: dict[str, type[BaseCAM]] = {
     "gradcam": GradCAM,
@@ -42,23 +38,20 @@ def class_activation_maps(
     targets: np.ndarray | None = None,
     method: str = "gradcam",
     batch_size: int = 16,
-    device: torch.device | str | None = None,
     *,
     to_input: Callable[[torch.Tensor], torch.Tensor],
 ) -> np.ndarray:
     """Return one raw class activation map an image, in one pass of the model over each batch.
 
-    The map is made at the resolution of `model.gradcam_target_layer`, rectified, and resized
-    bilinearly to the image. No gradient reaches the parameters.
+    The map is made at the resolution of `model.gradcam_target_layer` and resized bilinearly. The
+    model is put into eval mode; no gradient reaches its parameters.
 
     Args:
-        model: the classifier; it is put into eval mode.
         images: uint8 (N, S, S), preprocessed; an array or a slice of a memmap.
         targets: class index for each image, (N,); None takes each image's predicted class.
         method: a key of `METHODS`.
         batch_size: images a pass; more than 16 no longer fit the caches of a CPU.
-        device: where to compute; the model is moved there. None: where the model is.
-        to_input: normalisation, the same as in training: uint8 (B, S, S) on the device to
+        to_input: normalisation, the same as in training: uint8 (B, S, S) on the model's device to
             float32 (B, 3, S, S).
 
     Returns:
@@ -75,8 +68,8 @@ def class_activation_maps(
     if images.dtype != np.uint8 or images.ndim != 3:
         raise ValueError(f"images must be uint8 (N, S, S), not {images.dtype} {images.shape}")
     targets = None if targets is None else _checked_targets(targets, len(images), model)
-    device = torch.device(device or next(model.parameters()).device)
-    model.to(device).eval()
+    device = next(model.parameters()).device
+    model.eval()
     maps = np.empty(images.shape, dtype=np.float32)
     with _parameters_frozen(model), _hooked(METHODS[method], model) as cam:
         for start in range(0, len(images), batch_size):
@@ -84,8 +77,7 @@ def class_activation_maps(
             pixels = torch.from_numpy(np.array(images[batch])).to(device)
             chosen = None if targets is None else targets[batch]
             raw = torch.from_numpy(_raw_maps(cam, to_input(pixels), chosen)).to(device)
-            size = images.shape[1:]
-            resized = F.interpolate(raw[:, None], size, mode="bilinear", align_corners=False)
+            resized = F.interpolate(raw[:, None], images.shape[1:], mode="bilinear")
             maps[batch] = resized[:, 0].cpu().numpy()
     return maps
 
@@ -149,7 +141,7 @@ def _raw_maps(cam: BaseCAM, inputs: torch.Tensor, targets: np.ndarray | None) ->
 
 
 def randomised_copy(model: nn.Module, inputs: torch.Tensor, seed: int = 42) -> nn.Module:
-    """Return a copy of a network that has learnt nothing: every weight is drawn anew.
+    """Return a copy of a network that has learnt nothing, in eval mode: all weights drawn anew.
 
     The model parameter randomisation test of Adebayo et al. (2018), of all layers at once.
     Modules that can `reset_parameters` do so; other parameters are drawn from a normal
@@ -157,17 +149,8 @@ def randomised_copy(model: nn.Module, inputs: torch.Tensor, seed: int = 42) -> n
     `inputs`: with any others, activations fade or burst and the maps are empty for that reason.
 
     Args:
-        model: left as it is.
         inputs: a batch as the network takes it, float (B, 3, S, S), B ≥ 2.
         seed: of the weights; PyTorch's global generator is left as it was.
-
-    Returns:
-        The copy, on the model's device, in eval mode.
-
-    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
-    >>> drawn = randomised_copy(network, torch.rand(2, 3, 8, 8))
-    >>> bool((drawn[0].weight == network[0].weight).any())
-    False
     """
     device = next(model.parameters()).device
     drawn = copy.deepcopy(model).cpu().eval()

@@ -51,7 +51,6 @@ def shortcut_features(
     """Collect what each shortcut sees of every image.
 
     Args:
-        table: as `read_table` returns it.
         cache: holds at least the table's images; None leaves out what needs files or pixels.
 
     Returns:
@@ -121,9 +120,8 @@ def shortcut_table(
     few images (or study groups) for them, or where a fold would train without a class.
 
     Args:
-        table: as `read_table` returns it.
         groups: (n,) study groups, as `study_groups` returns them.
-        bootstrap: of the intervals, by study group; its seed is also that of the folds.
+        bootstrap: its seed is also that of the folds.
         cache: as in `shortcut_features`.
         folds: of the cross-validation, at most; 2 or more.
 
@@ -134,7 +132,6 @@ def shortcut_table(
 
     Raises:
         ValueError: `folds` is below 2, or `groups` does not fit the table.
-        KeyError: the cache lacks an image of the table.
     """
     if folds < 2:
         raise ValueError(f"folds must be 2 or more, found {folds}")
