@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM
 from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -35,7 +36,7 @@ Muhammad and Yeasin 2020, which looks at no class."""
 def class_activation_maps(
     model: BTXRDClassifier,
     images: np.ndarray,
-    targets: np.ndarray | None = None,
+    targets: ArrayLike,
     method: str = "gradcam",
     batch_size: int = 16,
     *,
@@ -48,7 +49,7 @@ def class_activation_maps(
 
     Args:
         images: uint8 (N, S, S), preprocessed; an array or a slice of a memmap.
-        targets: class index for each image, (N,); None takes each image's predicted class.
+        targets: class index for each image, (N,).
         method: a key of `METHODS`.
         batch_size: images a pass; more than 16 no longer fit the caches of a CPU.
         to_input: normalisation, the same as in training: uint8 (B, S, S) on the model's device to
@@ -67,7 +68,11 @@ def class_activation_maps(
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     if images.dtype != np.uint8 or images.ndim != 3:
         raise ValueError(f"images must be uint8 (N, S, S), not {images.dtype} {images.shape}")
-    targets = None if targets is None else _checked_targets(targets, len(images), model)
+    targets = np.asarray(targets, dtype=np.int64)
+    if targets.shape != (len(images),):
+        raise ValueError(f"targets must be of shape ({len(images)},), not {targets.shape}")
+    if np.any((targets < 0) | (targets >= model.num_classes)):
+        raise ValueError(f"targets must lie in 0 … {model.num_classes - 1}")
     device = next(model.parameters()).device
     model.eval()
     maps = np.empty(images.shape, dtype=np.float32)
@@ -75,20 +80,10 @@ def class_activation_maps(
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
             pixels = torch.from_numpy(np.array(images[batch])).to(device)
-            chosen = None if targets is None else targets[batch]
-            raw = torch.from_numpy(_raw_maps(cam, to_input(pixels), chosen)).to(device)
+            raw = torch.from_numpy(_raw_maps(cam, to_input(pixels), targets[batch])).to(device)
             resized = F.interpolate(raw[:, None], images.shape[1:], mode="bilinear")
             maps[batch] = resized[:, 0].cpu().numpy()
     return maps
-
-
-def _checked_targets(targets: np.ndarray, count: int, model: BTXRDClassifier) -> np.ndarray:
-    targets = np.asarray(targets, dtype=np.int64)
-    if targets.shape != (count,):
-        raise ValueError(f"targets must be of shape ({count},), not {targets.shape}")
-    if np.any((targets < 0) | (targets >= model.num_classes)):
-        raise ValueError(f"targets must lie in 0 … {model.num_classes - 1}")
-    return targets
 
 
 @contextmanager
@@ -121,12 +116,10 @@ def _hooked(method: type[BaseCAM], model: BTXRDClassifier) -> Iterator[BaseCAM]:
         start.remove()
 
 
-def _raw_maps(cam: BaseCAM, inputs: torch.Tensor, targets: np.ndarray | None) -> np.ndarray:
+def _raw_maps(cam: BaseCAM, inputs: torch.Tensor, targets: np.ndarray) -> np.ndarray:
     """Return rectified maps, float32 (B, h, w), at the resolution of the target layer."""
     with torch.enable_grad():
         logits = cam.activations_and_grads(inputs)
-        if targets is None:
-            targets = logits.argmax(dim=1).cpu().numpy()
         chosen = [ClassifierOutputTarget(int(target)) for target in targets]
         sum(target(row) for target, row in zip(chosen, logits, strict=True)).backward()
     activations = cam.activations_and_grads.activations[0].float().numpy()
