@@ -45,8 +45,8 @@ def predictions_frame(rows: pd.DataFrame, logits: ArrayLike) -> pd.DataFrame:
     """Join images with a model's logits for them, and the probabilities: their softmax in float64.
 
     Args:
-        rows: one row an image, with `image_id`, `part` ("val" or "test"), `center`, `group` and
-            `label` (0, 1, 2); other columns are dropped.
+        rows: one row an image, with the columns `ROW_COLUMNS`: `part` is "val" or "test", `label`
+            0, 1 or 2; other columns are dropped.
         logits: (n, 3) finite floats, in the order of `rows` and of `btxrd.CLASS_NAMES`.
 
     Returns:
@@ -54,11 +54,6 @@ def predictions_frame(rows: pd.DataFrame, logits: ArrayLike) -> pd.DataFrame:
 
     Raises:
         ValueError: shapes disagree, a column is missing, or a value is not allowed.
-
-    >>> rows = pd.DataFrame({"image_id": ["IMG000001"], "part": ["test"], "center": [1],
-    ...                      "group": ["g1"], "label": [2]})
-    >>> predictions_frame(rows, [[0.0, 0.0, 0.0]])["p_Malignant"].round(3).tolist()
-    [0.333]
     """
     array = np.asarray(logits, dtype=np.float64)
     if array.shape != (len(rows), len(CLASS_NAMES)):

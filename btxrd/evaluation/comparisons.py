@@ -63,14 +63,6 @@ def compare_experiments(
         One row a pair and metric: `first_experiment`, `second_experiment`, `metric`, the values
         `first` and `second`, `difference` (second - first) with `low`, `high` and `p`, and
         `p_holm`, adjusted over all rows.
-
-    >>> rows = pd.DataFrame({"image_id": ["a", "b", "c"], "part": "test", "center": 1,
-    ...                      "group": ["a", "b", "c"], "label": [0, 1, 2]})
-    >>> runs = {name: predictions_frame(rows, np.eye(3)[order])
-    ...         for name, order in {"E1": [1, 1, 1], "E2": [0, 1, 2]}.items()}
-    >>> table = compare_experiments(runs, Bootstrap(99), metrics=["accuracy"])
-    >>> table.loc[0, "first":].astype(float).round(2).tolist()
-    [0.33, 1.0, 0.67, 0.67, 0.67, 0.02, 0.02]
     """
     aligned = _align(frames)
     weights = _weights(next(iter(aligned.values())), bootstrap)
@@ -148,12 +140,6 @@ def ensemble_predictions(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
     The logits are the logarithms of the mean probabilities, at least the smallest positive normal
     float64. The frames may hold several parts.
-
-    >>> rows = pd.DataFrame({"image_id": ["a"], "part": "test", "center": 1, "group": ["a"],
-    ...                      "label": [0]})
-    >>> frames = [predictions_frame(rows, [logits]) for logits in ([99, 0, 0], [0, 99, 0])]
-    >>> probabilities(ensemble_predictions(frames)).round(3)
-    array([[0.5, 0.5, 0. ]])
     """
     aligned = _align({f"predictions {i}": frame for i, frame in enumerate(frames, start=1)})
     mean = np.mean([probabilities(frame) for frame in aligned.values()], axis=0)
@@ -231,33 +217,23 @@ def _align(frames: Mapping[Hashable, pd.DataFrame]) -> dict[Hashable, pd.DataFra
         if repeated.any():
             image_id = frame.loc[repeated, "image_id"].iloc[0]
             raise ValueError(f"{image_id} stands more than once in {name}: give one part")
-    source, first = next(iter(frames.items()))
-    reference = first.set_index("image_id")
-    return {
-        name: _matched(reference, frame.set_index("image_id"), (source, name))
-        for name, frame in frames.items()
-    }
-
-
-def _matched(
-    reference: pd.DataFrame, frame: pd.DataFrame, names: tuple[Hashable, Hashable]
-) -> pd.DataFrame:
-    """Return `frame` in the order of `reference`; both are indexed by image and called `names`."""
-    alone = reference.index.symmetric_difference(frame.index)
-    if len(alone):
-        there, missing = names if alone[0] in reference.index else names[::-1]
-        raise ValueError(f"{alone[0]} is in {there} but not in {missing}: compare the same images")
-    frame = frame.loc[reference.index]
-    for column in ("part", "group", "label"):
-        differs = frame[column] != reference[column]
-        if differs.any():
-            image_id = differs.idxmax()
-            found = " and ".join(
-                f"{values.loc[image_id, column]} in {name}"
-                for values, name in zip((reference, frame), names, strict=True)
-            )
-            raise ValueError(f"the {column} of {image_id} differs: {found}")
-    return frame.reset_index()
+    by_image = {name: frame.set_index("image_id") for name, frame in frames.items()}
+    source, reference = next(iter(by_image.items()))
+    for name, frame in by_image.items():
+        alone = reference.index.symmetric_difference(frame.index)
+        if len(alone):
+            there, missing = (source, name) if alone[0] in reference.index else (name, source)
+            found = f"{alone[0]} is in {there} but not in {missing}"
+            raise ValueError(f"{found}: compare the same images")
+        by_image[name] = ordered = frame.loc[reference.index]
+        for column in ("part", "group", "label"):
+            differs = ordered[column] != reference[column]
+            if differs.any():
+                image_id = differs.idxmax()
+                own, other = (rows.loc[image_id, column] for rows in (reference, ordered))
+                found = f"{own} in {source} and {other} in {name}"
+                raise ValueError(f"the {column} of {image_id} differs: {found}")
+    return {name: frame.reset_index() for name, frame in by_image.items()}
 
 
 def _weights(frame: pd.DataFrame, bootstrap: Bootstrap) -> Floats:

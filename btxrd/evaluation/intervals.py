@@ -143,11 +143,6 @@ def bootstrap_metrics(
 
     Returns:
         A frame indexed by `metric` with the float columns `estimate`, `low`, `high`.
-
-    >>> table = bootstrap_metrics([0, 1, 2], [[0.8, 0.1, 0.1], [0.1, 0.7, 0.2], [0.2, 0.1, 0.7]],
-    ...                           None, Bootstrap(99))
-    >>> table.loc["accuracy"].tolist()
-    [1.0, 1.0, 1.0]
     """
     labels, scores = check_predictions(y_true, probabilities)
     table = metric_table(labels, scores, bootstrap.weights(labels, groups))

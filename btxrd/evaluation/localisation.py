@@ -46,11 +46,7 @@ THRESHOLDS = tuple(np.arange(1, 20) / 20)
 
 
 def normalise_maps(maps: np.ndarray) -> np.ndarray:
-    """Scale each map to [0, 1], float32, by its own extremes; a constant map becomes 0.
-
-    >>> normalise_maps(np.array([[[1.0, 2.0], [3.0, 5.0]], [[7.0, 7.0], [7.0, 7.0]]])).tolist()
-    [[[0.0, 0.25], [0.5, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]
-    """
+    """Scale each map to [0, 1], float32, by its own extremes; a constant map becomes 0."""
     lowest = maps.min(axis=(1, 2), keepdims=True)
     span = maps.max(axis=(1, 2), keepdims=True) - lowest
     return ((maps - lowest) / np.where(span > 0, span, 1)).astype(np.float32)
@@ -148,11 +144,6 @@ def center_prior(size: int) -> np.ndarray:
     """Return a map that bets on the middle: a round Gaussian, its sd a quarter of the side.
 
     Radiographs are aimed at what is wrong, so a lesion is often near the middle.
-
-    >>> center_prior(3).round(2)
-    array([[0.17, 0.41, 0.17],
-           [0.41, 1.  , 0.41],
-           [0.17, 0.41, 0.17]], dtype=float32)
     """
     offsets = np.arange(size) - (size - 1) / 2
     bump = np.exp(-0.5 * (offsets / (size / 4)) ** 2)
@@ -163,10 +154,6 @@ def best_threshold(maps: np.ndarray, masks: np.ndarray) -> float:
     """Find the threshold of the highest mean IoU over annotated images; choose it on val alone.
 
     It is the first best of the twentieths, or 0.5 where no mask holds a lesion.
-
-    >>> maps = np.array([[[0.0, 1.0], [0.3, 0.7]]])
-    >>> best_threshold(maps, np.array([[[0, 1], [0, 1]]]))
-    0.35
     """
     annotated = masks.any(axis=(1, 2))
     if not annotated.any():

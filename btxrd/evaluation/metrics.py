@@ -51,11 +51,6 @@ def classification_metrics(y_true: ArrayLike, probabilities: ArrayLike) -> dict[
 
         Balanced accuracy and macro F1 are means over the classes that have one, as in
         scikit-learn; the macro AUC is defined only where every class has one.
-
-    >>> result = classification_metrics([0, 1, 2], [[0.8, 0.1, 0.1], [0.1, 0.7, 0.2],
-    ...                                             [0.5, 0.1, 0.4]])
-    >>> round(result["accuracy"], 3), result["per_class"]["Malignant"]["auc"]
-    (0.667, 1.0)
     """
     labels, scores = check_predictions(y_true, probabilities)
     ones = np.ones((1, len(labels)))
@@ -140,18 +135,13 @@ def _threshold_metrics(matrices: Floats) -> dict[str, Floats]:
     actual, predicted = matrices.sum(axis=2), matrices.sum(axis=1)
     hits = np.diagonal(matrices, axis1=1, axis2=2)
     # Sums of cells, not differences of sums: a weight that is not there leaves exactly 0.
-    rejections = np.stack(
-        [
-            np.delete(np.delete(matrices, c, axis=1), c, axis=2).sum(axis=(1, 2))
-            for c in range(len(CLASS_NAMES))
-        ],
-        axis=1,
-    )
+    others = 1 - np.eye(len(CLASS_NAMES))
+    rejections = np.einsum("ci,rij,cj->rc", others, matrices, others)
     by_class = {
         "sensitivity": ratio(hits, actual),
-        "specificity": ratio(rejections, _sum_of_others(actual)),
+        "specificity": ratio(rejections, actual @ others),
         "precision": ratio(hits, predicted),
-        "npv": ratio(rejections, _sum_of_others(predicted)),
+        "npv": ratio(rejections, predicted @ others),
         "f1": ratio(2 * hits, actual + predicted),
     }
     table = {
@@ -162,11 +152,6 @@ def _threshold_metrics(matrices: Floats) -> dict[str, Floats]:
         "malignant_as_normal": ratio(matrices[:, MALIGNANT, NORMAL], actual[:, MALIGNANT]),
     }
     return table | _flatten(by_class)
-
-
-def _sum_of_others(values: Floats) -> Floats:
-    """For (R, C) values, the sum over all classes but each one."""
-    return values @ (1 - np.eye(values.shape[1]))
 
 
 def _mean_of_defined(values: Floats) -> Floats:

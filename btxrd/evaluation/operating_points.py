@@ -59,7 +59,10 @@ def operating_points(
         for name, malignant in zip(("val", "test"), wanted, strict=True)
         if not malignant.any()
     ]
-    weights = np.empty((0, 0)) if notes else bootstrap.weights(labels(test), test["group"])
+    if notes:
+        weights = np.full((2, len(test)), np.nan)
+    else:
+        weights = bootstrap.weights(labels(test), test["group"])
     rows = []
     for target in targets:
         threshold = _threshold(val_scores[wanted[0]], target)
@@ -72,10 +75,7 @@ def operating_points(
             "test_n": len(test),
             "test_malignant_n": int(wanted[1].sum()),
         }
-        if notes:
-            values = dict.fromkeys(_value_names(prevalences), np.full(2, np.nan))
-        else:
-            values = _values(wanted[1], test_scores >= threshold, weights, prevalences)
+        values = _values(wanted[1], test_scores >= threshold, weights, prevalences)
         for name, replicated in values.items():
             row |= bootstrap.columns(name, replicated, f"{name}_")
         rows.append(row | {"note": "; ".join(notes)})
@@ -99,11 +99,6 @@ def _threshold(scores: Floats, target: float) -> float:
     return float(np.sort(scores)[-needed])
 
 
-def _value_names(prevalences: Sequence[float]) -> list[str]:
-    further = [f"{value}@{prevalence:g}" for prevalence in prevalences for value in ("ppv", "npv")]
-    return ["sensitivity", "specificity", "ppv", "npv", *further]
-
-
 def _values(
     malignant: NDArray[np.bool_],
     called: NDArray[np.bool_],
@@ -114,13 +109,14 @@ def _values(
     cells = (malignant & called, malignant & ~called, ~malignant & called, ~malignant & ~called)
     hits, misses, alarms, rejections = (weights @ cell for cell in cells)
     sensitivity, specificity = ratio(hits, hits + misses), ratio(rejections, alarms + rejections)
-    values = [sensitivity, specificity]
-    values += [ratio(hits, hits + alarms), ratio(rejections, misses + rejections)]
+    values = {"sensitivity": sensitivity, "specificity": specificity}
+    values |= {"ppv": ratio(hits, hits + alarms), "npv": ratio(rejections, misses + rejections)}
     for share in prevalences:
         found, missed = sensitivity * share, (1 - sensitivity) * share
         alarmed, cleared = (1 - specificity) * (1 - share), specificity * (1 - share)
-        values += [ratio(found, found + alarmed), ratio(cleared, missed + cleared)]
-    return dict(zip(_value_names(prevalences), values, strict=True))
+        values[f"ppv@{share:g}"] = ratio(found, found + alarmed)
+        values[f"npv@{share:g}"] = ratio(cleared, missed + cleared)
+    return values
 
 
 def decision_curve(test: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:

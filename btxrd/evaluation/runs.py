@@ -184,11 +184,7 @@ def comparison_table(runs: list[RunResult]) -> pd.DataFrame:
         for name in dict.fromkeys(run.experiment for run in runs)
     ]
     table = pd.DataFrame(rows)
-    for column in COMPARISON_COLUMNS:
-        if column not in table:
-            table[column] = np.nan
-    others = [column for column in table if column not in COMPARISON_COLUMNS]
-    return table[[*COMPARISON_COLUMNS, *others]]
+    return table.reindex(columns=list(dict.fromkeys([*COMPARISON_COLUMNS, *table])))
 
 
 def _comparison_row(name: str, runs: list[RunResult]) -> dict[str, Any]:

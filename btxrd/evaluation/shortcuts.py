@@ -39,8 +39,6 @@ PIXEL_SHORTCUTS = ("thumbnail", "border")
 CELLS = 16
 """Cells a side into which an image is averaged: the border is the outer ring of them, 6.25 %."""
 
-NOT_ESTIMABLE = (np.nan, np.nan, np.nan)
-
 Floats = NDArray[np.float64]
 Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -74,7 +72,9 @@ def shortcut_features(
     if cache is None:
         return features
     rows = cache.rows(table["image_id"])
-    cells = _cell_means(cache, rows)
+    size = (CELLS, CELLS)
+    shrunk = [cv2.resize(cache.images[row], size, interpolation=cv2.INTER_AREA) for row in rows]
+    cells = np.array(shrunk, dtype=np.float64)
     ring = np.ones((CELLS, CELLS), bool)
     ring[1:-1, 1:-1] = False
     return features | {
@@ -96,14 +96,6 @@ def _file_properties(index: pd.DataFrame) -> pd.DataFrame:
             "quantisation": index["quantisation"].astype(float),
         }
     )
-
-
-def _cell_means(cache: ImageCache, rows: np.ndarray) -> Floats:
-    """Average each image into (n, 16, 16) cells."""
-    means = np.empty((len(rows), CELLS, CELLS))
-    for mean, row in zip(means, rows, strict=True):
-        mean[:] = cv2.resize(cache.images[row], (CELLS, CELLS), interpolation=cv2.INTER_AREA)
-    return means
 
 
 def shortcut_table(
@@ -145,7 +137,7 @@ def shortcut_table(
     rows = []
     for name, features in shortcut_features(table, cache).items():
         for split, deal in deals.items():
-            interval = NOT_ESTIMABLE
+            interval = [np.nan] * 3
             if deal:
                 chances = _out_of_fold(name, np.asarray(features), labels, deal)
                 metrics = bootstrap_metrics(labels, chances, units, bootstrap)
@@ -168,13 +160,9 @@ def _deal(
     for count in range(min(folds, units_of_class.min()), 1, -1):
         dealer = splitter(count, shuffle=True, random_state=seed)
         deal = list(dealer.split(labels, labels, groups))
-        if all(len(test) and _holds_every_class(labels[train]) for train, test in deal):
+        if all(len(test) and set(labels[train]) == set(labels) for train, test in deal):
             return deal
     return []
-
-
-def _holds_every_class(labels: np.ndarray) -> bool:
-    return len(np.unique(labels)) == len(CLASS_NAMES)
 
 
 def _out_of_fold(name: str, features: np.ndarray, labels: np.ndarray, deal: list[Fold]) -> Floats:

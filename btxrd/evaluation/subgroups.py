@@ -91,8 +91,8 @@ def subgroup_table(
 
     Args:
         test: predictions of one part.
-        attributes: one row an image, indexed by `image_id`; every column is an attribute, as
-            `subgroup_attributes` makes them. An image without a value is in no group of it.
+        attributes: indexed by `image_id`; every column is an attribute, as `subgroup_attributes`
+            makes them. An image without a value is in no group of it.
 
     Returns:
         One row for all images, then one for each attribute and value that occurs in `test`:

@@ -15,8 +15,6 @@ TITLES = {
     "average_precision": "Average precision",
     "balanced_accuracy": "Balanced accuracy",
     "brier": "Brier score (0 to 2)",
-    "center": "Center",
-    "difference": "Difference",
     "duplicate_share": "Duplicate in train",
     "ece": "ECE",
     "energy": "Energy in lesion",
@@ -152,12 +150,12 @@ def _cell(value: Any, column: str, titles: Mapping[str, str], missing: str) -> s
         return titles.get(value, value)
     if pd.isna(value):
         return missing
-    if isinstance(value, bool) or type(value).__name__ == "bool":
+    if pd.api.types.is_bool(value):
         return "yes" if value else "no"
     if column in P_VALUES:
         return "< 0.001" if value < 0.001 else f"{value:.3f}"
     if column.endswith("_share") or column == "target":
         return f"{value:.0%}"
-    if isinstance(value, float) or type(value).__name__.startswith("float"):
+    if pd.api.types.is_float(value):
         return f"{value:.3f}"
     return f"{value:,}"
