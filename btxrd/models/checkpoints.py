@@ -1,6 +1,7 @@
 """Checkpoints: a trained model and all that is needed to use it or train it on, in one file."""
 
 import copy
+import pickle
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,9 @@ def save_checkpoint(
         "optimizer_state_dict": optimizer.state_dict(),
         "scheduler_state_dict": None if scheduler is None else scheduler.state_dict(),
         "val_loss": float(val_loss),
-        "config": config,
+        # With strings of its own: shared ones would be stored once, and the file's bytes would
+        # tell whether the training had been interrupted.
+        "config": pickle.loads(pickle.dumps(config)),
         "class_names": list(CLASS_NAMES),
         "normalization": copy.deepcopy(NORMALIZATION),
         "class_weights": [float(weight) for weight in class_weights],
