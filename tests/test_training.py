@@ -266,13 +266,14 @@ def test_the_cam_losses_gradient_moves_the_map_into_the_lesion():
 
 
 @pytest.mark.parametrize("backbone", ["efficientnet_b0", "resnet10t"])
-def test_with_a_cam_weight_the_history_has_its_loss_and_it_falls(train, backbone):
+def test_a_cam_weight_pulls_the_maps_into_the_lesions(train, backbone):
     model = {"backbone": backbone, "pretrained": False}
-    arguments = {"model": model, "epochs": 4, "warmup_epochs": 0, "cam_weight": 5}
-    history = train(**arguments)[0].history
-    assert history["train_cam_loss"].between(0, 1).all()
-    assert history["train_cam_loss"].iloc[-1] < history["train_cam_loss"].iloc[0]
-    history_figure(history)
+    arguments = {"model": model, "epochs": 4, "warmup_epochs": 0}
+    # So light a weight measures the loss and pulls at nothing.
+    free, pulled = (train(**arguments, cam_weight=w)[0].history for w in (1e-6, 5))
+    assert pulled["train_cam_loss"].between(0, 1).all()
+    assert pulled["train_cam_loss"].mean() < 0.9 * free["train_cam_loss"].mean()
+    history_figure(pulled)
 
 
 def test_without_a_cam_weight_nothing_of_it_is_there(whole):
