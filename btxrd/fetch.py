@@ -57,8 +57,7 @@ def fetch(
     any complete data set; a transfer stalls after `timeout` seconds without a byte.
 
     Raises:
-        FetchError: names the fault (network, server, checksum, archive, disk, or files in `root`
-            that are not a whole data set) and what to do. `root` is then as it was before.
+        FetchError: names the fault and what to do. `root` is then as it was before.
     """
     root = Path(root).expanduser()
     place = root.resolve()
@@ -127,7 +126,7 @@ def _fault(folder: Path) -> str:
     """What the data set in `folder` lacks; empty if it is whole."""
     try:
         table = read_table(folder)
-    except (FileNotFoundError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (FileNotFoundError, ValueError) as error:
         return _one_line(error)
     wanted = [Path(path) for path in table["path"]]
     wanted += [annotation_file(path) for path in table.loc[table["tumor"] == 1, "path"]]

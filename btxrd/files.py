@@ -51,9 +51,8 @@ def project_path(path: str | Path) -> Path:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` when the block succeeds.
 
-    Makes parent folders. On an error inside the block the temporary file or folder is removed
-    and `path` stays as it was. The temporary name keeps the suffix of `path`, because writers
-    choose their format by it.
+    Makes parent folders. On an error in the block `path` stays as it was. The temporary name keeps
+    the suffix of `path`, because writers choose their format by it.
 
     Raises:
         OSError: the disk is full, the quota used up or the file too big; names `path`.
@@ -94,9 +93,9 @@ def _no_room(error: BaseException | None) -> OSError | None:
 
 
 def clear_scratch(folder: str | Path, name: str = "") -> None:
-    """Remove what writers that were killed left in a folder.
+    """Remove what killed writers left of a folder, or of a file's `name` in it.
 
-    Only for a folder, or a file's `name` in it, that nobody else is writing.
+    Only where nobody else is writing.
     """
     for scratch in Path(folder).glob(f"{SCRATCH}{name}-*" if name else f"{SCRATCH}*"):
         shutil.rmtree(scratch, ignore_errors=True)

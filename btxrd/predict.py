@@ -35,6 +35,7 @@ IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}
 """What counts as an image in a folder; a file that is named itself may end in anything."""
 
 UNREADABLE = (OSError, ValueError, cv2.error, Image.DecompressionBombError)
+BATCH_SIZE = 32
 
 HEAT_OPACITY = 0.6
 """Of the hottest place."""
@@ -53,7 +54,6 @@ def predict(
     paths: Iterable[str | Path],
     checkpoint: str | Path,
     gradcam_dir: str | Path | None = None,
-    batch_size: int = 32,
     device: str = "auto",
 ) -> pd.DataFrame:
     """Classify images with the checkpoint's own preprocessing and normalisation.
@@ -64,16 +64,14 @@ def predict(
         paths: image files, and folders, whose images are taken at any depth in order of name.
             What is named twice is classified once.
         checkpoint: a `model.pt`.
-        gradcam_dir: where to write a PNG an image: Grad-CAM of the predicted class, scaled to
-            [0, 1] by itself, over the preprocessed image. `heat_map_file` says under which name.
-        batch_size: images a pass.
+        gradcam_dir: where to write a PNG an image, under the name that `heat_map_file` says:
+            Grad-CAM of the predicted class, scaled to [0, 1] by itself, over the image.
         device: as `get_device` takes it.
 
     Returns:
         One row an image with the columns `COLUMNS`: `file` (str, as given or found), `predicted`
         (class name), the probabilities (float64 in [0, 1]) and `error`. An image that cannot be
-        read has its reason there and nothing else; the others have NaN. A folder without an image
-        is such a row too.
+        read, or a folder without one, has its reason there and nothing else; the others have NaN.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -84,8 +82,8 @@ def predict(
     files = list(_expanded(paths))
     rows: list[dict[str, Any]] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(files), batch_size):
-            batch = files[start : start + batch_size]
+        for start in range(0, len(files), BATCH_SIZE):
+            batch = files[start : start + BATCH_SIZE]
             decoded = list(pool.map(partial(_read, preprocessing=classifier.preprocessing), batch))
             rows += _classified(classifier, batch, decoded, gradcam_dir)
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -150,23 +148,23 @@ def _classified(
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [{"file": str(file)} for file in files]
     readable = []
-    for n, pixels in enumerate(decoded):
+    for row, pixels in zip(rows, decoded, strict=True):
         if isinstance(pixels, str):
-            rows[n]["error"] = pixels
+            row["error"] = pixels
         else:
-            readable.append(n)
+            readable.append((row, pixels))
     if not readable:
         return rows
-    images = np.stack([decoded[n] for n in readable])
+    images = np.stack([pixels for _, pixels in readable])
     batches = [(torch.from_numpy(images),)]
     logits = predict_logits(classifier.network, batches, classifier.normalization)
     probabilities = torch.softmax(torch.from_numpy(logits).double(), dim=1).numpy()
     predicted = probabilities.argmax(axis=1)
-    for n, shares, label in zip(readable, probabilities, predicted, strict=True):
-        rows[n]["predicted"] = CLASS_NAMES[label]
-        rows[n] |= {f"p_{name}": p for name, p in zip(CLASS_NAMES, shares, strict=True)}
+    for (row, _), shares, label in zip(readable, probabilities, predicted, strict=True):
+        row["predicted"] = CLASS_NAMES[label]
+        row.update(zip(COLUMNS[2:-1], shares, strict=True))
     if gradcam_dir is not None:
-        targets = [heat_map_file(gradcam_dir, files[n]) for n in readable]
+        targets = [heat_map_file(gradcam_dir, row["file"]) for row, _ in readable]
         _write_heat_maps(classifier, images, predicted, targets)
     return rows
 
@@ -175,7 +173,8 @@ def _write_heat_maps(
     classifier: _Classifier, images: np.ndarray, predicted: np.ndarray, targets: list[Path]
 ) -> None:
     # The grad-cam package takes a second to import, and only heat maps need it.
-    from btxrd.evaluation.gradcam import class_activation_maps, normalise_maps
+    from btxrd.evaluation.gradcam import class_activation_maps
+    from btxrd.evaluation.localisation import normalise_maps
 
     maps = class_activation_maps(
         classifier.network,

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
 
 from btxrd import CLASS_NAMES
 from btxrd.files import atomic_path
@@ -13,6 +14,7 @@ from btxrd.files import atomic_path
 __all__ = [
     "COLUMNS",
     "LOGIT_COLUMNS",
+    "MALIGNANT",
     "PARTS",
     "check_predictions",
     "labels",
@@ -24,6 +26,9 @@ __all__ = [
 
 SUM_TOLERANCE = 1e-4
 """How far the probabilities of one image may be from 1 in sum."""
+
+MALIGNANT = CLASS_NAMES.index("Malignant")
+"""The label of the malignant class."""
 
 PARTS = ("val", "test")
 """The parts of a split that a run predicts."""
@@ -37,23 +42,18 @@ COLUMNS = (*ROW_COLUMNS, *LOGIT_COLUMNS, *PROBABILITY_COLUMNS)
 
 
 def predictions_frame(rows: pd.DataFrame, logits: ArrayLike) -> pd.DataFrame:
-    """Join images with a model's logits for them, and the probabilities.
+    """Join images with a model's logits for them, and the probabilities: their softmax in float64.
 
     Args:
-        rows: one row an image, with `image_id`, `part` ("val" or "test"), `center`, `group` and
-            `label` (0, 1, 2); other columns are dropped.
+        rows: one row an image, with the columns `ROW_COLUMNS`: `part` is "val" or "test", `label`
+            0, 1 or 2; other columns are dropped.
         logits: (n, 3) finite floats, in the order of `rows` and of `btxrd.CLASS_NAMES`.
 
     Returns:
-        A frame with the columns `COLUMNS`; the probabilities are the softmax in float64.
+        A frame with the columns `COLUMNS`.
 
     Raises:
         ValueError: shapes disagree, a column is missing, or a value is not allowed.
-
-    >>> rows = pd.DataFrame({"image_id": ["IMG000001"], "part": ["test"], "center": [1],
-    ...                      "group": ["g1"], "label": [2]})
-    >>> predictions_frame(rows, [[0.0, 0.0, 0.0]])["p_Malignant"].round(3).tolist()
-    [0.333]
     """
     array = np.asarray(logits, dtype=np.float64)
     if array.shape != (len(rows), len(CLASS_NAMES)):
@@ -61,11 +61,9 @@ def predictions_frame(rows: pd.DataFrame, logits: ArrayLike) -> pd.DataFrame:
             f"logits must have shape ({len(rows)}, {len(CLASS_NAMES)}), found {array.shape}"
         )
     _check_columns(rows, ROW_COLUMNS, "rows")
-    shares = np.exp(array - array.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
     frame = rows[list(ROW_COLUMNS)].reset_index(drop=True)
     frame[list(LOGIT_COLUMNS)] = array
-    frame[list(PROBABILITY_COLUMNS)] = shares
+    frame[list(PROBABILITY_COLUMNS)] = softmax(array, axis=1)
     _check_values(frame, "predictions")
     return frame
 
@@ -91,9 +89,7 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: names the file and what is wrong in it: no table, a column missing, an
-            unknown part, an image twice in a part, a label out of range, probabilities that
-            are missing or do not sum to 1 within 1e-4.
+        ValueError: names the file and what is wrong in it.
     """
     text_columns = {"image_id": str, "part": str, "group": str}
     try:
@@ -110,24 +106,15 @@ def labels(frame: pd.DataFrame) -> NDArray[np.int64]:
     return frame["label"].to_numpy(np.int64)
 
 
-def probabilities(
-    frame: pd.DataFrame, class_names: Sequence[str] = CLASS_NAMES
-) -> NDArray[np.float64]:
-    """Return the probabilities of a predictions frame: (n, C) float64, in the order of the names.
-
-    >>> frame = pd.DataFrame({"p_Normal": [0.5], "p_Benign": [0.3], "p_Malignant": [0.2]})
-    >>> probabilities(frame)
-    array([[0.5, 0.3, 0.2]])
-    """
-    return frame[[f"p_{name}" for name in class_names]].to_numpy(np.float64)
+def probabilities(frame: pd.DataFrame) -> NDArray[np.float64]:
+    """Return the probabilities of a predictions frame: (n, 3) float64."""
+    return frame[list(PROBABILITY_COLUMNS)].to_numpy(np.float64)
 
 
 def check_predictions(
-    y_true: ArrayLike,
-    probabilities: ArrayLike,
-    class_names: Sequence[str] = CLASS_NAMES,
+    y_true: ArrayLike, probabilities: ArrayLike
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return labels (n,) int64 and probabilities (n, C) float64, or say what is wrong with them.
+    """Return labels (n,) int64 and probabilities (n, 3) float64, or say what is wrong with them.
 
     Raises:
         ValueError: with what was found and what is expected.
@@ -138,9 +125,7 @@ def check_predictions(
     ValueError: labels must be 0 to 2 (Normal, Benign, Malignant), found 3
     """
     labels, scores = np.asarray(y_true), np.asarray(probabilities, dtype=np.float64)
-    n_classes = len(class_names)
-    if n_classes < 2 or len(set(class_names)) != n_classes:
-        raise ValueError(f"class_names must be two or more different names, found {class_names}")
+    n_classes = len(CLASS_NAMES)
     if labels.ndim != 1 or len(labels) == 0:
         raise ValueError(f"labels must have shape (n,) with n ≥ 1, found {labels.shape}")
     if scores.shape != (len(labels), n_classes):
@@ -153,7 +138,7 @@ def check_predictions(
     if labels.min() < 0 or labels.max() >= n_classes:
         found = labels.min() if labels.min() < 0 else labels.max()
         raise ValueError(
-            f"labels must be 0 to {n_classes - 1} ({', '.join(class_names)}), found {found}"
+            f"labels must be 0 to {n_classes - 1} ({', '.join(CLASS_NAMES)}), found {found}"
         )
     _check_distributions(scores)
     return labels.astype(np.int64), scores

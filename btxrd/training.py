@@ -53,20 +53,17 @@ def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> 
 def cam_loss(
     features: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, masks: torch.Tensor
 ) -> torch.Tensor:
-    """Return how much of each image's class activation map misses the lesion.
+    """Return how much of each image's class activation map misses the lesion: float32 (B,).
 
     The rectified map of the true class (Zhou 2016), trained by its energy outside the mask, after
-    the idea of (Li 2018). The mask is scaled to the map by area, and to a largest value of 1, so
-    that a lesion smaller than a place of the map can reach 0 too.
+    the idea of (Li 2018): in [0, 1], 1 where the map is zero everywhere. The mask is scaled to the
+    map by area, and to a largest value of 1, so that a small lesion can reach 0 too.
 
     Args:
         features: float (B, D, h, w), what global average pooling gets.
         weight: float (C, D), of the linear head.
         labels: int64 (B,).
         masks: uint8 {0, 1} (B, S, S), none of them empty.
-
-    Returns:
-        float32 (B,), in [0, 1]; 1 where the map is zero everywhere.
 
     >>> features = torch.tensor([[[[3.0, 1.0]]]])
     >>> mask = torch.tensor([[[0, 0, 1, 0], [0, 0, 0, 0]]], dtype=torch.uint8)
@@ -89,7 +86,7 @@ class Fit:
         history: one row an epoch: epoch, lr, {train,val}_{loss,top1,top2,recall_<class>}.
             Losses are in nats, top-1, top-2 and recalls in [0, 1]. With a `cam_weight` also
             train_cam_loss, in [0, 1]; train_loss is without it.
-        seconds: float (epochs,), how long each took; the history is the same in every repetition.
+        seconds: float (epochs,), how long each took.
         best_epoch: the epoch of the least validation loss, which `model.pt` holds.
     """
 
@@ -110,23 +107,19 @@ def fit(
 ) -> Fit:
     """Train until the epochs are over or the validation loss has stopped improving.
 
-    Writes to `run.run_dir` after every epoch: `history.csv`; `seconds.csv`, how long each epoch
-    took; `last.pt`, from which an interrupted training of the same parameters goes on; and
-    `model.pt` whenever the validation loss is the least so far. A second training in the same
-    folder waits for the first.
+    Writes to `run.run_dir` after every epoch: `history.csv`; `seconds.csv`; `last.pt`, from which
+    an interrupted training of the same parameters goes on; and `model.pt` whenever the validation
+    loss is the least so far. A second training in the same folder waits for the first.
 
     Args:
-        network: trained on the device it is on, in channels-last layout; in mixed precision on
-            CUDA, in float32 elsewhere.
+        network: trained on the device it is on; in mixed precision on CUDA.
         train, val: from `btxrd.data.loader.make_loader`; where `run.training.cam_weight` is above
             0, the training batches must hold the lesion masks.
-        criterion: the training loss, with class weights; moved beside the network. The validation
-            loss is unweighted and unsmoothed.
-        optimizer: of the network's parameters.
-        scheduler: of the optimiser, stepped after every batch.
+        criterion: the training loss, with class weights. The validation loss is unweighted and
+            unsmoothed.
+        scheduler: stepped after every batch.
         run: where the files go, when to stop, and what the checkpoints record.
-        on_epoch: each is called with the epoch's row of the history, and its seconds, once the
-            epoch is saved.
+        on_epoch: each is called with the saved epoch's row of the history, and its seconds.
 
     Raises:
         FloatingPointError: the loss is NaN or infinite; says at which epoch and step.

@@ -117,6 +117,13 @@ def test_calibration_error_is_its_definition(sample, bins):
     np.testing.assert_allclose(expected_calibration_error(outcome, chances, bins=bins), found[:1])
 
 
+def test_without_an_image_there_is_no_error(sample):
+    weights = np.zeros((2, 203))
+    weights[1] = 1
+    found = expected_calibration_error(*sample, weights)
+    np.testing.assert_array_equal(found, [np.nan, *expected_calibration_error(*sample)])
+
+
 def test_calibrated_probabilities_have_a_small_error():
     outcome, chances = calibration_outcomes(calibrated(20_000, 5))["Malignant"]
     assert expected_calibration_error(outcome, chances) < 0.01
@@ -134,7 +141,7 @@ def test_the_mean_is_the_error_of_one_bin(sample):
 @pytest.mark.parametrize("level", [0.95, 0.8])
 def test_reliability_table_has_wilson_intervals(sample, level):
     outcome, chances = sample
-    table = reliability_table(outcome, chances, Bootstrap(9, level), bins=10)
+    table = reliability_table(outcome, chances, Bootstrap(9, level))
     assert table["n"].tolist() == [21] * 3 + [20] * 7
     assert table["confidence"].is_monotonic_increasing
     assert np.average(table["observed"], weights=table["n"]) == pytest.approx(outcome.mean())
@@ -188,11 +195,11 @@ def test_summary_before_and_after():
 
 def test_summary_intervals_are_those_of_a_plain_loop():
     val, test, bootstrap = calibrated(200, 0), calibrated(150, 1), Bootstrap(60, 0.9, seed=7)
-    row = calibration_summary(val, test, bootstrap, bins=5).set_index(["outcome", "when"]).loc
+    row = calibration_summary(val, test, bootstrap).set_index(["outcome", "when"]).loc
     outcome, chances = calibration_outcomes(test)["Malignant"]
     weights = bootstrap.weights(test["label"], test["group"])[1:].astype(int)
     brier = [brier_score_loss(outcome, chances, sample_weight=times) for times in weights]
-    error = [error_by_definition(outcome, chances, times, 5) for times in weights]
+    error = [error_by_definition(outcome, chances, times, 10) for times in weights]
     found = row["Malignant", "before"]
     for name, values in (("brier", brier), ("ece", error)):
         ends = found[[f"{name}_low", f"{name}_high"]].astype(float)

@@ -89,11 +89,8 @@ def test_round_trip(trained: Trained, tmp_path: Path) -> None:
     assert torch.equal(
         resumed.state_dict()["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"]
     )
-
-
-def test_no_scheduler_is_none(trained: Trained, tmp_path: Path) -> None:
-    save(trained, tmp_path / "model.pt", scheduler=None)
-    assert load_checkpoint(tmp_path / "model.pt")["scheduler_state_dict"] is None
+    save(trained, path, scheduler=None)
+    assert load_checkpoint(path)["scheduler_state_dict"] is None
 
 
 def test_the_model_is_rebuilt_without_hub_or_weights_file(

@@ -123,12 +123,6 @@ def test_log_loss_is_finite_for_a_certain_error():
     assert result["log_loss"] == pytest.approx(-np.log(np.finfo(float).eps) / 3)
 
 
-def test_two_classes_have_no_malignant_as_normal():
-    result = classification_metrics([0, 1], [[0.9, 0.1], [0.2, 0.8]], ["No", "Yes"])
-    assert "malignant_as_normal" not in result
-    assert result["per_class"]["Yes"]["auc"] == 1
-
-
 def test_an_absent_class_is_nan_with_a_note():
     y, p = random_case(0, classes=(0, 1))
     result = classification_metrics(y, p)

@@ -115,7 +115,7 @@ def test_bad_options_are_refused(val, test, options, message):
 
 
 def test_net_benefit_is_that_of_a_plain_loop(test):
-    curve = decision_curve(test, Bootstrap(50), [0.05, 0.3, 0.8])
+    curve = decision_curve(test, Bootstrap(50))
     truth, n = test["label"] == 2, len(test)
     for row in curve.itertuples():
         odds = row.threshold / (1 - row.threshold)
@@ -131,8 +131,8 @@ def test_decision_curve_of_the_default_thresholds(test):
     curve = decision_curve(test, FEW)
     assert curve["threshold"].tolist() == pytest.approx(np.linspace(0.01, 0.99, 99))
     assert list(curve) == ["threshold", "model", "low", "high", "treat_all", "treat_none"]
-    at_prevalence = decision_curve(test, FEW, [20 / 170])
-    assert at_prevalence["treat_all"].tolist() == pytest.approx([0])
+    gains = curve["treat_all"] > 0  # up to the prevalence
+    assert gains.tolist() == (curve["threshold"] < 20 / 170).tolist()
 
 
 def test_decision_curve_without_malignant_images_cannot_gain(predicted):
@@ -142,7 +142,5 @@ def test_decision_curve_without_malignant_images_cannot_gain(predicted):
 
 
 def test_decision_curve_refuses_bad_input(test):
-    with pytest.raises(ValueError, match="thresholds must lie above 0 and below 1"):
-        decision_curve(test, FEW, [0.5, 1.0])
     with pytest.raises(ValueError, match="found none"):
         decision_curve(test.head(0), FEW)

@@ -25,20 +25,15 @@ REGIONS, VIEWS = list(REGION_COLUMNS), list(VIEW_COLUMNS)
 
 
 @pytest.fixture(scope="module")
-def root(phantom: Path) -> Path:
-    return phantom
-
-
-@pytest.fixture(scope="module")
-def table(root: Path) -> pd.DataFrame:
-    table = pd.read_excel(root / "dataset.xlsx")
+def table(phantom: Path) -> pd.DataFrame:
+    table = pd.read_excel(phantom / "dataset.xlsx")
     table["label"] = table["benign"] + 2 * table["malignant"]
     return table
 
 
 @pytest.fixture(scope="module")
-def sidecar(root: Path) -> dict:
-    return json.loads((root / PHANTOM_FILE).read_text())
+def sidecar(phantom: Path) -> dict:
+    return json.loads((phantom / PHANTOM_FILE).read_text())
 
 
 def annotation(root: Path, image_id: str) -> dict:
@@ -55,15 +50,15 @@ def gray(root: Path, image_id: str) -> np.ndarray:
     return np.asarray(Image.open(root / "images" / image_id).convert("L"))
 
 
-def test_layout(root: Path, table: pd.DataFrame) -> None:
-    assert is_phantom(root)
-    assert not is_phantom(root / "images")
-    assert sorted(path.name for path in root.iterdir()) == [
+def test_layout(phantom: Path, table: pd.DataFrame) -> None:
+    assert is_phantom(phantom)
+    assert not is_phantom(phantom / "images")
+    assert sorted(path.name for path in phantom.iterdir()) == [
         "Annotations", "dataset.xlsx", "images", PHANTOM_FILE,
     ]  # fmt: skip
     assert list(table.columns) == [*RELEASE_COLUMNS, "label"]
     assert not table.isna().any(axis=None)
-    assert sorted(path.name for path in (root / "images").iterdir()) == list(table["image_id"])
+    assert sorted(path.name for path in (phantom / "images").iterdir()) == list(table["image_id"])
     assert set(table["gender"]) == {"M", "F"}
     assert table["age"].between(1, 88).all()
     assert (table[REGIONS].sum(axis=1) == 1).all()
@@ -76,16 +71,16 @@ def test_the_data_know_nothing_of_phantoms() -> None:
     assert not [path.name for path in sources if "btxrd.phantom" in path.read_text()]
 
 
-def test_images_are_gray_jpegs(root: Path, table: pd.DataFrame) -> None:
+def test_images_are_gray_jpegs(phantom: Path, table: pd.DataFrame) -> None:
     modes = set()
     for image_id in table["image_id"]:
-        image = Image.open(root / "images" / image_id)
+        image = Image.open(phantom / "images" / image_id)
         assert image.format == "JPEG"
         modes.add(image.mode)
         if image.mode == "RGB":
             pixels = np.asarray(image)
             assert np.ptp(pixels, axis=2).max() == 0
-        assert gray(root, image_id).std() > 10
+        assert gray(phantom, image_id).std() > 10
     assert modes == {"L", "RGB"}
 
 
@@ -114,21 +109,21 @@ def test_row_order_and_names(table: pd.DataFrame) -> None:
     assert (table.loc[jpg, "tumor"] == 0).all()
 
 
-def test_only_tumours_have_sites_and_annotations(root: Path, table: pd.DataFrame) -> None:
+def test_only_tumours_have_sites_and_annotations(phantom: Path, table: pd.DataFrame) -> None:
     tumour = table["tumor"] == 1
     assert (table.loc[~tumour, SITES + SUBTYPES].sum(axis=1) == 0).all()
     assert (table.loc[tumour, SITES].sum(axis=1) >= 1).all()
     assert (table.loc[tumour, SUBTYPES].sum(axis=1) == 1).all()
     assert (table["benign"] + table["malignant"] == table["tumor"]).all()
-    annotated = {path.stem for path in (root / "Annotations").iterdir()}
+    annotated = {path.stem for path in (phantom / "Annotations").iterdir()}
     assert annotated == {Path(image_id).stem for image_id in table.loc[tumour, "image_id"]}
 
 
-def test_annotations_outline_the_lesions(root: Path, table: pd.DataFrame) -> None:
+def test_annotations_outline_the_lesions(phantom: Path, table: pd.DataFrame) -> None:
     areas, lesions = [], []
     for row in table[table["tumor"] == 1].to_dict("records"):
-        document = annotation(root, row["image_id"])
-        height, width = gray(root, row["image_id"]).shape
+        document = annotation(phantom, row["image_id"])
+        height, width = gray(phantom, row["image_id"]).shape
         assert document["version"] == "5.4.1"
         assert document["imagePath"] == row["image_id"]
         assert (document["imageHeight"], document["imageWidth"]) == (height, width)
@@ -165,28 +160,28 @@ def test_patients_stand_together(table: pd.DataFrame, sidecar: dict) -> None:
         assert len(views[shared].drop_duplicates()) == 1
 
 
-def test_exact_and_near_duplicates(root: Path, table: pd.DataFrame, sidecar: dict) -> None:
+def test_exact_and_near_duplicates(phantom: Path, table: pd.DataFrame, sidecar: dict) -> None:
     rows = table.set_index("image_id")
     for one, other in pairs(sidecar, "exact"):
-        assert (root / "images" / one).read_bytes() == (root / "images" / other).read_bytes()
+        assert (phantom / "images" / one).read_bytes() == (phantom / "images" / other).read_bytes()
     for one, other in pairs(sidecar, "near"):
-        difference = np.abs(gray(root, one).astype(int) - gray(root, other))
+        difference = np.abs(gray(phantom, one).astype(int) - gray(phantom, other))
         assert 0 < difference.mean() < 8
     for one, other in pairs(sidecar, "exact") + pairs(sidecar, "near"):
         assert rows.loc[one].drop("center").equals(rows.loc[other].drop("center"))
         assert sidecar["patients"][one] == sidecar["patients"][other]
 
 
-def test_one_pair_of_conflicting_labels(root: Path, table: pd.DataFrame, sidecar: dict) -> None:
+def test_one_pair_of_conflicting_labels(phantom: Path, table: pd.DataFrame, sidecar: dict) -> None:
     [(tumour, normal)] = pairs(sidecar, "conflict")
     labels = table.set_index("image_id")["label"]
     assert (labels[tumour], labels[normal]) == (1, 0)
-    difference = np.abs(gray(root, tumour).astype(int) - gray(root, normal))
+    difference = np.abs(gray(phantom, tumour).astype(int) - gray(phantom, normal))
     assert difference.mean() < 8
 
 
-def test_malignant_images_of_center_1_are_small(root: Path, table: pd.DataFrame) -> None:
-    widths = table["image_id"].map(lambda image_id: gray(root, image_id).shape[1])
+def test_malignant_images_of_center_1_are_small(phantom: Path, table: pd.DataFrame) -> None:
+    widths = table["image_id"].map(lambda image_id: gray(phantom, image_id).shape[1])
     first = table["center"] == 1
     malignant = widths[first & (table["label"] == 2)]
     normal = widths[first & (table["label"] == 0)]
@@ -209,9 +204,9 @@ def test_equal_arguments_give_equal_bytes(tmp_path: Path) -> None:
     assert (different / name).read_bytes() != one[name]
 
 
-def test_a_full_folder_is_left_alone(root: Path, tmp_path: Path) -> None:
+def test_a_full_folder_is_left_alone(phantom: Path, tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="phantom"):
-        make_phantom(root, N_IMAGES)
+        make_phantom(phantom, N_IMAGES)
     empty = tmp_path / "empty"
     empty.mkdir()
     assert is_phantom(make_phantom(empty, 60, scale=0.1, workers=1))

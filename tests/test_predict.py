@@ -58,7 +58,7 @@ def test_the_probabilities_are_those_of_the_studys_predictions(network, checkpoi
     logits = predict_logits(network, loader)
     rows = some[["image_id", "center", "label"]].assign(part="test", group="g")
     expected = probabilities(predictions_frame(rows, logits))
-    found = predict(some["path"], checkpoint, batch_size=7, device="cpu")
+    found = predict(some["path"], checkpoint, device="cpu")
     assert tuple(found.columns) == COLUMNS
     assert found["file"].tolist() == some["path"].tolist()
     np.testing.assert_allclose(probabilities(found), expected, atol=1e-6)

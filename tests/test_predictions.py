@@ -70,12 +70,6 @@ def test_file_gives_back_the_frame(path, rows, logits):
     assert path.read_text().splitlines()[0] == HEADER
 
 
-def test_accessor_follows_the_names(path):
-    frame = read_predictions(path)
-    turned = probabilities(frame, ("Malignant", "Normal", "Benign"))
-    np.testing.assert_array_equal(turned, probabilities(frame)[:, [2, 0, 1]])
-
-
 def broken(column, value):
     def change(frame):
         frame[column] = frame[column].astype(object)
@@ -154,8 +148,3 @@ GOOD = [[0.8, 0.1, 0.1], [0.1, 0.7, 0.2]]
 def test_bad_predictions_are_refused(y, p, message):
     with pytest.raises(ValueError, match=message):
         check_predictions(y, p)
-
-
-def test_class_names_must_differ():
-    with pytest.raises(ValueError, match="different names"):
-        check_predictions([0, 1], [[0.9, 0.1], [0.2, 0.8]], ["Yes", "Yes"])

@@ -39,15 +39,6 @@ def die_at(epoch):
     return on_epoch
 
 
-def equal(first, second) -> bool:
-    """Say whether two checkpoints hold the same, to the last bit."""
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(equal(first[k], second[k]) for k in first)
-    return first == second
-
-
 @pytest.fixture(scope="module")
 def train(cache, split, tmp_path_factory):
     """Train the small network; returns the outcome, the run's folder and the test logits."""
@@ -113,8 +104,8 @@ def test_an_interrupted_training_goes_on_to_the_same_end(train, tmp_path, cam_we
             train(tmp_path, [die_at(epoch)], cam_weight=cam_weight)
     result, _, logits = train(tmp_path, cam_weight=cam_weight)
     np.testing.assert_array_equal(logits, expected)
-    assert (run_dir / "history.csv").read_bytes() == (whole / "history.csv").read_bytes()
-    assert equal(load_checkpoint(run_dir / "model.pt"), load_checkpoint(whole / "model.pt"))
+    for name in ("history.csv", "model.pt"):
+        assert (run_dir / name).read_bytes() == (whole / name).read_bytes()
     assert len(result.seconds) == 3
 
 
@@ -274,14 +265,15 @@ def test_the_cam_losses_gradient_moves_the_map_into_the_lesion():
     assert (slope.flatten()[1:] > 0).all()
 
 
-@pytest.mark.parametrize("backbone", ["test_efficientnet", "test_resnet"])
-def test_with_a_cam_weight_the_history_has_its_loss_and_it_falls(train, backbone):
+@pytest.mark.parametrize("backbone", ["efficientnet_b0", "test_resnet"])
+def test_a_cam_weight_pulls_the_maps_into_the_lesions(train, backbone):
     model = {"backbone": backbone, "pretrained": False}
-    arguments = {"model": model, "epochs": 4, "warmup_epochs": 0, "cam_weight": 5}
-    history = train(**arguments)[0].history
-    assert history["train_cam_loss"].between(0, 1).all()
-    assert history["train_cam_loss"].iloc[-1] < history["train_cam_loss"].iloc[0]
-    history_figure(history)
+    arguments = {"model": model, "epochs": 4, "warmup_epochs": 0}
+    # So light a weight measures the loss and pulls at nothing.
+    free, pulled = (train(**arguments, cam_weight=w)[0].history for w in (1e-6, 5))
+    assert pulled["train_cam_loss"].between(0, 1).all()
+    assert pulled["train_cam_loss"].mean() < 0.9 * free["train_cam_loss"].mean()
+    history_figure(pulled)
 
 
 def test_without_a_cam_weight_nothing_of_it_is_there(whole):

@@ -1,7 +1,6 @@
 """The data: table, annotations, groups and splits, image cache, loaders.
 
-`btxrd.data.loader` and `btxrd.data.augmentation` need torch and albumentations; they are imported
-by name, so that reading a table stays quick.
+`btxrd.data.loader` and `btxrd.data.augmentation` are imported by name: they need torch.
 """
 
 from btxrd.data.annotations import lesion_mask, read_annotation

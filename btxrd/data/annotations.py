@@ -39,12 +39,9 @@ Coordinate = Annotated[float, Field(gt=-(2**31), lt=2**31)]
 
 
 class Shape(BaseModel):
-    """One outline as LabelMe writes it.
+    """One outline as LabelMe writes it: a polygon, or a rectangle by two opposite corners.
 
-    Attributes:
-        label: the lesion's subtype.
-        shape_type: `polygon`, or `rectangle` given by two opposite corners.
-        points: x, y in pixels.
+    `label` is the lesion's subtype; `points` are x, y in pixels.
     """
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -76,9 +73,7 @@ class Shape(BaseModel):
 class Annotation(BaseModel):
     """The lesions of one radiograph, as LabelMe writes them: what a valid annotation is.
 
-    Attributes:
-        width, height: the image's size in pixels, as the annotation gives it.
-        shapes: every shape; a lesion can have both a rectangle and a polygon.
+    `width` and `height` are the image's in pixels; a lesion can have a rectangle and a polygon.
     """
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -105,7 +100,6 @@ class Annotation(BaseModel):
         """Return one shape a lesion: its polygon, or its rectangle where it has no polygon.
 
         Each polygon answers to one rectangle at most, the pairs of the greatest overlap first.
-        Filling every rectangle would turn the masks into boxes.
         """
         polygons = [shape for shape in self.shapes if shape.shape_type == "polygon"]
         rectangles = [shape for shape in self.shapes if shape.shape_type == "rectangle"]
@@ -120,15 +114,11 @@ class Annotation(BaseModel):
     def mask(
         self, size: tuple[int, int] | None = None, transform: np.ndarray | None = None
     ) -> np.ndarray:
-        """Rasterise the lesions.
+        """Rasterise the union of the lesions: uint8 {0, 1}, (height, width).
 
         Args:
-            size: width and height of the mask in pixels; the image's own by default.
-            transform: float (2, 3), an affine map of the image's pixel-edge coordinates to the
-                mask's; the identity by default.
-
-        Returns:
-            uint8 {0, 1}, (height, width): the union of the lesions.
+            size: width and height in pixels; the image's own by default.
+            transform: float (2, 3), from the image's pixel-edge coordinates to the mask's.
         """
         width, height = size or (self.width, self.height)
         transform = np.eye(2, 3) if transform is None else transform
@@ -182,7 +172,7 @@ def read_annotation(path: str | Path) -> Annotation:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: names the file and the first fault that `inspect_annotation` finds.
+        ValueError: names the file and its first fault.
     """
     annotation, faults = inspect_annotation(path)
     if annotation is None:
@@ -191,10 +181,7 @@ def read_annotation(path: str | Path) -> Annotation:
 
 
 def inspect_annotation(path: str | Path) -> tuple[Annotation | None, list[str]]:
-    """Read a LabelMe file and find everything that makes it unusable.
-
-    Returns:
-        The annotation, None where it is unusable; and what is wrong with it, in words.
+    """Read a LabelMe file; return it, or None where it is unusable, and what is wrong, in words.
 
     Raises:
         OSError: the file cannot be opened.
@@ -217,7 +204,6 @@ def _in_words(fault: Mapping[str, Any]) -> str:
 def lesion_mask(annotation_path: str | Path) -> np.ndarray:
     """Return the lesion mask of an annotation, uint8 {0, 1}, (imageHeight, imageWidth).
 
-    Raises:
-        FileNotFoundError, ValueError: as `read_annotation`.
+    Raises as `read_annotation` does.
     """
     return read_annotation(annotation_path).mask()

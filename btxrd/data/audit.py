@@ -1,7 +1,6 @@
 """The audit of a data set: everything that is damaged or contradictory in it, as one table.
 
-What makes a table or an annotation unusable stands in `table` and `annotations`, which refuse it;
-here it is collected, with what is wrong between the columns of a row and between the files.
+What makes a table or an annotation unusable stands in `table` and `annotations`.
 """
 
 import os
@@ -14,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import ExifTags, Image
+from PIL import Image
 from tqdm.auto import tqdm
 
 from btxrd.data.annotations import Annotation, inspect_annotation
-from btxrd.data.preprocessing import SIDEWAYS
+from btxrd.data.preprocessing import displayed_size
 from btxrd.data.table import (
     CLASS_COLUMNS,
     FLAG_COLUMNS,
@@ -139,8 +138,7 @@ def audit(root: str | Path, progress: bool = False) -> pd.DataFrame:
     Images are judged by header and end, not decoded: damage in a file's middle is not noticed.
 
     Args:
-        root: the folder that holds the table, `images/` and `Annotations/`; a `BTXRD/` folder
-            inside it is found too.
+        root: as `read_table` takes it.
         progress: show a progress bar.
 
     Returns:
@@ -173,8 +171,7 @@ def exit_status(findings: pd.DataFrame) -> int:
 
 def unusable_images(findings: pd.DataFrame) -> set[str]:
     """Return the image_ids with an error about the image, its annotation or its row."""
-    errors = findings[findings["severity"] == "error"]
-    return set(errors["image_id"].dropna())
+    return set(findings["image_id"][findings["severity"] == "error"].dropna())
 
 
 def _natural(subject: str) -> str:
@@ -316,17 +313,17 @@ def _inspect_image(path: Path) -> tuple[tuple[int, int] | None, Problems]:
         return None, [("image-unreadable", "it is not a file")]
     try:
         with Image.open(path) as header:
-            size, mode, kind = header.size, header.mode, header.format
+            mode, kind = header.mode, header.format
             # Pillow has read the header up to the first scan: past thumbnails with end markers.
             scan = header.fp.tell()
-            turned = header.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
+            size = displayed_size(header)
         jpeg = kind in ("JPEG", "MPO")
         problems = _end_problems(path, scan) if jpeg else [("image-not-jpeg", f"it is {kind}")]
     except Exception as error:  # Pillow's parsers raise whatever the bytes provoke
         return None, [("image-unreadable", f"{error!s:.160}")]
     if mode not in ("L", "RGB"):
         problems.append(("image-mode", mode))
-    return size[::-1] if turned else size, problems
+    return size, problems
 
 
 def _end_problems(path: Path, scan: int) -> Problems:

@@ -1,4 +1,4 @@
-"""Training-time augmentation. Nothing here is preprocessing: val and test never see it."""
+"""Training-time augmentation: val and test never see it."""
 
 import albumentations as A
 import cv2
@@ -12,11 +12,8 @@ def training_augmentation(seed: int) -> A.Compose:
     albumentations ignores global seeds: call `set_random_seed` on the result before each batch.
 
     >>> import numpy as np
-    >>> image = np.full((64, 64), 128, np.uint8)
-    >>> a = training_augmentation(1)(image=image)["image"]
-    >>> b = training_augmentation(1)(image=image)["image"]
-    >>> a.shape, a.dtype.name, bool((a == b).all())
-    ((64, 64), 'uint8', True)
+    >>> training_augmentation(1)(image=np.full((64, 64), 128, np.uint8))["image"].shape
+    (64, 64)
     """
     return A.Compose(
         [

@@ -25,18 +25,21 @@ __all__ = ["ImageCache", "data_fingerprint", "file_digests", "open_cache"]
 LAYOUT = 2
 """Raise it when the meaning of the cached arrays changes: old caches are then built anew."""
 
+Decoded = tuple[np.ndarray, np.ndarray, dict[str, Any]]
+"""An image's pixels, its lesion mask and its row of the index."""
+
 
 @dataclass(frozen=True)
 class ImageCache:
     """Preprocessed images and masks of a data set, memory-mapped.
 
     Attributes:
-        images: uint8 (N, S, S), read-only memmap.
-        masks: uint8 {0, 1} (N, S, S), read-only memmap; all zero where there is no annotation.
+        images: uint8 (N, S, S), read-only.
+        masks: uint8 {0, 1} (N, S, S), read-only; all zero where there is no annotation.
         index: one row an image, in the arrays' order: image_id, width, height (pixels of the
             file), lesion_area (share of the image in [0, 1]), phash (uint64), and the file's
-            bytes, mode and quantisation (mean of its first JPEG table; NaN without one). `error`
-            says why an image could not be decoded (its pixels are zero then); NaN for the others.
+            bytes, mode and quantisation. `error` says why an image could not be decoded (its
+            pixels are zero then); NaN for the others.
         key: 16 hex digits of the files' contents and the settings.
     """
 
@@ -59,22 +62,13 @@ class ImageCache:
 
 
 def open_cache(
-    table: pd.DataFrame,
-    preprocessing: Preprocessing,
-    cache_dir: str | Path,
-    progress: bool = True,
+    table: pd.DataFrame, preprocessing: Preprocessing, cache_dir: str | Path, progress: bool = True
 ) -> ImageCache:
-    """Open the cache of these images with these settings; build it first where there is none.
+    """Open the cache of a table's images; build it first where there is none.
 
     The key covers the contents of every image and annotation, so a changed file is noticed.
-    Processes that want the same cache wait for the one that builds it, and a build that was killed
-    leaves none. A file that cannot be read gets an `error` in the index.
-
-    Args:
-        table: as `read_table` returns it.
-        preprocessing: the settings.
-        cache_dir: the folder of all caches.
-        progress: show a progress bar while building.
+    Processes that want the same cache wait for the one that builds it. A file that cannot be read
+    gets an `error` in the index.
     """
     cache_dir = Path(cache_dir)
     cache_dir.mkdir(parents=True, exist_ok=True)
@@ -95,12 +89,7 @@ def open_cache(
 
 
 def data_fingerprint(table: pd.DataFrame, cache_dir: str | Path) -> str:
-    """Return 16 hex digits of a data set: its table and every image and annotation.
-
-    Args:
-        table: as `read_table` returns it.
-        cache_dir: where the digests of files are remembered.
-    """
+    """Return 16 hex digits of a data set: its table and every image and annotation."""
     digests = list(file_digests(table, cache_dir).values())
     return digest([table.drop(columns="path").to_csv(index=False), digests])
 
@@ -108,11 +97,7 @@ def data_fingerprint(table: pd.DataFrame, cache_dir: str | Path) -> str:
 def file_digests(table: pd.DataFrame, cache_dir: str | Path) -> dict[str, str | None]:
     """Return the digest of every image, then of every annotation, by path; None without a file.
 
-    A file is read again only if its size or time changed.
-
-    Args:
-        table: as `read_table` returns it.
-        cache_dir: where the digests of files are remembered.
+    A file is read again only if its size or time changed since `cache_dir` remembers it.
     """
     memo_file = Path(cache_dir) / "file-digests.json"
     memo = read_json(memo_file)
@@ -159,9 +144,7 @@ def _build(table: pd.DataFrame, preprocessing: Preprocessing, folder: Path, prog
     index.to_csv(folder / "index.csv", index=False)
 
 
-def _cache_one(
-    path: str, preprocessing: Preprocessing
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+def _cache_one(path: str, preprocessing: Preprocessing) -> Decoded:
     try:
         return _decode_one(Path(path), preprocessing)
     except (OSError, ValueError, cv2.error) as error:
@@ -169,9 +152,7 @@ def _cache_one(
         return nothing, nothing, {"phash": 0, "error": str(error)}
 
 
-def _decode_one(
-    path: Path, preprocessing: Preprocessing
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+def _decode_one(path: Path, preprocessing: Preprocessing) -> Decoded:
     radiograph = preprocessing.decode(path)
     mask = np.zeros((preprocessing.image_size,) * 2, np.uint8)
     lesion_area = 0.0

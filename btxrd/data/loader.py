@@ -33,8 +33,7 @@ def borrow_masks(annotated: np.ndarray, regions: np.ndarray, seed: int) -> np.nd
 
     Args:
         annotated: bool (n,), which images have a mask of their own. They keep it.
-        regions: (n,), the images' body regions. One without any annotated image borrows from all.
-        seed: of the choice.
+        regions: (n,); a body region without any annotated image borrows from all.
 
     Returns:
         int64 (n,), numbers of images with a mask.
@@ -62,13 +61,11 @@ class RadiographDataset(Dataset):
     """Samples of the image cache; each item is a whole batch.
 
     Args:
-        cache: the image cache.
         rows: int64 (samples,), their rows in the cache.
         labels: int64 (samples,).
         bright: int64 (samples,), the row in the cache outside whose lesion mask a sample is dimmed;
-            -1 where it is not. By default none is.
+            -1, and by default, not at all.
         dim_factor: what pixels are multiplied by there, in [0, 1].
-        augment: whether to augment (train only).
         masks: whether batches hold the lesion masks too, augmented as the images are.
     """
 
@@ -97,9 +94,9 @@ class RadiographDataset(Dataset):
         return len(self.rows)
 
     def __getitem__(self, request: BatchRequest) -> tuple[torch.Tensor, ...]:
-        """Return a batch: uint8 (B, S, S) images, int64 (B,) labels; with `masks`, these as well.
+        """Return uint8 (B, S, S) images, int64 (B,) labels and, with `masks`, uint8 {0, 1} masks.
 
-        The masks are uint8 {0, 1} (B, S, S), of the images' own lesions: never a borrowed one.
+        The masks (B, S, S) are of the images' own lesions: never a borrowed one.
         """
         rows, bright = self.rows[request.samples], self.bright[request.samples]
         images = self.cache.images[rows]
@@ -135,10 +132,8 @@ def make_datasets(
     mask that `borrow_masks` chose. The dimmed samples stand after all others.
 
     Args:
-        cache: the image cache.
         split: as `make_split` returns it.
-        params: what annotations add, and whether the training labels are shuffled (a control).
-        seed: the run's.
+        seed: of the borrowing, and of the shuffled labels of a control experiment.
         regions: body region by image_id; needed only for `balanced_dim`.
         masks: whether the training batches hold the lesion masks.
 
@@ -201,14 +196,8 @@ def _require_usable(cache: ImageCache, split: pd.DataFrame) -> None:
 class EpochSampler(Sampler[BatchRequest]):
     """The batches of an epoch, decided by the run's seed and the epoch's number alone.
 
-    Neither the number of workers nor what ran before changes them, so an epoch can be repeated.
-    Batches differ in size by one at most: there is no small last one to upset batch statistics.
-
-    Args:
-        samples: how many there are.
-        batch_size: the largest batch.
-        seed: the run's.
-        shuffle: whether to reorder the samples every epoch.
+    So an epoch can be repeated, with any number of workers. Batches differ in size by one at most:
+    there is no small last one to upset batch statistics.
     """
 
     def __init__(self, samples: int, batch_size: int, seed: int, shuffle: bool) -> None:

@@ -6,9 +6,9 @@ from typing import Literal, Self
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
-__all__ = ["Geometry", "Preprocessing", "Radiograph"]
+__all__ = ["Geometry", "Preprocessing", "Radiograph", "displayed_size"]
 
 CLAHE_CLIP_LIMIT = 2.0
 CLAHE_TILES = (8, 8)
@@ -23,6 +23,12 @@ REDUCED_DECODING = {
 
 SIDEWAYS = {5, 6, 7, 8}
 """EXIF orientations that swap width and height."""
+
+
+def displayed_size(header: Image.Image) -> tuple[int, int]:
+    """Return an opened image's width and height in pixels, EXIF-rotated."""
+    turned = header.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
+    return header.size[::-1] if turned else header.size
 
 
 @dataclass(frozen=True)
@@ -45,12 +51,9 @@ class Radiograph:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where an image lies in the square: a map of pixel-edge coordinates.
+    """Where an image lies in the square, in pixels of the square.
 
-    Attributes:
-        width, height: the image inside the square, in pixels of the square.
-        left, top: its offset in the square, in pixels.
-        transform: float64 (2, 3), takes x, y of the original image to the square.
+    `transform`, float64 (2, 3), takes pixel-edge coordinates x, y of the image to the square's.
     """
 
     width: int
@@ -89,24 +92,17 @@ class Preprocessing:
 
     def geometry(self, width: int, height: int) -> Geometry:
         """Return where an image of `width` × `height` pixels lies in the square."""
-        side = self.image_size
-        if self.resize == "stretch":
-            inner_width = inner_height = side
-        else:
+        inner_width = inner_height = side = self.image_size
+        if self.resize == "letterbox":
             scale = side / max(width, height)
             inner_width = max(1, round(width * scale))
             inner_height = max(1, round(height * scale))
         left, top = (side - inner_width) // 2, (side - inner_height) // 2
-        transform = np.array(
-            [[inner_width / width, 0.0, float(left)], [0.0, inner_height / height, float(top)]]
-        )
+        transform = np.array([[inner_width / width, 0, left], [0, inner_height / height, top]])
         return Geometry(inner_width, inner_height, left, top, transform)
 
     def read(self, path: str | Path) -> np.ndarray:
-        """Decode one image file and preprocess it.
-
-        Returns:
-            uint8 (image_size, image_size).
+        """Decode one image file and preprocess it: uint8 (image_size, image_size).
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -115,24 +111,16 @@ class Preprocessing:
         return self.fit(self.decode(path))
 
     def decode(self, path: str | Path) -> Radiograph:
-        """Decode in grayscale at the least size that the square needs.
-
-        Raises:
-            FileNotFoundError, ValueError: as `read`.
-        """
-        path = Path(path)
+        """Decode in grayscale at the least size that the square needs; raises as `read` does."""
         try:
             with Image.open(path) as header:
-                width, height = header.size
-                turned = header.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
+                width, height = displayed_size(header)
                 tables = getattr(header, "quantization", None)
                 mode = header.mode
         except FileNotFoundError:
             raise FileNotFoundError(f"no image {path}") from None
-        except (UnidentifiedImageError, OSError) as error:
+        except OSError as error:
             raise ValueError(f"{path} is not a readable image: {error}") from error
-        if turned:
-            width, height = height, width
         inner = self.geometry(width, height)
         spare = max(1.0, min(width / inner.width, height / inner.height))
         factor = max(n for n in REDUCED_DECODING if n <= spare)
@@ -143,11 +131,7 @@ class Preprocessing:
         return Radiograph(pixels, width, height, mode, quantisation)
 
     def fit(self, radiograph: Radiograph) -> np.ndarray:
-        """Equalise the contrast and fit the image into the square.
-
-        Returns:
-            uint8 (image_size, image_size).
-        """
+        """Equalise the contrast and fit into the square: uint8 (image_size, image_size)."""
         pixels = radiograph.pixels
         if self.contrast == "clahe":
             pixels = cv2.createCLAHE(CLAHE_CLIP_LIMIT, CLAHE_TILES).apply(pixels)

@@ -26,10 +26,8 @@ MOST_SET_ASIDE = 0.02
 class Release:
     """What later stages read of a data set in the release's layout.
 
-    Attributes:
-        table: the usable rows, as `read_table` returns them.
-        cache: the image cache; holds at least the table's images.
-        findings: as `audit` returns them, and the images that could not be decoded.
+    `table` holds the usable rows, `cache` at least their images; `findings` are the audit's, and
+    the images that could not be decoded.
     """
 
     table: pd.DataFrame
@@ -86,8 +84,7 @@ def open_release(
 ) -> Release:
     """Audit a data set, set its bad rows aside and open the image cache of the others.
 
-    Raises:
-        FileNotFoundError, ValueError: as `usable_table`.
+    Raises as `usable_table` does.
     """
     table, findings = usable_table(root, cache_dir)
     cache = open_cache(table, preprocessing, cache_dir, progress)

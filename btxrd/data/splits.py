@@ -14,7 +14,6 @@ from btxrd.data.table import REGION_COLUMNS, SITE_COLUMNS, SUBTYPE_COLUMNS
 __all__ = [
     "STRATEGIES",
     "conflicting_pairs",
-    "leakage_report",
     "leakage_table",
     "make_split",
     "near_duplicates",
@@ -35,24 +34,17 @@ NEAR_DISTANCE = 4
 BLOCK = 128
 """Hashes compared with all others at a time."""
 
-SAME_STUDY = (
-    "center",
-    "age",
-    "gender",
-    *SITE_COLUMNS,
-    *REGION_COLUMNS,
-    "label",
-    *SUBTYPE_COLUMNS,
-)
+SAME_STUDY = ["center", "age", "gender", *SITE_COLUMNS, *REGION_COLUMNS, "label", *SUBTYPE_COLUMNS]
 """What consecutive rows of one study have in common."""
+
+NO_PAIRS = pd.DataFrame({"image_a": [], "image_b": [], "distance": []}, dtype=object)
 
 
 def near_duplicates(image_ids: pd.Series, hashes: np.ndarray) -> pd.DataFrame:
     """Find the pairs of images whose perceptual hashes differ by at most 4 bits.
 
     Args:
-        image_ids: (n,) names.
-        hashes: uint64 (n,), 64-bit pHash (Zauner 2010) of each.
+        hashes: uint64 (n,), 64-bit pHash (Zauner 2010) of each image.
 
     Returns:
         Columns image_a, image_b (in table order) and distance (bits).
@@ -72,18 +64,11 @@ def near_duplicates(image_ids: pd.Series, hashes: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"image_a": names[first], "image_b": names[second], "distance": distances})
 
 
-def conflicting_pairs(table: pd.DataFrame, duplicates: pd.DataFrame | None) -> pd.DataFrame:
+def conflicting_pairs(table: pd.DataFrame, duplicates: pd.DataFrame) -> pd.DataFrame:
     """Return the duplicate pairs whose two images carry different labels: one must be wrong.
 
-    Args:
-        table: as `read_table` returns it.
-        duplicates: pairs (image_a, image_b, distance); None is no pairs.
-
-    Returns:
-        Columns image_a, class_a, image_b, class_b and distance (bits).
+    Columns image_a, class_a, image_b, class_b and distance (bits).
     """
-    if duplicates is None:
-        duplicates = pd.DataFrame(columns=["image_a", "image_b", "distance"])
     names = table.set_index("image_id")["label"].map(dict(enumerate(CLASS_NAMES)))
     pairs = duplicates.assign(
         class_a=duplicates["image_a"].map(names), class_b=duplicates["image_b"].map(names)
@@ -92,7 +77,7 @@ def conflicting_pairs(table: pd.DataFrame, duplicates: pd.DataFrame | None) -> p
     return pairs[pairs["class_a"] != pairs["class_b"]][columns].reset_index(drop=True)
 
 
-def study_groups(table: pd.DataFrame, duplicates: pd.DataFrame | None = None) -> pd.Series:
+def study_groups(table: pd.DataFrame, duplicates: pd.DataFrame = NO_PAIRS) -> pd.Series:
     """Number the studies: the surrogate for the patient id that the release does not have.
 
     A study is a run of consecutive rows with equal center, age, gender, site columns, region
@@ -100,15 +85,13 @@ def study_groups(table: pd.DataFrame, duplicates: pd.DataFrame | None = None) ->
 
     Args:
         table: as `read_table` returns it, in the release's order.
-        duplicates: pairs (image_a, image_b, distance), as `near_duplicates` returns them.
+        duplicates: as `near_duplicates` returns them.
 
     Returns:
         int64 with the table's index: 0, 1, … in order of first appearance.
     """
-    columns = table[list(SAME_STUDY)]
+    columns = table[SAME_STUDY]
     runs = (columns != columns.shift()).any(axis=1).cumsum().to_numpy() - 1
-    if duplicates is None or duplicates.empty:
-        return pd.Series(runs, index=table.index)
     return pd.Series(_joined(runs, _rows(table, duplicates)), index=table.index)
 
 
@@ -129,18 +112,13 @@ def _joined(groups: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def make_split(
-    table: pd.DataFrame,
-    strategy: str,
-    seed: int = 42,
-    duplicates: pd.DataFrame | None = None,
+    table: pd.DataFrame, strategy: str, seed: int = 42, duplicates: pd.DataFrame = NO_PAIRS
 ) -> pd.DataFrame:
     """Split the images into train, val and test.
 
     Args:
-        table: as `read_table` returns it.
         strategy: a key of `STRATEGIES`.
-        seed: of the shuffling.
-        duplicates: pairs (image_a, image_b, distance). Pairs at distance 0 stay together in
+        duplicates: as `near_duplicates` returns them. Pairs at distance 0 stay together in
             `stratified` and `center`; all pairs do in `grouped`.
 
     Returns:
@@ -153,8 +131,9 @@ def make_split(
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"unknown split strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
+    exact = _rows(table, duplicates[duplicates["distance"] == 0])
     frame = table[["image_id", "label", "center"]].assign(
-        group=study_groups(table, duplicates), together=_exact_groups(table, duplicates)
+        group=study_groups(table, duplicates), together=_joined(np.arange(len(table)), exact)
     )
     if strategy == "grouped":
         disputed = conflicting_pairs(table, duplicates)["image_a"]
@@ -165,13 +144,6 @@ def make_split(
     else:
         frame["split"] = _by_first_member(frame, strategy, seed)
     return frame[["image_id", "split", "label", "group"]].reset_index(drop=True)
-
-
-def _exact_groups(table: pd.DataFrame, duplicates: pd.DataFrame | None) -> np.ndarray:
-    rows = np.arange(len(table))
-    if duplicates is None or duplicates.empty:
-        return rows
-    return _joined(rows, _rows(table, duplicates[duplicates["distance"] == 0]))
 
 
 def _halve(frame: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -236,36 +208,28 @@ def read_split(study_dir: str | Path, strategy: str) -> pd.DataFrame:
 
 
 def leakage_table(
-    table: pd.DataFrame,
-    splits: dict[str, pd.DataFrame],
-    duplicates: pd.DataFrame | None = None,
+    table: pd.DataFrame, splits: dict[str, pd.DataFrame], duplicates: pd.DataFrame = NO_PAIRS
 ) -> pd.DataFrame:
     """Count the held-out images that have a relative in the training set.
 
     Args:
-        table: as `read_table` returns it.
         splits: strategy → split, as `make_split` returns them.
-        duplicates: pairs (image_a, image_b, distance).
 
     Returns:
         One row a strategy and part (val, test): images, with_sibling (an image of the same study
         group is in train), with_duplicate (a near or exact duplicate is), and both as shares
         sibling_share and duplicate_share in [0, 1].
     """
-    pairs = np.empty((0, 2), int) if duplicates is None else _rows(table, duplicates)
-    position = pd.Series(np.arange(len(table)), index=table["image_id"])
+    names = table["image_id"].to_numpy()[_rows(table, duplicates)]
+    images, relatives = pd.Series(names.T.ravel()), pd.Series(names[:, ::-1].T.ravel())
     rows = []
     for strategy, split in splits.items():
         train = split[split["split"] == "train"]
-        in_train = np.zeros(len(table), bool)
-        in_train[position[train["image_id"]]] = True
-        copied = np.zeros(len(table), bool)
-        for one, other in ((0, 1), (1, 0)):
-            copied[pairs[in_train[pairs[:, other]], one]] = True
+        copied = images[relatives.isin(train["image_id"])]
         for part in ("val", "test"):
             held = split[split["split"] == part]
-            sibling = int(held["group"].isin(set(train["group"])).sum())
-            duplicate = int(copied[position[held["image_id"]]].sum())
+            sibling = int(held["group"].isin(train["group"]).sum())
+            duplicate = int(held["image_id"].isin(copied).sum())
             rows.append((strategy, part, len(held), sibling, duplicate))
     columns = ["strategy", "part", "images", "with_sibling", "with_duplicate"]
     result = pd.DataFrame(rows, columns=columns)
@@ -273,19 +237,3 @@ def leakage_table(
         sibling_share=result["with_sibling"] / result["images"],
         duplicate_share=result["with_duplicate"] / result["images"],
     )
-
-
-def leakage_report(leakage: pd.DataFrame) -> pd.DataFrame:
-    """Lay out a leakage table for reading: a row a strategy and part, count and share in a cell."""
-    cells = {
-        title: [
-            f"{count} ({count / images:.1%})"
-            for count, images in zip(leakage[column], leakage["images"], strict=True)
-        ]
-        for title, column in {
-            "With a sibling in train": "with_sibling",
-            "With a duplicate in train": "with_duplicate",
-        }.items()
-    }
-    names = {"strategy": "Split", "part": "Part", "images": "Images"}
-    return leakage[list(names)].rename(columns=names).assign(**cells)

@@ -66,13 +66,9 @@ CELL_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 class Fault(NamedTuple):
-    """Something that makes a table, or a row of it, unusable.
+    """Something that makes a table, or a row of it, unusable: the audit's check, and it in words.
 
-    Attributes:
-        check: which of the audit's checks finds it.
-        what: what is wrong, in words.
-        row: as the file counts its rows; None where the whole table is meant.
-        image_id: the row's, where it is text.
+    `row` is as the file counts its rows, None where the whole table is meant.
     """
 
     check: str
@@ -131,11 +127,7 @@ def table_file(root: str | Path) -> Path:
 def inspect_table(
     source: Path, set_aside: Collection[str] = ()
 ) -> tuple[pd.DataFrame, list[Fault]]:
-    """Read the cells of a table and find everything that makes it unusable.
-
-    Args:
-        source: an .xlsx or .csv file.
-        set_aside: ids of images whose rows are left out before rows are checked.
+    """Read the cells of an .xlsx or .csv table and find everything that makes it unusable.
 
     Returns:
         The cells as they stand in the file, None where they are empty, indexed by the file's row

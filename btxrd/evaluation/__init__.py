@@ -1,5 +1,10 @@
 """Predictions in, numbers out: metrics, intervals, comparisons, heat maps' scores, shortcuts.
 
+Predictions are frames with the columns of `predictions.csv`, as `read_predictions` returns them:
+`val` and `test` are their rows of one part, `frame` of any one. Every interval is made by a
+`Bootstrap`, and has its ends in the columns `low` and `high`, or `<name>_low` and `<name>_high`
+beside a column `<name>`. Values are float64, NaN where undefined.
+
 This package itself loads neither matplotlib nor torch. Methods are named by author and year:
 
 - Adebayo et al. 2018, Sanity checks for saliency maps, NeurIPS

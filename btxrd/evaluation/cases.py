@@ -16,15 +16,7 @@ KINDS = {
 
 
 def ranked_cases(predictions: pd.DataFrame, class_name: str, kind: str) -> pd.DataFrame:
-    """Return one kind of case of one class, in the order of `KINDS`.
-
-    Args:
-        predictions: rows of `predictions.csv`.
-        class_name: the class in question.
-        kind: `true positive`, `false positive` or `false negative`.
-
-    Returns:
-        The rows in question, with a column `predicted` (0, 1, 2).
+    """Return one kind of case of one class, in the order of `KINDS`, with the class `predicted`.
 
     Raises:
         ValueError: the class or the kind is unknown.
@@ -49,13 +41,8 @@ def ranked_cases(predictions: pd.DataFrame, class_name: str, kind: str) -> pd.Da
 def gallery_cases(predictions: pd.DataFrame, count: int) -> pd.DataFrame:
     """Return the first `count` cases of every kind and class, in the order of `KINDS`.
 
-    Args:
-        predictions: rows of `predictions.csv`.
-        count: at most so many of each.
-
-    Returns:
-        The rows in question with their index, class by class, and the columns `predicted` (0, 1,
-        2), `class_name` and `kind`. An image that is a case of two classes stands in both.
+    They keep their index and have the columns `predicted` (0, 1, 2), `class_name` and `kind`. An
+    image that is a case of two classes stands in both.
     """
     return pd.concat(
         ranked_cases(predictions, name, kind).head(count).assign(class_name=name, kind=kind)

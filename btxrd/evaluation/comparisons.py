@@ -1,7 +1,9 @@
 """Differences between predictions: of experiments, of test sets and of seeds, and how sure.
 
 Two experiments are compared on the same images, so both are weighted by the same bootstrap
-replicates: what makes an image hard for both cancels out of the difference.
+replicates: what makes an image hard for both cancels out of the difference. Every frame holds
+one part of its predictions; images may stand in any order. An image that only one side has, or
+whose part, group or label differs, mixed parts and unknown metrics are a ValueError.
 """
 
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
@@ -57,27 +59,10 @@ def compare_experiments(
     p is two-sided, twice the smaller share of replicates on one side of 0 (Efron and Tibshirani
     1993, section 15.4), with one added to count and number; it is never below 2 / (R + 1).
 
-    Args:
-        frames: experiment → predictions of the same images, one part only; any order of rows.
-        bootstrap: of the differences; replicates in which a metric is undefined are left out.
-        metrics: names as in `metric_table`.
-
     Returns:
         One row a pair and metric: `first_experiment`, `second_experiment`, `metric`, the values
         `first` and `second`, `difference` (second - first) with `low`, `high` and `p`, and
-        `p_holm`, adjusted over all rows. Values are float64, NaN where undefined.
-
-    Raises:
-        ValueError: names an image that only one side has, or whose part, group or label differs;
-            or a frame holds several parts, or a metric is unknown.
-
-    >>> rows = pd.DataFrame({"image_id": ["a", "b", "c"], "part": "test", "center": 1,
-    ...                      "group": ["a", "b", "c"], "label": [0, 1, 2]})
-    >>> runs = {name: predictions_frame(rows, np.eye(3)[order])
-    ...         for name, order in {"E1": [1, 1, 1], "E2": [0, 1, 2]}.items()}
-    >>> table = compare_experiments(runs, Bootstrap(99), metrics=["accuracy"])
-    >>> table.loc[0, "first":].astype(float).round(2).tolist()
-    [0.33, 1.0, 0.67, 0.67, 0.67, 0.02, 0.02]
+        `p_holm`, adjusted over all rows.
     """
     aligned = _align(frames)
     weights = _weights(next(iter(aligned.values())), bootstrap)
@@ -88,7 +73,7 @@ def compare_experiments(
             before, after = values[first][metric], values[second][metric]
             row = {"first_experiment": first, "second_experiment": second, "metric": metric}
             row |= {"first": before[0], "second": after[0]}
-            row |= _interval("difference", after - before, bootstrap)
+            row |= bootstrap.columns("difference", after - before)
             rows.append(row | {"p": _bootstrap_p((after - before)[1:])})
     table = pd.DataFrame(rows)
     return table.assign(p_holm=holm(table["p"])) if rows else table
@@ -105,24 +90,9 @@ def generalisation_gap(
     Each set has a bootstrap of its own. Images that are in both are drawn independently all the
     same: the interval is then too wide rather than too narrow.
 
-    Args:
-        inside, outside: as `read_predictions` returns them, one part each.
-        bootstrap: of the differences.
-        metrics: names as in `metric_table`.
-
     Returns:
         One row a metric: `metric`, the values `inside` and `outside`, `difference` (inside -
         outside: what is lost outside) with `low` and `high`.
-
-    Raises:
-        ValueError: a frame holds several parts, or a metric is unknown.
-
-    >>> rows = pd.DataFrame({"image_id": ["a", "b", "c"], "part": "test", "center": 1,
-    ...                      "group": ["a", "b", "c"], "label": [0, 1, 2]})
-    >>> right, wrong = (predictions_frame(rows, np.eye(3)[order]) for order in ([0, 1, 2], [1] * 3))
-    >>> table = generalisation_gap(right, wrong, Bootstrap(99), ["accuracy"])
-    >>> table.set_index("metric").loc["accuracy"].round(2).tolist()
-    [1.0, 0.33, 0.67, 0.67, 0.67]
     """
     own, foreign = (
         _values(frame, _weights(frame, bootstrap.derived(number)), metrics)
@@ -130,7 +100,7 @@ def generalisation_gap(
     )
     return pd.DataFrame(
         {"metric": metric, "inside": own[metric][0], "outside": foreign[metric][0]}
-        | _interval("difference", own[metric] - foreign[metric], bootstrap)
+        | bootstrap.columns("difference", own[metric] - foreign[metric])
         for metric in metrics
     )
 
@@ -144,24 +114,12 @@ def seed_summary(
     images; `low` and `high` are how much other images would change the mean of these trainings.
 
     Args:
-        frames: seed of the training → predictions of the same images, one part only.
-        bootstrap: the same weights for every seed.
-        metrics: names as in `metric_table`.
+        frames: seed of the training → its predictions.
 
     Returns:
         One row a metric: `metric`, `seeds` (how many), `mean` with `low` and `high`, `sd` (of a
-        sample, n - 1; NaN for one seed), and the same metric of the ensemble: `ensemble`,
-        `ensemble_low`, `ensemble_high`.
-
-    Raises:
-        ValueError: as `compare_experiments`, or there are no frames.
-
-    >>> rows = pd.DataFrame({"image_id": ["a", "b", "c"], "part": "test", "center": 1,
-    ...                      "group": ["a", "b", "c"], "label": [0, 1, 2]})
-    >>> right, wrong = (predictions_frame(rows, np.eye(3)[order]) for order in ([0, 1, 2], [1] * 3))
-    >>> table = seed_summary({1: right, 2: wrong}, Bootstrap(99), ["accuracy"])
-    >>> table.set_index("metric").loc["accuracy", "seeds":"sd"].round(2).tolist()
-    [2.0, 0.67, 0.67, 0.67, 0.47]
+        sample, n - 1; NaN for one seed), and `ensemble` with its ends: the same metric of
+        `ensemble_predictions`.
     """
     aligned = _align({f"seed {number}": frame for number, frame in frames.items()})
     weights = _weights(next(iter(aligned.values())), bootstrap)
@@ -172,32 +130,16 @@ def seed_summary(
         by_seed = np.stack([value[metric] for value in values])
         sd = by_seed[:, 0].std(ddof=1) if len(by_seed) > 1 else np.nan
         row = {"metric": metric, "seeds": len(by_seed)}
-        row |= _interval("mean", by_seed.mean(axis=0), bootstrap) | {"sd": float(sd)}
-        ends = ("ensemble", "ensemble_low", "ensemble_high")
-        rows.append(row | dict(zip(ends, bootstrap.estimate(ensemble[metric]), strict=True)))
+        row |= bootstrap.columns("mean", by_seed.mean(axis=0)) | {"sd": sd}
+        rows.append(row | bootstrap.columns("ensemble", ensemble[metric], "ensemble_"))
     return pd.DataFrame(rows)
 
 
 def ensemble_predictions(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Average the probabilities of several trainings.
+    """Average the probabilities of several trainings, in the order of the first frame.
 
-    Args:
-        frames: as `read_predictions` returns them, of the same images.
-
-    Returns:
-        A frame with the columns of `predictions_frame`, in the order of the first frame. The
-        logits are the logarithms of the mean probabilities, at least the smallest positive normal
-        float64.
-
-    Raises:
-        ValueError: there are no frames; or names an image that not all have, or whose part, group
-            or label differs.
-
-    >>> rows = pd.DataFrame({"image_id": ["a"], "part": "test", "center": 1, "group": ["a"],
-    ...                      "label": [0]})
-    >>> frames = [predictions_frame(rows, [logits]) for logits in ([99, 0, 0], [0, 99, 0])]
-    >>> probabilities(ensemble_predictions(frames)).round(3)
-    array([[0.5, 0.5, 0. ]])
+    The logits are the logarithms of the mean probabilities, at least the smallest positive normal
+    float64. The frames may hold several parts.
     """
     aligned = _align({f"predictions {i}": frame for i, frame in enumerate(frames, start=1)})
     mean = np.mean([probabilities(frame) for frame in aligned.values()], axis=0)
@@ -209,12 +151,6 @@ def holm(p_values: ArrayLike) -> Floats:
     """Adjust p values for their number, so that any false rejection has the chance stated.
 
     The step-down procedure of Holm (1979). A NaN stays NaN and does not count in the family.
-
-    Args:
-        p_values: (m,) floats in [0, 1], or NaN.
-
-    Returns:
-        (m,) float64 adjusted p values, in the order given.
 
     Raises:
         ValueError: a value is outside [0, 1].
@@ -241,8 +177,7 @@ def check_comparable(
     Args:
         first, second: nested parameters, as `RunParams.model_dump` returns them.
         compared: dotted keys, or the sections they begin with, that may differ: `EXPERIMENT_KEYS`
-            for two experiments, `("split",)` for two splits of one, `("seed",)` for two seeds.
-            The cache's and the study's folder and the number of workers always may.
+            for two experiments, `("split",)` for two splits of one. `PLACES` always may.
 
     Raises:
         ValueError: names each parameter that differs besides, with both values.
@@ -282,33 +217,23 @@ def _align(frames: Mapping[Hashable, pd.DataFrame]) -> dict[Hashable, pd.DataFra
         if repeated.any():
             image_id = frame.loc[repeated, "image_id"].iloc[0]
             raise ValueError(f"{image_id} stands more than once in {name}: give one part")
-    source, first = next(iter(frames.items()))
-    reference = first.set_index("image_id")
-    return {
-        name: _matched(reference, frame.set_index("image_id"), (source, name))
-        for name, frame in frames.items()
-    }
-
-
-def _matched(
-    reference: pd.DataFrame, frame: pd.DataFrame, names: tuple[Hashable, Hashable]
-) -> pd.DataFrame:
-    """Return `frame` in the order of `reference`; both are indexed by image and called `names`."""
-    alone = reference.index.symmetric_difference(frame.index)
-    if len(alone):
-        there, missing = names if alone[0] in reference.index else names[::-1]
-        raise ValueError(f"{alone[0]} is in {there} but not in {missing}: compare the same images")
-    frame = frame.loc[reference.index]
-    for column in ("part", "group", "label"):
-        differs = frame[column] != reference[column]
-        if differs.any():
-            image_id = differs.idxmax()
-            found = " and ".join(
-                f"{values.loc[image_id, column]} in {name}"
-                for values, name in zip((reference, frame), names, strict=True)
-            )
-            raise ValueError(f"the {column} of {image_id} differs: {found}")
-    return frame.reset_index()
+    by_image = {name: frame.set_index("image_id") for name, frame in frames.items()}
+    source, reference = next(iter(by_image.items()))
+    for name, frame in by_image.items():
+        alone = reference.index.symmetric_difference(frame.index)
+        if len(alone):
+            there, missing = (source, name) if alone[0] in reference.index else (name, source)
+            found = f"{alone[0]} is in {there} but not in {missing}"
+            raise ValueError(f"{found}: compare the same images")
+        by_image[name] = ordered = frame.loc[reference.index]
+        for column in ("part", "group", "label"):
+            differs = ordered[column] != reference[column]
+            if differs.any():
+                image_id = differs.idxmax()
+                own, other = (rows.loc[image_id, column] for rows in (reference, ordered))
+                found = f"{own} in {source} and {other} in {name}"
+                raise ValueError(f"the {column} of {image_id} differs: {found}")
+    return {name: frame.reset_index() for name, frame in by_image.items()}
 
 
 def _weights(frame: pd.DataFrame, bootstrap: Bootstrap) -> Floats:
@@ -325,10 +250,6 @@ def _values(frame: pd.DataFrame, weights: Floats, metrics: Sequence[str]) -> dic
         if metric not in table:
             raise ValueError(f"unknown metric {metric!r}; allowed: {', '.join(table)}")
     return {metric: table[metric] for metric in metrics}
-
-
-def _interval(name: str, values: Floats, bootstrap: Bootstrap) -> dict[str, float]:
-    return dict(zip((name, "low", "high"), map(float, bootstrap.estimate(values)), strict=True))
 
 
 def _bootstrap_p(differences: Floats) -> float:

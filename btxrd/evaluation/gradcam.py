@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM
 from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -20,11 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from btxrd.models.classifier import BTXRDClassifier
 
-__all__ = [
-    "METHODS",
-    "class_activation_maps",
-    "randomised_copy",
-]
+__all__ = ["METHODS", "class_activation_maps", "randomised_copy"]
 
 METHODS: dict[str, type[BaseCAM]] = {
     "gradcam": GradCAM,
@@ -39,26 +36,23 @@ Muhammad and Yeasin 2020, which looks at no class."""
 def class_activation_maps(
     model: BTXRDClassifier,
     images: np.ndarray,
-    targets: np.ndarray | None = None,
+    targets: ArrayLike,
     method: str = "gradcam",
     batch_size: int = 16,
-    device: torch.device | str | None = None,
     *,
     to_input: Callable[[torch.Tensor], torch.Tensor],
 ) -> np.ndarray:
     """Return one raw class activation map an image, in one pass of the model over each batch.
 
-    The map is made at the resolution of `model.gradcam_target_layer`, rectified, and resized
-    bilinearly to the image. No gradient reaches the parameters.
+    The map is made at the resolution of `model.gradcam_target_layer` and resized bilinearly. The
+    model is put into eval mode; no gradient reaches its parameters.
 
     Args:
-        model: the classifier; it is put into eval mode.
         images: uint8 (N, S, S), preprocessed; an array or a slice of a memmap.
-        targets: class index for each image, (N,); None takes each image's predicted class.
+        targets: class index for each image, (N,).
         method: a key of `METHODS`.
         batch_size: images a pass; more than 16 no longer fit the caches of a CPU.
-        device: where to compute; the model is moved there. None: where the model is.
-        to_input: normalisation, the same as in training: uint8 (B, S, S) on the device to
+        to_input: normalisation, the same as in training: uint8 (B, S, S) on the model's device to
             float32 (B, 3, S, S).
 
     Returns:
@@ -74,29 +68,22 @@ def class_activation_maps(
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     if images.dtype != np.uint8 or images.ndim != 3:
         raise ValueError(f"images must be uint8 (N, S, S), not {images.dtype} {images.shape}")
-    targets = None if targets is None else _checked_targets(targets, len(images), model)
-    device = torch.device(device or next(model.parameters()).device)
-    model.to(device).eval()
+    targets = np.asarray(targets, dtype=np.int64)
+    if targets.shape != (len(images),):
+        raise ValueError(f"targets must be of shape ({len(images)},), not {targets.shape}")
+    if np.any((targets < 0) | (targets >= model.num_classes)):
+        raise ValueError(f"targets must lie in 0 … {model.num_classes - 1}")
+    device = next(model.parameters()).device
+    model.eval()
     maps = np.empty(images.shape, dtype=np.float32)
     with _parameters_frozen(model), _hooked(METHODS[method], model) as cam:
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
             pixels = torch.from_numpy(np.array(images[batch])).to(device)
-            chosen = None if targets is None else targets[batch]
-            raw = torch.from_numpy(_raw_maps(cam, to_input(pixels), chosen)).to(device)
-            size = images.shape[1:]
-            resized = F.interpolate(raw[:, None], size, mode="bilinear", align_corners=False)
+            raw = torch.from_numpy(_raw_maps(cam, to_input(pixels), targets[batch])).to(device)
+            resized = F.interpolate(raw[:, None], images.shape[1:], mode="bilinear")
             maps[batch] = resized[:, 0].cpu().numpy()
     return maps
-
-
-def _checked_targets(targets: np.ndarray, count: int, model: BTXRDClassifier) -> np.ndarray:
-    targets = np.asarray(targets, dtype=np.int64)
-    if targets.shape != (count,):
-        raise ValueError(f"targets must be of shape ({count},), not {targets.shape}")
-    if np.any((targets < 0) | (targets >= model.num_classes)):
-        raise ValueError(f"targets must lie in 0 … {model.num_classes - 1}")
-    return targets
 
 
 @contextmanager
@@ -129,12 +116,10 @@ def _hooked(method: type[BaseCAM], model: BTXRDClassifier) -> Iterator[BaseCAM]:
         start.remove()
 
 
-def _raw_maps(cam: BaseCAM, inputs: torch.Tensor, targets: np.ndarray | None) -> np.ndarray:
+def _raw_maps(cam: BaseCAM, inputs: torch.Tensor, targets: np.ndarray) -> np.ndarray:
     """Return rectified maps, float32 (B, h, w), at the resolution of the target layer."""
     with torch.enable_grad():
         logits = cam.activations_and_grads(inputs)
-        if targets is None:
-            targets = logits.argmax(dim=1).cpu().numpy()
         chosen = [ClassifierOutputTarget(int(target)) for target in targets]
         sum(target(row) for target, row in zip(chosen, logits, strict=True)).backward()
     activations = cam.activations_and_grads.activations[0].float().numpy()
@@ -149,7 +134,7 @@ def _raw_maps(cam: BaseCAM, inputs: torch.Tensor, targets: np.ndarray | None) ->
 
 
 def randomised_copy(model: nn.Module, inputs: torch.Tensor, seed: int = 42) -> nn.Module:
-    """Return a copy of a network that has learnt nothing: every weight is drawn anew.
+    """Return a copy of a network that has learnt nothing, in eval mode: all weights drawn anew.
 
     The model parameter randomisation test of Adebayo et al. (2018), of all layers at once.
     Modules that can `reset_parameters` do so; other parameters are drawn from a normal
@@ -157,17 +142,8 @@ def randomised_copy(model: nn.Module, inputs: torch.Tensor, seed: int = 42) -> n
     `inputs`: with any others, activations fade or burst and the maps are empty for that reason.
 
     Args:
-        model: left as it is.
         inputs: a batch as the network takes it, float (B, 3, S, S), B ≥ 2.
         seed: of the weights; PyTorch's global generator is left as it was.
-
-    Returns:
-        The copy, on the model's device, in eval mode.
-
-    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
-    >>> drawn = randomised_copy(network, torch.rand(2, 3, 8, 8))
-    >>> bool((drawn[0].weight == network[0].weight).any())
-    False
     """
     device = next(model.parameters()).device
     drawn = copy.deepcopy(model).cpu().eval()

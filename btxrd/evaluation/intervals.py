@@ -6,7 +6,6 @@ bootstrap of Field and Welsh (2007), stratified as in Efron and Tibshirani (1993
 Intervals are percentile intervals (ibid., section 13.3).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,9 +32,6 @@ class Bootstrap:
 
     Raises:
         ValueError: `replicates` or `level` is out of range.
-
-    >>> Bootstrap(replicates=99).name
-    '95 %'
     """
 
     replicates: int = 2000
@@ -88,14 +84,11 @@ class Bootstrap:
         return multiplicity[:, codes]
 
     def estimate(self, values: Floats) -> tuple[Floats, Floats, Floats]:
-        """Return the estimate and the ends of its interval; NaN where there is nothing defined.
+        """Return the estimate and the low and high end of its interval; NaN where undefined.
 
         Args:
             values: (1 + R, …) the statistic for each row of `weights`. Replicates in which it is
                 NaN are left out.
-
-        Returns:
-            `values[0]`, and the low and the high end, each of the shape of `values[0]`.
 
         >>> Bootstrap(replicates=2, level=0.5).estimate(np.array([0.4, 0.0, 1.0]))
         (np.float64(0.4), np.float64(0.25), np.float64(0.75))
@@ -109,6 +102,11 @@ class Bootstrap:
         else:
             low, high = np.quantile(drawn, ends, axis=0)
         return values[0], np.where(nothing, np.nan, low)[()], np.where(nothing, np.nan, high)[()]
+
+    def columns(self, name: str, values: Floats, prefix: str = "") -> dict[str, Floats]:
+        """Return what `estimate` does as columns of a table: `name` and its (prefixed) ends."""
+        ends = (name, f"{prefix}low", f"{prefix}high")
+        return dict(zip(ends, self.estimate(values), strict=True))
 
     def derived(self, number: int) -> "Bootstrap":
         """Return a bootstrap whose draws are independent of this one's and of other numbers'."""
@@ -137,46 +135,23 @@ def _multiplicities(rng: np.random.Generator, replicates: int, size: int) -> NDA
 
 
 def bootstrap_metrics(
-    y_true: ArrayLike,
-    probabilities: ArrayLike,
-    groups: ArrayLike | None,
-    bootstrap: Bootstrap,
-    class_names: Sequence[str] = CLASS_NAMES,
+    y_true: ArrayLike, probabilities: ArrayLike, groups: ArrayLike | None, bootstrap: Bootstrap
 ) -> pd.DataFrame:
     """Estimate every scalar metric with its interval.
 
-    Args:
-        y_true: (n,) integer labels, 0 … C-1.
-        probabilities: (n, C) floats in [0, 1]; each row sums to 1.
-        groups: (n,) study groups; None takes the images as independent.
-        bootstrap: of the intervals.
-        class_names: the C names, in the order of the labels.
+    Arguments and errors as in `metric_table` and `Bootstrap.weights`.
 
     Returns:
-        A frame indexed by `metric` (names as in `btxrd.evaluation.metrics.metric_table`) with
-        the float columns `estimate`, `low`, `high`; NaN where a metric is undefined.
-
-    Raises:
-        ValueError: the predictions are invalid, or a group is missing.
-
-    >>> table = bootstrap_metrics([0, 1, 2], [[0.8, 0.1, 0.1], [0.1, 0.7, 0.2], [0.2, 0.1, 0.7]],
-    ...                           None, Bootstrap(99))
-    >>> table.loc["accuracy"].tolist()
-    [1.0, 1.0, 1.0]
+        A frame indexed by `metric` with the float columns `estimate`, `low`, `high`.
     """
-    labels, scores = check_predictions(y_true, probabilities, class_names)
-    table = metric_table(labels, scores, bootstrap.weights(labels, groups), class_names)
-    ends = bootstrap.estimate(np.stack(list(table.values()), axis=1))
-    columns = dict(zip(("estimate", "low", "high"), ends, strict=True))
+    labels, scores = check_predictions(y_true, probabilities)
+    table = metric_table(labels, scores, bootstrap.weights(labels, groups))
+    columns = bootstrap.columns("estimate", np.stack(list(table.values()), axis=1))
     return pd.DataFrame(columns, index=pd.Index(list(table), name="metric"))
 
 
 def bootstrap_curves(
-    y_true: ArrayLike,
-    probabilities: ArrayLike,
-    groups: ArrayLike | None,
-    bootstrap: Bootstrap,
-    class_names: Sequence[str] = CLASS_NAMES,
+    y_true: ArrayLike, probabilities: ArrayLike, groups: ArrayLike | None, bootstrap: Bootstrap
 ) -> pd.DataFrame:
     """Give the ROC and the precision-recall curve of each class a pointwise band.
 
@@ -188,17 +163,12 @@ def bootstrap_curves(
         A frame with the columns `curve` ("roc" or "pr"), `class_name`, `x` (1 - specificity, or
         recall), `low`, `high` (sensitivity, or precision), 101 rows a curve and class; a class
         without both positives and negatives has none.
-
-    >>> bands = bootstrap_curves([0, 1], [[0.9, 0.1], [0.2, 0.8]], None, Bootstrap(9),
-    ...                          class_names=["No", "Yes"])
-    >>> bands.groupby(["curve", "class_name"]).size().tolist()
-    [101, 101, 101, 101]
     """
-    labels, scores = check_predictions(y_true, probabilities, class_names)
+    labels, scores = check_predictions(y_true, probabilities)
     weights = bootstrap.weights(labels, groups)
     grid = np.linspace(0, 1, 101)
     bands = [pd.DataFrame(columns=["curve", "class_name", "x", "low", "high"])]
-    for c, name in enumerate(class_names):
+    for c, name in enumerate(CLASS_NAMES):
         positive = labels == c
         if positive.all() or not positive.any():
             continue

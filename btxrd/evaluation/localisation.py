@@ -2,15 +2,18 @@
 
 Three references stand beside every score: chance (the area of the mask), a bump at the centre of
 the image, and the maps of the same network with weights drawn anew (Adebayo et al. 2018).
+
+Maps are float (N, S, S) and at least 0, raw or scaled where nothing else is said; masks are
+uint8 {0, 1} or bool (N, S, S). Other shapes, and thresholds outside (0, 1], are a ValueError.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from btxrd.evaluation.intervals import Bootstrap
+from btxrd.evaluation.metrics import ratio
 
 __all__ = [
     "SCORES",
@@ -43,17 +46,7 @@ THRESHOLDS = tuple(np.arange(1, 20) / 20)
 
 
 def normalise_maps(maps: np.ndarray) -> np.ndarray:
-    """Scale each map to [0, 1] by its own minimum and maximum; a constant map becomes 0.
-
-    Args:
-        maps: float (N, S, S).
-
-    Returns:
-        float32 (N, S, S).
-
-    >>> normalise_maps(np.array([[[1.0, 2.0], [3.0, 5.0]], [[7.0, 7.0], [7.0, 7.0]]])).tolist()
-    [[[0.0, 0.25], [0.5, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]
-    """
+    """Scale each map to [0, 1], float32, by its own extremes; a constant map becomes 0."""
     lowest = maps.min(axis=(1, 2), keepdims=True)
     span = maps.max(axis=(1, 2), keepdims=True) - lowest
     return ((maps - lowest) / np.where(span > 0, span, 1)).astype(np.float32)
@@ -62,18 +55,8 @@ def normalise_maps(maps: np.ndarray) -> np.ndarray:
 def cam_mask_iou(maps: np.ndarray, masks: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     """Overlap of the hot part of each map (min-max scaled, at least `threshold`) with the lesion.
 
-    Intersection over union (Selvaraju et al. 2017), with the mask itself instead of a box.
-
-    Args:
-        maps: raw or scaled, float (N, S, S).
-        masks: lesion masks, uint8 {0, 1} or bool (N, S, S).
-        threshold: in (0, 1].
-
-    Returns:
-        float64 (N,), in [0, 1]; NaN where the mask is empty; 0 where the map is constant.
-
-    Raises:
-        ValueError: the shapes differ, or the threshold is out of range.
+    Intersection over union (Selvaraju et al. 2017), with the mask itself instead of a box: (N,)
+    in [0, 1]; NaN where the mask is empty; 0 where the map is constant.
 
     >>> maps = np.array([[[0.0, 1.0], [0.2, 0.8]]])
     >>> cam_mask_iou(maps, np.array([[[0, 1], [0, 0]]]))
@@ -89,24 +72,10 @@ def cam_mask_iou(maps: np.ndarray, masks: np.ndarray, threshold: float = 0.5) ->
 
 
 def pointing_game(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Whether the highest point of each map lies inside the lesion.
+    """Whether the highest point of each map, the first of equals, lies in the lesion: (N,) bool.
 
     The pointing game of Zhang et al. (2018), without their margin. A constant map points nowhere
-    and an empty mask cannot be hit: both give False. Of equal peaks the first counts.
-
-    Args:
-        maps: raw or scaled, float (N, S, S).
-        masks: lesion masks, uint8 {0, 1} or bool (N, S, S).
-
-    Returns:
-        bool (N,).
-
-    Raises:
-        ValueError: the shapes differ.
-
-    >>> maps = np.array([[[0.0, 1.0], [0.2, 0.8]]])
-    >>> pointing_game(maps, np.array([[[0, 1], [0, 0]]]))
-    array([ True])
+    and an empty mask cannot be hit: both give False.
     """
     lesion = _lesions(maps, masks)
     size = maps.shape[1] * maps.shape[2]
@@ -116,22 +85,12 @@ def pointing_game(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 def energy_inside(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Share of each raw map's sum that lies inside the lesion.
+    """Share of each raw map's sum that lies inside the lesion; min-max scaled maps give another.
 
-    The energy-based pointing game of Wang et al. (2020), with the mask instead of a box.
+    The energy-based pointing game of Wang et al. (2020), with the mask instead of a box: (N,) in
+    [0, 1]; NaN where the map or the mask is empty.
 
-    Args:
-        maps: raw, at least 0, float (N, S, S). Min-max scaled maps give another number.
-        masks: lesion masks, uint8 {0, 1} or bool (N, S, S).
-
-    Returns:
-        float64 (N,), in [0, 1]; NaN where the map or the mask is empty.
-
-    Raises:
-        ValueError: the shapes differ.
-
-    >>> maps = np.array([[[0.0, 1.0], [0.0, 3.0]]])
-    >>> energy_inside(maps, np.array([[[0, 1], [1, 0]]]))
+    >>> energy_inside(np.array([[[0.0, 1.0], [0.0, 3.0]]]), np.array([[[0, 1], [1, 0]]]))
     array([0.25])
     """
     lesion = _lesions(maps, masks)
@@ -147,30 +106,16 @@ def _lesions(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 def _share(part: np.ndarray, whole: np.ndarray, defined: np.ndarray) -> np.ndarray:
-    shares = np.full(len(part), np.nan)
-    return np.divide(part, whole, out=shares, where=defined)
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=defined)
 
 
 def localisation_scores(maps: np.ndarray, masks: np.ndarray, threshold: float) -> pd.DataFrame:
-    """Score each map against its lesion mask.
-
-    Args:
-        maps: raw, at least 0, float (N, S, S).
-        masks: lesion masks, uint8 {0, 1} or bool (N, S, S).
-        threshold: of `iou_best`, in (0, 1], such as `best_threshold` finds.
+    """Score each raw map against its lesion mask.
 
     Returns:
         N rows with the float64 columns `SCORES`: the IoU of the hot part at 0.5 and at
         `threshold`, 1 or 0 of the pointing game, and the share of energy inside. NaN where the
         mask is empty; a map that is 0 everywhere finds nothing and scores 0.
-
-    Raises:
-        ValueError: the shapes differ, or the threshold is out of range.
-
-    >>> maps = np.array([[[0.0, 1.0], [0.3, 0.7]]])
-    >>> localisation_scores(maps, np.array([[[0, 1], [0, 0]]]), threshold=0.8)
-       iou  iou_best  pointing  energy
-    0  0.5       1.0       1.0     0.5
     """
     scores = pd.DataFrame(
         {
@@ -185,20 +130,10 @@ def localisation_scores(maps: np.ndarray, masks: np.ndarray, threshold: float) -
 
 
 def chance_scores(masks: np.ndarray) -> pd.DataFrame:
-    """Score a map that is equally hot everywhere: each score is the mask's share of the square.
+    """Score a map that is equally hot everywhere: all `SCORES` are the mask's share of the square.
 
     That is what a random point hits, and the strictest chance for an IoU: pixels that are hot at
-    random with probability f overlap most with a mask at f = 1.
-
-    Args:
-        masks: lesion masks, uint8 {0, 1} or bool (N, S, S).
-
-    Returns:
-        N rows with the float64 columns `SCORES`; NaN where the mask is empty.
-
-    >>> chance_scores(np.array([[[0, 1], [0, 0]]]))
-        iou  iou_best  pointing  energy
-    0  0.25      0.25      0.25    0.25
+    random with probability f overlap most with a mask at f = 1. NaN where the mask is empty.
     """
     shares = masks.astype(bool).mean(axis=(1, 2))
     shares = np.where(shares > 0, shares, np.nan)
@@ -209,50 +144,23 @@ def center_prior(size: int) -> np.ndarray:
     """Return a map that bets on the middle: a round Gaussian, its sd a quarter of the side.
 
     Radiographs are aimed at what is wrong, so a lesion is often near the middle.
-
-    Args:
-        size: side S in pixels.
-
-    Returns:
-        float32 (S, S), in (0, 1], highest at the centre.
-
-    >>> center_prior(3).round(2)
-    array([[0.17, 0.41, 0.17],
-           [0.41, 1.  , 0.41],
-           [0.17, 0.41, 0.17]], dtype=float32)
     """
     offsets = np.arange(size) - (size - 1) / 2
     bump = np.exp(-0.5 * (offsets / (size / 4)) ** 2)
     return np.outer(bump, bump).astype(np.float32)
 
 
-def best_threshold(
-    maps: np.ndarray, masks: np.ndarray, thresholds: ArrayLike = THRESHOLDS
-) -> float:
+def best_threshold(maps: np.ndarray, masks: np.ndarray) -> float:
     """Find the threshold of the highest mean IoU over annotated images; choose it on val alone.
 
-    Args:
-        maps: raw or scaled, float (N, S, S).
-        masks: lesion masks, uint8 {0, 1} or bool (N, S, S); images of empty masks do not count.
-        thresholds: candidates in (0, 1]; of equally good ones the first is taken.
-
-    Returns:
-        One of `thresholds`, or 0.5 where no mask holds a lesion.
-
-    Raises:
-        ValueError: the shapes differ, or a threshold is out of range.
-
-    >>> maps = np.array([[[0.0, 1.0], [0.3, 0.7]]])
-    >>> best_threshold(maps, np.array([[[0, 1], [0, 1]]]))
-    0.35
+    It is the first best of the twentieths, or 0.5 where no mask holds a lesion.
     """
     annotated = masks.any(axis=(1, 2))
     if not annotated.any():
         return DEFAULT_THRESHOLD
     maps, masks = maps[annotated], masks[annotated]
-    candidates = np.asarray(thresholds, dtype=float)
-    overlaps = [cam_mask_iou(maps, masks, threshold).mean() for threshold in candidates]
-    return float(candidates[np.argmax(overlaps)])
+    overlaps = [cam_mask_iou(maps, masks, threshold).mean() for threshold in THRESHOLDS]
+    return float(THRESHOLDS[np.argmax(overlaps)])
 
 
 def reference_scores(
@@ -261,15 +169,11 @@ def reference_scores(
     """Score the maps of several sources, and chance, side by side.
 
     Args:
-        maps: source (a key of `SOURCES`, without chance) → raw maps, float (N, S, S).
-        masks: lesion masks, uint8 {0, 1} or bool (N, S, S).
+        maps: source (a key of `SOURCES`, without chance) → raw maps.
         thresholds: source → threshold of its `iou_best`.
 
     Returns:
         N rows; for each source the columns `SCORES` with its ending: `iou`, …, `iou_chance`, ….
-
-    Raises:
-        ValueError: as `localisation_scores`.
     """
     frames = [
         chance_scores(masks).add_suffix(ending)
@@ -291,7 +195,6 @@ def localisation_table(
     Args:
         scores: columns of `reference_scores`, `label` (0, 1, 2) and `group`; images without an
             annotated lesion (NaN) are left out.
-        bootstrap: of the intervals; replicates that hold no image of a part are left out of it.
         by: column that cuts the images into parts; one part, `all`, by default.
 
     Returns:
@@ -320,9 +223,9 @@ def localisation_table(
         here = scores.index.get_indexer(rows.index)
         total = weights[:, here].sum(axis=1, keepdims=True)
         sums = weights[:, here] @ values.iloc[here].to_numpy()
-        means = np.divide(sums, total, out=np.full_like(sums, np.nan), where=total > 0)
+        means = ratio(sums, total)
         sizes = {"part": part, "n": len(rows), "groups": rows["group"].nunique()}
-        ends = dict(zip(("estimate", "low", "high"), bootstrap.estimate(means), strict=True))
+        ends = bootstrap.columns("estimate", means)
         tables.append(values.columns.to_frame(index=False).assign(**sizes, **ends))
     columns = ["part", "n", "groups", "source", "score", "estimate", "low", "high"]
     return pd.concat(tables, ignore_index=True)[columns]

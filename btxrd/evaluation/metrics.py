@@ -1,21 +1,21 @@
 """Every figure of merit of a classifier, for one set of images or for thousands of reweightings.
 
-The predicted class is the one with the highest probability (the first of equals). AUC, average
-precision, sensitivity, specificity, PPV, NPV and F1 are one-vs-rest. What a set of images cannot
-tell (the AUC of a class it lacks, say) is NaN, never an exception and never a silent zero.
+Functions take (n,) integer labels and (n, 3) probabilities, and raise what `check_predictions`
+does. The predicted class is the one with the highest probability (the first of equals). AUC,
+average precision, sensitivity, specificity, PPV, NPV and F1 are one-vs-rest. What a set of images
+cannot tell (the AUC of a class it lacks, say) is NaN, never an exception and never a silent zero.
 
 Definitions agree with scikit-learn's, `sample_weight` included; they are computed here because
 the bootstrap needs them for 2,000 weight vectors at once.
 """
 
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from btxrd import CLASS_NAMES
-from btxrd.predictions import check_predictions
+from btxrd.predictions import MALIGNANT, check_predictions
 
 __all__ = [
     "PER_CLASS",
@@ -25,91 +25,55 @@ __all__ = [
     "ratio",
 ]
 
-PER_CLASS = (
-    "auc",
-    "average_precision",
-    "sensitivity",
-    "specificity",
-    "precision",
-    "npv",
-    "f1",
-)
+PER_CLASS = ("auc", "average_precision", "sensitivity", "specificity", "precision", "npv", "f1")
 """The one-vs-rest metrics of each class, in the order of every table."""
 
 CHUNK_ELEMENTS = 250_000
 """Weights worked on at a time: 2 MB an array and some 13 MB in all, kind to the caches."""
 
+NORMAL = CLASS_NAMES.index("Normal")
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
-def classification_metrics(
-    y_true: ArrayLike,
-    probabilities: ArrayLike,
-    class_names: Sequence[str] = CLASS_NAMES,
-) -> dict[str, Any]:
-    """Describe how well `probabilities` tell the classes apart.
-
-    Args:
-        y_true: (n,) integer labels, 0 … C-1.
-        probabilities: (n, C) floats in [0, 1]; each row sums to 1.
-        class_names: the C names, in the order of the labels.
+def classification_metrics(y_true: ArrayLike, probabilities: ArrayLike) -> dict[str, Any]:
+    """Describe how well `probabilities` tell the classes apart, in plain values ready for JSON.
 
     Returns:
-        A nested dict of plain Python values, ready for JSON:
-
         - `n`, `accuracy`, `balanced_accuracy`, `macro_f1`, `macro_auc` (one-vs-rest mean),
           `quadratic_kappa` (Cohen 1968), `brier` (Brier 1950: summed over the classes, in
-          [0, 2]) and `log_loss` (natural logarithm);
-        - `malignant_as_normal`, the share of malignant images predicted Normal, where both
-          names exist;
-        - `per_class[name]`: `n`, `auc`, `average_precision`, `sensitivity`, `specificity`,
-          `precision` (positive predictive value), `npv`, `f1`;
+          [0, 2]), `log_loss` (natural logarithm) and `malignant_as_normal`, the share of malignant
+          images predicted Normal;
+        - `per_class[name]`: `n` and each of `PER_CLASS` (`precision` is the PPV);
         - `confusion_matrix`: `counts` and `row_normalised`, rows true, columns predicted;
         - `notes`: one sentence for each thing that is undefined (NaN) on these images.
 
         Balanced accuracy and macro F1 are means over the classes that have one, as in
         scikit-learn; the macro AUC is defined only where every class has one.
-
-    Raises:
-        ValueError: shapes disagree, a label is out of range, or a row is no probability
-            distribution.
-
-    >>> result = classification_metrics([0, 1, 2], [[0.8, 0.1, 0.1], [0.1, 0.7, 0.2],
-    ...                                             [0.5, 0.1, 0.4]])
-    >>> round(result["accuracy"], 3), result["per_class"]["Malignant"]["auc"]
-    (0.667, 1.0)
-    >>> result["malignant_as_normal"]
-    1.0
     """
-    labels, scores = check_predictions(y_true, probabilities, class_names)
+    labels, scores = check_predictions(y_true, probabilities)
     ones = np.ones((1, len(labels)))
-    flat = {
-        name: float(values[0])
-        for name, values in metric_table(labels, scores, ones, class_names).items()
-    }
+    flat = {name: float(value[0]) for name, value in metric_table(labels, scores, ones).items()}
     counts = _confusion_matrices(labels, scores, ones)[0]
-    class_counts = np.bincount(labels, minlength=len(class_names))
+    class_counts = np.bincount(labels, minlength=len(CLASS_NAMES))
     return {
         "n": len(labels),
         **{name: value for name, value in flat.items() if "/" not in name},
         "per_class": {
             name: {"n": int(count), **{metric: flat[f"{metric}/{name}"] for metric in PER_CLASS}}
-            for name, count in zip(class_names, class_counts, strict=True)
+            for name, count in zip(CLASS_NAMES, class_counts, strict=True)
         },
         "confusion_matrix": {
             "counts": counts.astype(int).tolist(),
             "row_normalised": ratio(counts, counts.sum(axis=1, keepdims=True)).tolist(),
         },
-        "notes": _notes(flat, counts, class_names),
+        "notes": _notes(flat, counts),
     }
 
 
 def metric_table(
-    y_true: ArrayLike,
-    probabilities: ArrayLike,
-    weights: ArrayLike,
-    class_names: Sequence[str] = CLASS_NAMES,
+    y_true: ArrayLike, probabilities: ArrayLike, weights: ArrayLike
 ) -> dict[str, Floats]:
     """Compute every scalar metric for many weightings of the same images at once.
 
@@ -117,30 +81,27 @@ def metric_table(
     replicates are rows of multiplicities.
 
     Args:
-        y_true: (n,) integer labels, 0 … C-1.
-        probabilities: (n, C) floats in [0, 1]; each row sums to 1.
         weights: (R, n) finite floats ≥ 0.
-        class_names: the C names, in the order of the labels.
 
     Returns:
         Metric name → (R,) float64. Names of classes stand after a slash: `accuracy`,
         `macro_auc`, …, `auc/Malignant`, `sensitivity/Malignant`, …
 
     Raises:
-        ValueError: as `classification_metrics`, or the weights have another shape, are negative
-            or not finite.
+        ValueError: the weights have another shape, are negative or not finite.
 
-    >>> table = metric_table([0, 1], [[0.9, 0.1], [0.6, 0.4]], [[1, 1], [3, 1]], ["No", "Yes"])
+    >>> table = metric_table([0, 1], [[0.9, 0.1, 0], [0.6, 0.4, 0]], [[1, 1], [3, 1]])
     >>> table["accuracy"].tolist()
     [0.5, 0.75]
     """
-    labels, scores = check_predictions(y_true, probabilities, class_names)
+    labels, scores = check_predictions(y_true, probabilities)
     weights = _check_weights(weights, len(labels))
+    rows = max(1, CHUNK_ELEMENTS // len(labels))
     chunks = [
-        _threshold_metrics(_confusion_matrices(labels, scores, chunk), class_names)
+        _threshold_metrics(_confusion_matrices(labels, scores, chunk))
         | _probability_metrics(labels, scores, chunk)
-        | _ranking_metrics(labels, scores, chunk, class_names)
-        for chunk in _chunks(weights)
+        | _ranking_metrics(labels, scores, chunk)
+        for chunk in np.split(weights, range(rows, len(weights), rows))
     ]
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
@@ -154,12 +115,6 @@ def _check_weights(weights: ArrayLike, n: int) -> Floats:
     return array
 
 
-def _chunks(weights: Floats) -> Iterator[Floats]:
-    rows = max(1, CHUNK_ELEMENTS // weights.shape[1])
-    for start in range(0, len(weights), rows):
-        yield weights[start : start + rows]
-
-
 def ratio(numerator: Floats, denominator: Floats) -> Floats:
     """Divide, with NaN where the denominator is 0."""
     numerator, denominator = np.broadcast_arrays(numerator, denominator)
@@ -169,29 +124,24 @@ def ratio(numerator: Floats, denominator: Floats) -> Floats:
 
 def _confusion_matrices(labels: Integers, scores: Floats, weights: Floats) -> Floats:
     """Return (R, C, C) weighted counts: rows true, columns predicted."""
-    n_classes = scores.shape[1]
+    n_classes = len(CLASS_NAMES)
     cells = np.eye(n_classes**2)[labels * n_classes + scores.argmax(axis=1)]
     return (weights @ cells).reshape(-1, n_classes, n_classes)
 
 
-def _threshold_metrics(matrices: Floats, class_names: Sequence[str]) -> dict[str, Floats]:
+def _threshold_metrics(matrices: Floats) -> dict[str, Floats]:
     """Metrics of the predicted class, from (R, C, C) confusion matrices."""
     total = matrices.sum(axis=(1, 2))
     actual, predicted = matrices.sum(axis=2), matrices.sum(axis=1)
     hits = np.diagonal(matrices, axis1=1, axis2=2)
     # Sums of cells, not differences of sums: a weight that is not there leaves exactly 0.
-    rejections = np.stack(
-        [
-            np.delete(np.delete(matrices, c, axis=1), c, axis=2).sum(axis=(1, 2))
-            for c in range(len(class_names))
-        ],
-        axis=1,
-    )
+    others = 1 - np.eye(len(CLASS_NAMES))
+    rejections = np.einsum("ci,rij,cj->rc", others, matrices, others)
     by_class = {
         "sensitivity": ratio(hits, actual),
-        "specificity": ratio(rejections, _sum_of_others(actual)),
+        "specificity": ratio(rejections, actual @ others),
         "precision": ratio(hits, predicted),
-        "npv": ratio(rejections, _sum_of_others(predicted)),
+        "npv": ratio(rejections, predicted @ others),
         "f1": ratio(2 * hits, actual + predicted),
     }
     table = {
@@ -199,18 +149,9 @@ def _threshold_metrics(matrices: Floats, class_names: Sequence[str]) -> dict[str
         "balanced_accuracy": _mean_of_defined(by_class["sensitivity"]),
         "macro_f1": _mean_of_defined(by_class["f1"]),
         "quadratic_kappa": _quadratic_kappa(matrices),
+        "malignant_as_normal": ratio(matrices[:, MALIGNANT, NORMAL], actual[:, MALIGNANT]),
     }
-    if {"Malignant", "Normal"} <= set(class_names):
-        malignant, normal = class_names.index("Malignant"), class_names.index("Normal")
-        table["malignant_as_normal"] = ratio(
-            matrices[:, malignant, normal], matrices[:, malignant].sum(axis=1)
-        )
-    return table | _flatten(by_class, class_names)
-
-
-def _sum_of_others(values: Floats) -> Floats:
-    """For (R, C) values, the sum over all classes but each one."""
-    return values @ (1 - np.eye(values.shape[1]))
+    return table | _flatten(by_class)
 
 
 def _mean_of_defined(values: Floats) -> Floats:
@@ -238,17 +179,15 @@ def _probability_metrics(labels: Integers, scores: Floats, weights: Floats) -> d
     return {"brier": brier, "log_loss": log_loss}
 
 
-def _ranking_metrics(
-    labels: Integers, scores: Floats, weights: Floats, class_names: Sequence[str]
-) -> dict[str, Floats]:
+def _ranking_metrics(labels: Integers, scores: Floats, weights: Floats) -> dict[str, Floats]:
     """One-vs-rest AUC and average precision, and the mean of the AUCs."""
     pairs = [
         _auc_and_average_precision(labels == c, scores[:, c], weights)
-        for c in range(len(class_names))
+        for c in range(len(CLASS_NAMES))
     ]
     auc, average_precision = (np.stack(values, axis=1) for values in zip(*pairs, strict=True))
     by_class = {"auc": auc, "average_precision": average_precision}
-    return {"macro_auc": auc.mean(axis=1), **_flatten(by_class, class_names)}
+    return {"macro_auc": auc.mean(axis=1), **_flatten(by_class)}
 
 
 def cumulative_weights(
@@ -267,7 +206,6 @@ def cumulative_weights(
     Returns:
         Two (R, G) arrays for the G distinct scores, from the highest down.
 
-    >>> import numpy as np
     >>> positive, scores = np.array([True, False, True]), np.array([0.9, 0.5, 0.5])
     >>> cumulative_weights(positive, scores, np.ones((1, 3)))
     (array([[1., 2.]]), array([[1., 3.]]))
@@ -300,19 +238,19 @@ def _auc_and_average_precision(
     )
 
 
-def _flatten(by_class: dict[str, Floats], class_names: Sequence[str]) -> dict[str, Floats]:
+def _flatten(by_class: dict[str, Floats]) -> dict[str, Floats]:
     return {
         f"{metric}/{name}": values[:, c]
         for metric, values in by_class.items()
-        for c, name in enumerate(class_names)
+        for c, name in enumerate(CLASS_NAMES)
     }
 
 
-def _notes(flat: dict[str, float], counts: Floats, class_names: Sequence[str]) -> list[str]:
+def _notes(flat: dict[str, float], counts: Floats) -> list[str]:
     """Say in sentences what is undefined, and why."""
     total, actual, predicted = counts.sum(), counts.sum(axis=1), counts.sum(axis=0)
     notes = []
-    for c, name in enumerate(class_names):
+    for c, name in enumerate(CLASS_NAMES):
         undefined = [metric for metric in PER_CLASS if np.isnan(flat[f"{metric}/{name}"])]
         reasons = {
             "no image has this class": actual[c] == 0,

@@ -11,17 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from btxrd import CLASS_NAMES
 from btxrd.evaluation.intervals import Bootstrap
 from btxrd.evaluation.metrics import ratio
-from btxrd.predictions import labels
+from btxrd.predictions import MALIGNANT, labels
 
 __all__ = ["DECISION_THRESHOLDS", "decision_curve", "operating_points"]
 
 DECISION_THRESHOLDS = tuple(np.linspace(0.01, 0.99, 99).round(2).tolist())
 """Threshold probabilities of a decision curve: every whole per cent."""
-
-MALIGNANT = CLASS_NAMES.index("Malignant")
 
 Floats = NDArray[np.float64]
 
@@ -41,28 +38,17 @@ def operating_points(
     and Bland 1994), which assumes that sensitivity and specificity do not change with it.
 
     Args:
-        val, test: rows of `predictions.csv`, as `read_predictions` returns them.
-        bootstrap: of the intervals, on test.
         targets: wanted sensitivities for malignant, above 0 and up to 1.
         prevalences: shares of malignant images, between 0 and 1, for further PPV and NPV.
 
     Returns:
         One row a target: `target`, `val_malignant_n`, `threshold`, `val_sensitivity`, `test_n`,
         `test_malignant_n`, and for test `sensitivity`, `specificity`, `ppv`, `npv` and
-        `ppv@<prevalence>`, `npv@<prevalence>`, each followed by `<name>_low` and `<name>_high`;
-        `note` says why a row lacks values (NaN). A val without malignant images leaves all of
-        them NaN, a test without them those of test.
+        `ppv@<prevalence>`, `npv@<prevalence>`, each with its ends; `note` says why a row lacks
+        values: without malignant images, val has no threshold and test no figures.
 
     Raises:
         ValueError: a target or a prevalence is out of range.
-
-    >>> from btxrd.predictions import predictions_frame
-    >>> rows = pd.DataFrame({"image_id": list("abcd"), "part": "val", "center": 1,
-    ...                      "group": list("abcd"), "label": [0, 1, 2, 2]})
-    >>> val = predictions_frame(rows, [[3, 0, 0], [0, 0, 1], [0, 0, 2], [0, 0, 3]])
-    >>> point = operating_points(val, val, Bootstrap(9), [0.5], prevalences=[0.01]).loc[0]
-    >>> point[["val_sensitivity", "specificity", "ppv@0.01"]].astype(float).to_numpy()
-    array([0.5, 1. , 1. ])
     """
     _refuse_outside(targets, "targets", closed=True)
     _refuse_outside(prevalences, "prevalences")
@@ -73,7 +59,10 @@ def operating_points(
         for name, malignant in zip(("val", "test"), wanted, strict=True)
         if not malignant.any()
     ]
-    weights = np.empty((0, 0)) if notes else bootstrap.weights(labels(test), test["group"])
+    if notes:
+        weights = np.full((2, len(test)), np.nan)
+    else:
+        weights = bootstrap.weights(labels(test), test["group"])
     rows = []
     for target in targets:
         threshold = _threshold(val_scores[wanted[0]], target)
@@ -86,13 +75,9 @@ def operating_points(
             "test_n": len(test),
             "test_malignant_n": int(wanted[1].sum()),
         }
-        if notes:
-            values = dict.fromkeys(_value_names(prevalences), np.full(2, np.nan))
-        else:
-            values = _values(wanted[1], test_scores >= threshold, weights, prevalences)
+        values = _values(wanted[1], test_scores >= threshold, weights, prevalences)
         for name, replicated in values.items():
-            ends = (name, f"{name}_low", f"{name}_high")
-            row |= dict(zip(ends, bootstrap.estimate(replicated), strict=True))
+            row |= bootstrap.columns(name, replicated, f"{name}_")
         rows.append(row | {"note": "; ".join(notes)})
     return pd.DataFrame(rows)
 
@@ -114,11 +99,6 @@ def _threshold(scores: Floats, target: float) -> float:
     return float(np.sort(scores)[-needed])
 
 
-def _value_names(prevalences: Sequence[float]) -> list[str]:
-    further = [f"{value}@{prevalence:g}" for prevalence in prevalences for value in ("ppv", "npv")]
-    return ["sensitivity", "specificity", "ppv", "npv", *further]
-
-
 def _values(
     malignant: NDArray[np.bool_],
     called: NDArray[np.bool_],
@@ -129,56 +109,41 @@ def _values(
     cells = (malignant & called, malignant & ~called, ~malignant & called, ~malignant & ~called)
     hits, misses, alarms, rejections = (weights @ cell for cell in cells)
     sensitivity, specificity = ratio(hits, hits + misses), ratio(rejections, alarms + rejections)
-    values = [sensitivity, specificity]
-    values += [ratio(hits, hits + alarms), ratio(rejections, misses + rejections)]
+    values = {"sensitivity": sensitivity, "specificity": specificity}
+    values |= {"ppv": ratio(hits, hits + alarms), "npv": ratio(rejections, misses + rejections)}
     for share in prevalences:
         found, missed = sensitivity * share, (1 - sensitivity) * share
         alarmed, cleared = (1 - specificity) * (1 - share), specificity * (1 - share)
-        values += [ratio(found, found + alarmed), ratio(cleared, missed + cleared)]
-    return dict(zip(_value_names(prevalences), values, strict=True))
+        values[f"ppv@{share:g}"] = ratio(found, found + alarmed)
+        values[f"npv@{share:g}"] = ratio(cleared, missed + cleared)
+    return values
 
 
-def decision_curve(
-    test: pd.DataFrame, bootstrap: Bootstrap, thresholds: ArrayLike = DECISION_THRESHOLDS
-) -> pd.DataFrame:
+def decision_curve(test: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
     """Weigh malignant images found against false alarms, for every threshold probability.
 
     Net benefit (Vickers and Elkin 2006): TP/n - FP/n · t/(1 - t), where whoever acts from a
     probability of t on accepts (1 - t)/t false alarms for each malignant image found. It holds
     for a clinic only where the share of malignant images in `test` does.
 
-    Args:
-        test: rows of `predictions.csv`, as `read_predictions` returns them.
-        bootstrap: of the pointwise intervals.
-        thresholds: threshold probabilities t, between 0 and 1.
-
     Returns:
-        One row a threshold: `threshold`, the net benefit of calling malignant whatever has
-        `p_Malignant` ≥ threshold (`model`, with `low`, `high`), every image (`treat_all`) and
-        none (`treat_none`, always 0); in malignant images found an image.
+        A row for each of `DECISION_THRESHOLDS`: `threshold`, the net benefit of calling malignant
+        whatever has `p_Malignant` ≥ threshold (`model`, with `low`, `high`), every image
+        (`treat_all`) and none (`treat_none`, always 0); in malignant images found an image.
 
     Raises:
-        ValueError: `test` is empty, or thresholds are out of range.
-
-    >>> from btxrd.predictions import predictions_frame
-    >>> rows = pd.DataFrame({"image_id": ["a", "b"], "part": "test", "center": 1,
-    ...                      "group": ["a", "b"], "label": [0, 2]})
-    >>> test = predictions_frame(rows, [[5, 0, 0], [0, 0, 5]])
-    >>> curve = decision_curve(test, Bootstrap(9), [0.5])
-    >>> curve[["model", "treat_all", "treat_none"]].loc[0].tolist()
-    [0.5, 0.0, 0.0]
+        ValueError: `test` is empty.
     """
-    _refuse_outside(thresholds, "thresholds")
     if test.empty:
         raise ValueError("a decision curve needs one prediction or more, found none")
-    cuts = np.asarray(thresholds, dtype=np.float64)
+    cuts = np.array(DECISION_THRESHOLDS)
     # What calling an image malignant is worth at each threshold: (n, thresholds).
     worth = np.where((labels(test) == MALIGNANT)[:, None], 1.0, -cuts / (1 - cuts))
     called = test["p_Malignant"].to_numpy(np.float64)[:, None] >= cuts
     weights = bootstrap.weights(labels(test), test["group"])
     benefits = weights @ (worth * called) / weights.sum(axis=1, keepdims=True)
-    benefit, low, high = bootstrap.estimate(benefits)
     return pd.DataFrame(
-        {"threshold": cuts, "model": benefit, "low": low, "high": high}
+        {"threshold": cuts}
+        | bootstrap.columns("model", benefits)
         | {"treat_all": worth.mean(axis=0), "treat_none": 0.0}
     )

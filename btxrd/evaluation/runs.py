@@ -85,7 +85,6 @@ class RunResult:
 
     Attributes:
         path: its folder, relative to the study's.
-        experiment, split, seed: which run it is.
         status: `finished`, `failed`, `running`, or `by hand` (notebooks run without the runner).
         error: one line, where it failed.
         parameters: resolved; empty where the run never began.
@@ -176,22 +175,16 @@ def compare_runs(study_dir: str | Path, bootstrap: Bootstrap) -> dict[str, pd.Da
 def comparison_table(runs: list[RunResult]) -> pd.DataFrame:
     """Return one row an experiment; its seeds are averaged.
 
-    Returns:
-        The columns `COMPARISON_COLUMNS`, all test figures; then the same for other splits that
-        were run, the low and high ends of the intervals (of the first seed), the validation
-        figures that the recommendation is read from, Grad-CAM's mean IoU on the stratified test
-        set, and the errors of failed runs.
+    First `COMPARISON_COLUMNS`, all test figures; then the same for other splits that were run,
+    the ends of the intervals (of the first seed), the validation figures that the recommendation
+    is read from, Grad-CAM's mean IoU on the stratified test set, and the errors of failed runs.
     """
     rows = [
         _comparison_row(name, [run for run in runs if run.experiment == name])
         for name in dict.fromkeys(run.experiment for run in runs)
     ]
     table = pd.DataFrame(rows)
-    for column in COMPARISON_COLUMNS:
-        if column not in table:
-            table[column] = np.nan
-    others = [column for column in table if column not in COMPARISON_COLUMNS]
-    return table[[*COMPARISON_COLUMNS, *others]]
+    return table.reindex(columns=list(dict.fromkeys([*COMPARISON_COLUMNS, *table])))
 
 
 def _comparison_row(name: str, runs: list[RunResult]) -> dict[str, Any]:
@@ -256,7 +249,7 @@ def run_figures(runs: list[RunResult], part: str = "test") -> pd.DataFrame:
 
     Returns:
         A row a run that began: `experiment`, `split`, `seed`, `n` images, each of `COMPARED`
-        with `<metric>_low` and `<metric>_high`, `mean_iou`, `status`; NaN where a run has none.
+        with its ends, `mean_iou`, `status`; NaN where a run has none.
     """
     ends = [f"{metric}{end}" for metric in COMPARED for end in ("", "_low", "_high")]
     rows = []
@@ -271,11 +264,7 @@ def run_figures(runs: list[RunResult], part: str = "test") -> pd.DataFrame:
 
 
 def differences_from(differences: pd.DataFrame, experiment: str | None) -> pd.DataFrame:
-    """Turn the differences of one experiment from the others so that it comes second in each pair.
-
-    Args:
-        differences: `differences.csv` of `compare_runs`.
-        experiment: the one in question, such as the recommended one.
+    """Turn `differences.csv` so that the experiment in question comes second in each of its pairs.
 
     Returns:
         `split`, `against` (the other experiment), `metric`, `difference` (above 0 where
@@ -294,11 +283,7 @@ def differences_from(differences: pd.DataFrame, experiment: str | None) -> pd.Da
 
 
 def seed_table(runs: list[RunResult], study_dir: str | Path, bootstrap: Bootstrap) -> pd.DataFrame:
-    """Describe the experiments that were trained with several seeds.
-
-    Returns:
-        The rows of `seed_summary` with the columns `experiment` and `split`; none where there is
-        one seed each.
+    """Return `seed_summary` of each `experiment` and `split` with several seeds; empty if none has.
 
     Raises:
         ValueError: seeds of one experiment and split differ in other parameters; names them.

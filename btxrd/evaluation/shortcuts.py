@@ -39,8 +39,6 @@ PIXEL_SHORTCUTS = ("thumbnail", "border")
 CELLS = 16
 """Cells a side into which an image is averaged: the border is the outer ring of them, 6.25 %."""
 
-NOT_ESTIMABLE = (np.nan, np.nan, np.nan)
-
 Floats = NDArray[np.float64]
 Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -51,7 +49,6 @@ def shortcut_features(
     """Collect what each shortcut sees of every image.
 
     Args:
-        table: as `read_table` returns it.
         cache: holds at least the table's images; None leaves out what needs files or pixels.
 
     Returns:
@@ -75,7 +72,9 @@ def shortcut_features(
     if cache is None:
         return features
     rows = cache.rows(table["image_id"])
-    cells = _cell_means(cache, rows)
+    size = (CELLS, CELLS)
+    shrunk = [cv2.resize(cache.images[row], size, interpolation=cv2.INTER_AREA) for row in rows]
+    cells = np.array(shrunk, dtype=np.float64)
     ring = np.ones((CELLS, CELLS), bool)
     ring[1:-1, 1:-1] = False
     return features | {
@@ -99,14 +98,6 @@ def _file_properties(index: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _cell_means(cache: ImageCache, rows: np.ndarray) -> Floats:
-    """Average each image into (n, 16, 16) cells."""
-    means = np.empty((len(rows), CELLS, CELLS))
-    for mean, row in zip(means, rows, strict=True):
-        mean[:] = cv2.resize(cache.images[row], (CELLS, CELLS), interpolation=cv2.INTER_AREA)
-    return means
-
-
 def shortcut_table(
     table: pd.DataFrame,
     groups: ArrayLike,
@@ -121,9 +112,8 @@ def shortcut_table(
     few images (or study groups) for them, or where a fold would train without a class.
 
     Args:
-        table: as `read_table` returns it.
         groups: (n,) study groups, as `study_groups` returns them.
-        bootstrap: of the intervals, by study group; its seed is also that of the folds.
+        bootstrap: its seed is also that of the folds.
         cache: as in `shortcut_features`.
         folds: of the cross-validation, at most; 2 or more.
 
@@ -134,7 +124,6 @@ def shortcut_table(
 
     Raises:
         ValueError: `folds` is below 2, or `groups` does not fit the table.
-        KeyError: the cache lacks an image of the table.
     """
     if folds < 2:
         raise ValueError(f"folds must be 2 or more, found {folds}")
@@ -148,7 +137,7 @@ def shortcut_table(
     rows = []
     for name, features in shortcut_features(table, cache).items():
         for split, deal in deals.items():
-            interval = NOT_ESTIMABLE
+            interval = [np.nan] * 3
             if deal:
                 chances = _out_of_fold(name, np.asarray(features), labels, deal)
                 metrics = bootstrap_metrics(labels, chances, units, bootstrap)
@@ -171,13 +160,9 @@ def _deal(
     for count in range(min(folds, units_of_class.min()), 1, -1):
         dealer = splitter(count, shuffle=True, random_state=seed)
         deal = list(dealer.split(labels, labels, groups))
-        if all(len(test) and _holds_every_class(labels[train]) for train, test in deal):
+        if all(len(test) and set(labels[train]) == set(labels) for train, test in deal):
             return deal
     return []
-
-
-def _holds_every_class(labels: np.ndarray) -> bool:
-    return len(np.unique(labels)) == len(CLASS_NAMES)
 
 
 def _out_of_fold(name: str, features: np.ndarray, labels: np.ndarray, deal: list[Fold]) -> Floats:

@@ -7,10 +7,9 @@ are small, and none is a random sample of its kind.
 import numpy as np
 import pandas as pd
 
-from btxrd import CLASS_NAMES
 from btxrd.data.table import REGION_COLUMNS, SUBTYPE_COLUMNS, VIEW_COLUMNS, one_hot_name
 from btxrd.evaluation.intervals import Bootstrap, bootstrap_metrics
-from btxrd.predictions import labels, probabilities
+from btxrd.predictions import MALIGNANT, labels, probabilities
 
 __all__ = ["EVERYONE", "SUBGROUP_METRICS", "lesion_sizes", "subgroup_attributes", "subgroup_table"]
 
@@ -25,7 +24,6 @@ SMALLEST = 20
 SMALLEST_MALIGNANT = 5
 """Malignant images that a group needs for the malignant metrics."""
 
-MALIGNANT = CLASS_NAMES.index("Malignant")
 AGE_EDGES = (0, 18, 40, 65, np.inf)
 AGE_BANDS = ("0–17", "18–39", "40–64", "65+")
 
@@ -35,19 +33,12 @@ def subgroup_attributes(table: pd.DataFrame, lesion_area: pd.Series | None = Non
 
     Args:
         table: as `btxrd.data.table.read_table` returns it.
-        lesion_area: area of the lesion mask by image_id, as a share of the image; images that it
-            lacks, or has with 0 or NaN, have no annotated lesion.
+        lesion_area: area of the lesion mask by image_id, as in `lesion_sizes`.
 
     Returns:
         A frame of ordered categories indexed by `image_id`, in the table's order: `center`,
         `age_band` (0–17, 18–39, 40–64, 65+ years), `sex`, `region`, `view`, `subtype` (each the
         first that is set, or `none`) and, where `lesion_area` is given, `lesion_size`.
-
-    >>> from btxrd.data.table import FLAG_COLUMNS
-    >>> table = pd.DataFrame(0, index=[0, 1], columns=list(FLAG_COLUMNS)).assign(
-    ...     image_id=["a", "b"], center=1, age=[17, 18], gender=["F", "M"], frontal=1)
-    >>> subgroup_attributes(table)[["age_band", "sex", "view"]].loc["b"].tolist()
-    ['18–39', 'male', 'frontal']
     """
     centers = table["center"].astype(str)
     columns = {
@@ -99,15 +90,13 @@ def subgroup_table(
     not, so that a benign subtype has one.
 
     Args:
-        test: rows of one part of `predictions.csv`.
-        attributes: one row an image, indexed by `image_id`; every column is an attribute, as
-            `subgroup_attributes` makes them. An image without a value is in no group of it.
-        bootstrap: drawn within each group.
+        test: predictions of one part.
+        attributes: indexed by `image_id`; every column is an attribute, as `subgroup_attributes`
+            makes them. An image without a value is in no group of it.
 
     Returns:
         One row for all images, then one for each attribute and value that occurs in `test`:
-        `attribute`, `value`, `n`, `malignant_n`, for each of `SUBGROUP_METRICS` its estimate and
-        `<metric>_low`, `<metric>_high` (NaN where the group is too small for it).
+        `attribute`, `value`, `n`, `malignant_n`, and each of `SUBGROUP_METRICS` with its ends.
 
     Raises:
         KeyError: `attributes` lacks an image of `test`.

@@ -33,8 +33,6 @@ def evaluate(
     """Compute all that notebook 04 writes from predictions alone, and `btxrd verify` checks.
 
     Args:
-        predictions: as `read_predictions` returns them.
-        bootstrap: of all intervals.
         prevalences: shares of malignant images for further predictive values.
 
     Returns:
@@ -52,9 +50,8 @@ def evaluate(
 def parts_of(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Cut predictions into the parts that are reported.
 
-    Returns:
-        `val` and `test`; where the test images come from several centers that val does not have
-        (the center holdout), each of those too, as `test, center 2`.
+    These are `val` and `test`; where the test images come from several centers that val does not
+    have (the center holdout), each of those too, as `test, center 2`.
     """
     parts = dict(list(predictions.groupby("part", sort=False)))
     test = parts["test"]
@@ -82,15 +79,12 @@ def summarise(predictions: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, dict
 
 
 def interval_table(summary: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Lay a summary out in rows.
-
-    Args:
-        summary: as `summarise` returns it, or `metrics.json` read back.
+    """Lay a summary (of `summarise`, or `metrics.json` read back) out in rows.
 
     Returns:
         A row for each part and each of `HEADLINES`, whose `class` is empty, then for each class
         and each of `PER_CLASS`: `part`, `n` images (of the class, where there is one), `groups`,
-        `metric`, `class`, `estimate`, `low`, `high` (NaN where undefined).
+        `metric`, `class`, `estimate`, `low`, `high`.
     """
     rows = []
     for part, metrics in summary.items():

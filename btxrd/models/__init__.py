@@ -1,12 +1,7 @@
 """The classifier, its factory, its checkpoints, its logits and early stopping."""
 
 from btxrd.models.checkpoints import load_checkpoint, model_from_checkpoint, save_checkpoint
-from btxrd.models.classifier import (
-    BTXRDClassifier,
-    compute_class_weights,
-    create_model,
-    get_device,
-)
+from btxrd.models.classifier import BTXRDClassifier, compute_class_weights, create_model, get_device
 from btxrd.models.early_stopping import EarlyStopping
 from btxrd.models.inference import predict_logits, to_input
 

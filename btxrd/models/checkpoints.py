@@ -1,6 +1,7 @@
 """Checkpoints: a trained model and all that is needed to use it or train it on, in one file."""
 
 import copy
+import pickle
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,9 @@ __all__ = [
 ]
 
 KEYS = (
-    "epoch",
-    "model_state_dict",
-    "optimizer_state_dict",
-    "scheduler_state_dict",
-    "val_loss",
-    "config",
-    "class_names",
-    "normalization",
-    "class_weights",
-)
+    "epoch", "model_state_dict", "optimizer_state_dict", "scheduler_state_dict", "val_loss",
+    "config", "class_names", "normalization", "class_weights",
+)  # fmt: skip
 PLAIN = (str, int, float, bool, type(None))
 
 
@@ -49,25 +43,13 @@ def save_checkpoint(
     """Write one file with the nine keys of a checkpoint, whole or not at all.
 
     Args:
-        model, optimizer, scheduler: their states are stored; no scheduler as None.
         epoch: epochs trained so far.
-        val_loss: validation loss of this epoch.
         config: the parameters, of plain types only (dict, list, tuple, str, number, bool, None).
-        class_weights: one a class; stored as a list of floats.
         filepath: the final name; parent folders are made.
 
     Raises:
         TypeError: `config` holds something that would not load again; its key is named.
         OSError: there is no room for the file.
-
-    >>> import tempfile
-    >>> classifier = BTXRDClassifier("resnet18", pretrained=False)
-    >>> optimizer = torch.optim.AdamW(classifier.parameters())
-    >>> config = {"model": {"backbone": "resnet18"}}
-    >>> path = Path(tempfile.mkdtemp()) / "run" / "model.pt"
-    >>> save_checkpoint(classifier, optimizer, None, 3, 0.8, config, [1.0, 1.0, 1.0], path)
-    >>> load_checkpoint(path)["epoch"]
-    3
     """
     _require_plain(config, "config")
     checkpoint = {
@@ -76,7 +58,9 @@ def save_checkpoint(
         "optimizer_state_dict": optimizer.state_dict(),
         "scheduler_state_dict": None if scheduler is None else scheduler.state_dict(),
         "val_loss": float(val_loss),
-        "config": config,
+        # With strings of its own: shared ones would be stored once, and the file's bytes would
+        # tell whether the training had been interrupted.
+        "config": pickle.loads(pickle.dumps(config)),
         "class_names": list(CLASS_NAMES),
         "normalization": copy.deepcopy(NORMALIZATION),
         "class_weights": [float(weight) for weight in class_weights],
@@ -101,11 +85,7 @@ def _require_plain(value: Any, key: str) -> None:
 
 
 def save_tensors(filepath: str | Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values, atomically.
-
-    Raises:
-        OSError: there is no room for the file.
-    """
+    """Write tensors and plain values, atomically; `OSError` where there is no room for them."""
     # Through Python's file: torch's own writer does not say why it failed.
     with atomic_path(filepath) as temporary, temporary.open("wb") as file:
         torch.save(content, file)
@@ -138,18 +118,12 @@ def load_tensors(
 
 
 def load_checkpoint(filepath: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read back what `save_checkpoint` wrote, with its tensors on `device`.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_tensors`, for the nine keys.
-    """
+    """Read back what `save_checkpoint` wrote, on `device`; raises as `load_tensors` does."""
     return load_tensors(filepath, KEYS, device)
 
 
 def model_from_checkpoint(checkpoint: dict[str, Any]) -> BTXRDClassifier:
     """Build the trained classifier from `load_checkpoint`'s dict, on the CPU and in eval mode.
-
-    Needs neither the network nor the weights file that training started from.
 
     Raises:
         ValueError: the checkpoint's configuration describes no model.

@@ -26,14 +26,6 @@ __all__ = ["BTXRDClassifier", "compute_class_weights", "create_model", "get_devi
 
 HUB_WEIGHTS = "model.safetensors"
 HUB_TIMEOUT_S = 5.0
-ARGUMENTS = {
-    "backbone": "backbone",
-    "num_classes": "num_classes",
-    "pretrained": "pretrained",
-    "dropout": "drop_rate",
-}
-"""Keys of the section `model` → arguments of `BTXRDClassifier`."""
-
 CONV_OR_NORM = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -42,15 +34,13 @@ class BTXRDClassifier(nn.Module):
 
     Args:
         backbone: a name that timm knows, with or without a tag of its pretrained weights.
-        num_classes: number of logits.
         pretrained: start from the published weights, of the local hub cache or else of the hub; a
             `pretrained_cfg_overlay=dict(file=…)` among `kwargs` names a file instead.
         drop_rate: dropout probability before the head, in [0, 1).
-        kwargs: passed to `timm.create_model` as they are.
+        kwargs: of `timm.create_model`.
 
     Attributes:
         model: the timm model.
-        num_classes: number of logits.
         num_features: width of the pooled features (1280 for efficientnet_b0).
 
     Raises:
@@ -94,13 +84,10 @@ class BTXRDClassifier(nn.Module):
 
     @property
     def gradcam_target_layer(self) -> nn.Module:
-        """The layer whose activations Grad-CAM weighs.
+        """The layer whose activations Grad-CAM weighs; else `AttributeError`.
 
         The head norm `model.bn2` of an EfficientNet, `model.layer4[-1]` of a ResNet (whose
         *blocks* have a `bn2`), else the last convolution or norm in the order of registration.
-
-        Raises:
-            AttributeError: the backbone has neither convolution nor norm.
         """
         if isinstance(getattr(self.model, "bn2", None), BatchNormAct2d):
             return self.model.bn2
@@ -135,16 +122,15 @@ def create_model(config: dict[str, Any]) -> BTXRDClassifier:
         ValueError: no section `model`; an unknown backbone; an `attn_layer` that the backbone
             does not take; a `model.weights` that holds no weights of this backbone.
         RuntimeError: the pretrained weights could not be fetched.
-
-    >>> section = {"backbone": "resnet18", "num_classes": 3, "pretrained": False, "dropout": 0.3}
-    >>> create_model({"model": section, "training": {}}).num_features
-    512
     """
     section = config.get("model")
     if not isinstance(section, dict):
         raise ValueError("the configuration has no section `model`")
     section = {key: value for key, value in section.items() if value is not None}
-    arguments = {ARGUMENTS[key]: value for key, value in section.items() if key in ARGUMENTS}
+    same = ("backbone", "num_classes", "pretrained")
+    arguments = {key: section[key] for key in same if key in section}
+    if "dropout" in section:
+        arguments["drop_rate"] = section["dropout"]
     if "attn_layer" in section:
         arguments["block_args"] = {"attn_layer": section["attn_layer"]}
     if "weights" not in section:
@@ -224,16 +210,9 @@ def _unfetched(backbone: str, error: Exception) -> RuntimeError:
 def compute_class_weights(
     labels: Sequence[int] | np.ndarray | torch.Tensor, num_classes: int = 3
 ) -> torch.Tensor:
-    """Weigh each class by `n / (num_classes · count)`: the rarer, the heavier.
+    """Weigh each class by `n / (num_classes · count)`: float32 CPU tensor (num_classes,).
 
-    The "balanced" heuristic of (King and Zeng 2001).
-
-    Args:
-        labels: class indices in [0, num_classes), shape (n,).
-        num_classes: number of classes.
-
-    Returns:
-        float32 CPU tensor (num_classes,); their mean over the samples is 1.
+    The "balanced" heuristic of (King and Zeng 2001); the mean over the samples is 1.
 
     Raises:
         ValueError: a class has no sample, or a label is outside the range.
@@ -257,9 +236,6 @@ def get_device(name: str = "auto") -> torch.device:
 
     Raises:
         RuntimeError: torch knows no such device.
-
-    >>> get_device("cpu")
-    device(type='cpu')
     """
     if name != "auto":
         return torch.device(name)

@@ -9,14 +9,7 @@ class EarlyStopping:
     """Say when `patience` validation losses in a row have brought no improvement.
 
     A loss improves when it is lower than the best one by more than `min_delta`; NaN never does.
-
-    Args:
-        patience: calls in a row without improvement until the answer is True, at least 1.
-        min_delta: how much lower a loss must be to count, at least 0, in units of the loss.
-
-    Attributes:
-        best_loss: the lowest loss that counted, infinity before the first.
-        counter: calls since then.
+    `best_loss` is infinity before the first that did, `counter` the calls since then.
 
     Raises:
         ValueError: `patience` is below 1 or `min_delta` below 0.

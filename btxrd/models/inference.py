@@ -16,8 +16,6 @@ def to_input(
 ) -> torch.Tensor:
     """Turn preprocessed pixels into a network's input, on the device they are on.
 
-    Shared by training, evaluation, Grad-CAM and predict.
-
     Args:
         images: uint8 (B, S, S).
         normalization: channel `mean` and `std` of pixels in [0, 1], three numbers each.
@@ -54,10 +52,8 @@ def predict_logits(
 ) -> np.ndarray:
     """Return the logits, float32 (n, C), of every sample in the loader's order.
 
-    Args:
-        network: put into eval mode and channels-last layout; it computes where it is.
-        loader: batches that begin with images, uint8 (B, S, S).
-        normalization: as `to_input` takes it.
+    The batches begin with images, uint8 (B, S, S). The network is put into eval mode and
+    channels-last layout, and computes where it is.
     """
     device = next(network.parameters()).device
     # Outside inference mode: a parameter whose layout changes inside can never be trained again.

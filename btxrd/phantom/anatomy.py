@@ -20,7 +20,7 @@ DISTANCES = {"epiphysis": 7, "metaphysis": 17, "shaft": 32}
 class Bone:
     """A tube from `start` to `end` with rounded ends.
 
-    `widths` are half-widths in units at even steps from start to end; `level` is its brightness.
+    `widths` are half-widths at even steps from start to end; `level` is its brightness.
     """
 
     start: Sequence[float]
@@ -49,7 +49,7 @@ class Bone:
         return self.start + np.multiply.outer(fraction, np.subtract(self.end, self.start))
 
     def half_width(self, fraction: float | np.ndarray) -> np.ndarray:
-        """Half-width in units at a fraction of the length, as if the ends were not rounded."""
+        """Half-width at a fraction of the length, as if the ends were not rounded."""
         return np.interp(fraction, np.linspace(0, 1, len(self.widths)), self.widths)
 
     @property
@@ -194,7 +194,6 @@ def posed(template: Template, turn: float, bend: float, girth: float) -> dict[st
     """Bones of a region as a view shows them, by name.
 
     Args:
-        template: the region.
         turn: 0 for a frontal view to 1 for a lateral one, where bones overlap and can be bent.
         bend: in [0, 1], how far what lies below the hinge is bent.
         girth: factor on all widths.

@@ -91,11 +91,7 @@ STYLES = {
 
 
 def draw(record: Record, rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray], int]:
-    """Draw one radiograph.
-
-    Args:
-        record: the image; what its patient's views share is drawn from its `anatomy_seed`.
-        rng: draws what belongs to this view alone.
+    """Draw one radiograph; `rng` draws what belongs to this view alone.
 
     Returns:
         The image (height, width) uint8; the outlines of its visible lesions, each (N, 2) float64
@@ -217,10 +213,9 @@ def _blank_film(
 
 @dataclass
 class Place:
-    """Where a lesion is drawn.
+    """Where a lesion is drawn: `point` on the bone's axis, the bone's half-width `width` there.
 
-    `point` on the bone's axis; unit vectors `along` it, away from the joint, and `out` to the
-    lesion's side; the bone's half-width `width` there, in units.
+    Unit vectors `along` the bone, away from the joint, and `out` to the lesion's side.
     """
 
     point: np.ndarray

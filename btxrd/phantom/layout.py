@@ -1,8 +1,4 @@
-"""Layout of the phantom: the files of the release, `images/`, `Annotations/`, `dataset.xlsx`.
-
-The true patients and the planted duplicates stand beside them in the sidecar, which no stage of
-a study reads for its results; tests do.
-"""
+"""Layout of the phantom: the files of the release, and a sidecar with the true patients."""
 
 import json
 import os
@@ -41,16 +37,15 @@ def make_phantom(
     workers: int | None = None,
     progress: bool = False,
 ) -> Path:
-    """Draw a phantom of the data set into the new folder `root` and return it.
+    """Draw a phantom of the data set into the new (or empty) folder `root` and return it.
+
+    Equal arguments give byte-identical files, whatever `workers` (with the same versions of numpy
+    and OpenCV).
 
     Args:
-        root: folder to make; it may exist only if it is empty.
         n_images: images in all, at least 60; classes and centers as in the release's table.
-        seed: equal arguments give byte-identical files, whatever `workers` (with the same
-            versions of numpy and OpenCV).
         scale: image size relative to the release's (mean 1629 x 2129 pixels), in (0, 1].
         workers: threads that draw; None for one a core.
-        progress: show a progress bar.
 
     Raises:
         FileExistsError: `root` exists and is not an empty folder.

@@ -94,13 +94,7 @@ class Record:
 
 
 def plan_records(n_images: int, seed: int, scale: float) -> list[Record]:
-    """Plan all images in row order: center-1 tumours, other tumours, center-1 normals, the rest.
-
-    Args:
-        n_images: images in all; classes, centers and subtypes in the release's proportions.
-        seed: equal arguments give equal plans.
-        scale: image size relative to the release's.
-    """
+    """Plan all images in row order: center-1 tumours, other tumours, center-1 normals, the rest."""
     rng = np.random.default_rng([seed, 0])
     counts = _apportion(RELEASE, n_images, least=2)
     copies = _planted_copies(n_images)

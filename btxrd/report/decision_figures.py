@@ -1,6 +1,8 @@
 """The pictures of what a probability is good for: decisions, calibration, abstaining, subgroups.
 
-In the style of `btxrd.report.figures`; call its `use_style` once in a notebook.
+In the style of `btxrd.report.figures`; call its `use_style` once in a notebook. Each takes the
+table of its name from `btxrd.evaluation`; `n` is the number of images behind it, `bootstrap` says
+the level of the band or intervals.
 """
 
 from collections.abc import Mapping
@@ -38,14 +40,8 @@ def decision_curve_figure(
 ) -> Figure:
     """Draw the net benefit of the model beside calling every image malignant, or none.
 
-    Args:
-        curve: as `decision_curve` returns it.
-        n: images behind it.
-        bootstrap: of the band.
-        points: as `operating_points` returns them: their thresholds are marked on the curve.
-
-    Returns:
-        The figure. Net benefit far below 0 is cut off.
+    Net benefit far below 0 is cut off. The thresholds of `points`, as `operating_points` returns
+    them, are marked on the curve.
     """
     figure, axes = panels(1, 1, (WIDTH, 5.2))
     axis = axes[0, 0]
@@ -86,12 +82,6 @@ def reliability_figure(
     title: str = "Reliability",
 ) -> Figure:
     """Draw reliability diagrams before and after temperature scaling, one column an outcome.
-
-    Args:
-        tables_before, tables_after: outcome → its table, as `reliability_tables` returns them;
-            both with the same outcomes.
-        bootstrap: of the intervals.
-        title: stands before the number of images.
 
     Raises:
         ValueError: the outcomes before and after differ, or there are none.
@@ -140,13 +130,7 @@ def _reliability(axis: Axes, table: pd.DataFrame, colour: str) -> None:
 
 
 def selective_figure(table: pd.DataFrame, n: int, bootstrap: Bootstrap) -> Figure:
-    """Draw accuracy and confidence threshold against the share of images that is answered.
-
-    Args:
-        table: as `selective_prediction` returns it.
-        n: images behind it.
-        bootstrap: of the band.
-    """
+    """Draw accuracy and confidence threshold against the share of images that is answered."""
     figure, axes = panels(1, 2, (WIDTH, 4.4), sharex=True)
     accuracy, threshold = axes[0]
     band = {"color": NEUTRAL, "alpha": 0.15, "linewidth": 0}
@@ -168,13 +152,9 @@ def selective_figure(table: pd.DataFrame, n: int, bootstrap: Bootstrap) -> Figur
 
 
 def subgroup_figure(table: pd.DataFrame, metric: str, bootstrap: Bootstrap) -> Figure:
-    """Draw a forest plot of one metric by subgroup; the dotted line is all images.
+    """Draw a forest plot of one of `SUBGROUP_METRICS` by subgroup; the dotted line is all images.
 
-    Args:
-        table: as `subgroup_table` returns it. Groups too small for the metric are counted in
-            the title and not drawn, unless all are.
-        metric: one of `btxrd.evaluation.subgroups.SUBGROUP_METRICS`.
-        bootstrap: of the intervals.
+    Groups too small for the metric are counted in the title and not drawn, unless all are.
 
     Raises:
         ValueError: the table has no such metric, or no rows.

@@ -2,7 +2,8 @@
 
 Call `use_style` once in a notebook. Figures are at most 10 inches (1000 px) wide, the width of
 the report's column, and are handed back closed: a notebook shows one where it is a cell's last
-expression, and nothing piles up in pyplot.
+expression, and nothing piles up in pyplot. A `title` stands before the number of images;
+`bootstrap` says the level of the intervals.
 """
 
 import textwrap
@@ -92,7 +93,6 @@ def confusion_matrix_figure(metrics: dict[str, Any], title: str = "Confusion mat
 
     Args:
         metrics: what `classification_metrics` returns, or its JSON read back.
-        title: stands before the number of images.
     """
     names = list(metrics["per_class"])
     counts = np.array(metrics["confusion_matrix"]["counts"], dtype=float)
@@ -128,8 +128,6 @@ def roc_pr_figure(
     Args:
         test: rows of one part of `predictions.csv`.
         intervals: flat metric name → estimate, low and high, for the legend; of the same images.
-        bootstrap: of the bands.
-        title: stands before the number of images.
     """
     y_true, scores = labels(test), probabilities(test)
     bands = bootstrap_curves(y_true, scores, test["group"], bootstrap)
@@ -179,11 +177,8 @@ def history_figure(history: pd.DataFrame, title: str = "Training history") -> Fi
     """Draw loss, top-1 accuracy and per-class recall by epoch, for train and validation.
 
     Args:
-        history: one row an epoch, with `epoch`, `train_loss`, `val_loss`, `train_top1`,
-            `val_top1` and `train_recall_<class>`, `val_recall_<class>`; accuracies and recalls
-            in [0, 1]. The training loss is weighted and smoothed, the validation loss neither,
-            so the two are not on one scale.
-        title: stands before the number of epochs.
+        history: one row an epoch, as `btxrd.training.fit` returns it. The training loss is weighted
+            and smoothed, the validation loss neither, so the two are not on one scale.
     """
     figure, axes = panels(1, 3, (WIDTH, 4.4))
     epochs = history["epoch"]
@@ -231,11 +226,9 @@ def metric_interval_figure(
         table: columns `label`, `estimate`, `low`, `high`. Where it has a column `metric`, each
             metric gets its own panel; a column `n` gives the images behind each estimate. Rows
             of equal `label` share a line of the plot. NaN estimates are left blank.
-        bootstrap: of the intervals.
         metric: label of the x axis where there is no column `metric`.
         hue: column whose values get colours and markers of their own, such as "split".
         references: metric → a value to mark with a dotted line, such as a success criterion.
-        title: stands before the number of images (of estimates, without a column `n`).
 
     Raises:
         ValueError: a column is missing, or there are no rows.
@@ -300,10 +293,7 @@ def score_interval_figure(
     """Draw a `localisation_table` as a forest plot, a panel a score, as far as the scores reach.
 
     Args:
-        table: as `localisation_table` returns it.
-        bootstrap: of the intervals.
         label: column that names the rows: `source` or `part`.
-        title: stands before the number of images.
         hue: as in `metric_interval_figure`.
     """
     named = table.assign(metric=table["score"].map(title_of), label=table[label])
@@ -318,20 +308,19 @@ def class_counts_figure(table: pd.DataFrame, by: str, title: str | None = None) 
     """Draw how many images of each class there are, by center, split, region, …
 
     Args:
-        table: one row an image, with `label` (0, 1, 2 or a class name) and the column `by`.
+        table: one row an image, with `label` (0, 1, 2) and the column `by`.
         by: the column along the x axis; its order of categories is kept, else values are sorted.
-        title: stands before the number of images.
 
     Raises:
-        ValueError: a column is missing or a label is none of the three classes.
+        ValueError: a column is missing or a label is none of these.
     """
     missing = [column for column in ("label", by) if column not in table.columns]
     if missing:
         raise ValueError(f"table lacks the columns {', '.join(missing)}")
-    names = table["label"].map(dict(enumerate(CLASS_NAMES)) | {name: name for name in CLASS_NAMES})
+    names = table["label"].map(dict(enumerate(CLASS_NAMES)))
     if names.isna().any():
         found = table.loc[names.isna(), "label"].iloc[0]
-        raise ValueError(f"label must be 0, 1, 2 or one of {', '.join(CLASS_NAMES)}, not {found!r}")
+        raise ValueError(f"label must be 0, 1 or 2, not {found!r}")
     counts = pd.crosstab(table[by], names).reindex(columns=list(CLASS_NAMES), fill_value=0)
     category, places = by.replace("_", " ").capitalize(), np.arange(len(counts))
     lying = len(counts) > 6
@@ -364,8 +353,8 @@ def class_counts_figure(table: pd.DataFrame, by: str, title: str | None = None) 
 def gallery_figure(
     images: ArrayLike,
     titles: Sequence[str],
-    masks: Sequence[NDArray[Any] | None] | NDArray[Any] | None = None,
-    heatmaps: Sequence[NDArray[Any] | None] | NDArray[Any] | None = None,
+    masks: NDArray[Any] | None = None,
+    heatmaps: NDArray[Any] | None = None,
     columns: int = 4,
     title: str = "Gallery",
 ) -> Figure:
@@ -374,17 +363,16 @@ def gallery_figure(
     Args:
         images: (N, S, S) uint8 grey values.
         titles: N texts, wrapped to the width of an image.
-        masks: N lesion masks (S, S), more than 0 inside; None, or None for an image, draws none.
-        heatmaps: N maps (S, S) of floats in [0, 1], drawn the more opaque the hotter.
+        masks: (N, S, S), more than 0 inside a lesion.
+        heatmaps: (N, S, S) floats in [0, 1], drawn the more opaque the hotter.
         columns: images a row; up to 4 stay readable.
-        title: stands before the number of images.
 
     Raises:
         ValueError: the images are not (N, S, S), or titles, masks or maps are not N.
     """
     pictures = np.asarray(images)
     n = len(pictures)
-    if n and (pictures.ndim != 3):
+    if n and pictures.ndim != 3:
         raise ValueError(f"images must have shape (N, S, S), found {pictures.shape}")
     for name, values in {"titles": titles, "masks": masks, "heatmaps": heatmaps}.items():
         if values is not None and len(values) != n:
@@ -402,11 +390,11 @@ def gallery_figure(
     for index, axis in enumerate(axes.flat[:n]):
         axis.imshow(pictures[index], cmap="gray", vmin=0, vmax=255)
         axis.set_title(headings[index], fontsize=SMALL)
-        if heatmaps is not None and heatmaps[index] is not None:
-            heat = np.clip(np.asarray(heatmaps[index], dtype=float), 0, 1)
+        if heatmaps is not None:
+            heat = np.clip(heatmaps[index], 0, 1)
             axis.imshow(heat, cmap=HEAT_MAP, vmin=0, vmax=1, alpha=0.6 * heat)
-        if masks is not None and masks[index] is not None:
-            _outline(axis, np.asarray(masks[index]) > 0)
+        if masks is not None:
+            _outline(axis, masks[index] > 0)
     if heatmaps is not None and n:
         bar = figure.colorbar(
             ScalarMappable(cmap=HEAT_MAP), ax=axes, shrink=0.8, aspect=25, pad=0.01

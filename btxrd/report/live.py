@@ -22,9 +22,6 @@ class TrainingView:
 
     Both stay in place. The curve goes when the training is over, since the notebook draws it in
     full then; a study's kernels, which nobody watches, show the bar only.
-
-    Args:
-        run: the run that is trained.
     """
 
     def __init__(self, run: RunParams) -> None:

@@ -25,9 +25,7 @@ __all__ = [
 def provenance_note(dataset_root: str, **facts: Any) -> str:
     """Return the Markdown that ends every report: research only, which data, how it was made.
 
-    Args:
-        dataset_root: the data set.
-        facts: further lines, name and value.
+    `facts` are further lines, name and value.
     """
     code = code_version()
     commit = f", commit {code['commit'][:10]}" if code["commit"] else ""
@@ -51,12 +49,8 @@ def recommendation(
 ) -> str:
     """Say which experiment is recommended, how good, how sure, and what else could explain it.
 
-    Args:
-        best: as `recommend` returns it.
-        runs: as `collect_runs` returns them.
-        leakage: as `leakage_table` returns it.
-        shortcuts: as `shortcut_table` returns it.
-        gaps: `gaps.csv` of `compare_runs`.
+    `best` is what `recommend` returns, `leakage` and `shortcuts` are `leakage_table` and
+    `shortcut_table`, `gaps` is `gaps.csv` of `compare_runs`.
     """
     by_split = {run.split: run for run in reversed(runs) if run.experiment == best}
     if best is None or "stratified" not in by_split:
@@ -151,7 +145,7 @@ def case_titles(cases: pd.DataFrame, table: pd.DataFrame) -> list[str]:
 
     Args:
         cases: as `gallery_cases` returns them.
-        table: as `read_table` returns it; holds the cases' images.
+        table: as `read_table` returns it.
 
     Returns:
         One text a case, in three pieces whose inner spaces do not break: wrapped to some 34

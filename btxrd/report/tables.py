@@ -15,8 +15,6 @@ TITLES = {
     "average_precision": "Average precision",
     "balanced_accuracy": "Balanced accuracy",
     "brier": "Brier score (0 to 2)",
-    "center": "Center",
-    "difference": "Difference",
     "duplicate_share": "Duplicate in train",
     "ece": "ECE",
     "energy": "Energy in lesion",
@@ -71,19 +69,15 @@ def title_of(name: Any) -> str:
     return TITLES.get(text) or (text[:1].upper() + text[1:]).replace("_", " ")
 
 
-def format_interval(
-    estimate: float, low: float, high: float, digits: int = 3, signed: bool = False
-) -> str:
+def format_interval(estimate: float, low: float, high: float, signed: bool = False) -> str:
     """Write an estimate with its interval; a difference with its sign.
 
     >>> format_interval(0.812, 0.7601, 0.8612), format_interval(0.1, -0.02, 0.22, signed=True)
     ('0.812 (0.760–0.861)', '+0.100 (-0.020 to +0.220)')
-    >>> format_interval(float("nan"), 0.1, 0.2), format_interval(0.5, float("nan"), 0.7, digits=2)
-    ('–', '0.50 (–)')
     """
     if pd.isna(estimate):
         return "–"
-    form = f"{'+' if signed else ''}.{digits}f"
+    form = "+.3f" if signed else ".3f"
     if pd.isna(low) or pd.isna(high):
         return f"{estimate:{form}} (–)"
     return f"{estimate:{form}} ({low:{form}}{' to ' if signed else '–'}{high:{form}})"
@@ -98,20 +92,18 @@ def as_table(
     missing: str = "–",
     caption: str | None = None,
 ) -> Styler:
-    """Lay a frame out for reading.
+    """Lay a frame out for reading, without its index.
 
     `x` with `x_low` and `x_high`, and `estimate` with `low` and `high`, become one cell: value
     (interval). Counts get separators, shares per cent, p values their usual form; names of
     metrics their titles, in the head and in the cells.
 
     Args:
-        frame: one row a row of the table; its index is not shown.
         across: a column whose values become columns of their own, which hold `estimate`.
         turned: a column whose values become the head; the other columns become the rows.
         titles: of columns or values, before `TITLES`.
         signed: write values with their sign.
         missing: what stands for NaN.
-        caption: above the table.
 
     >>> frame = pd.DataFrame({"metric": ["macro_auc", "accuracy"], "estimate": [0.8, 0.7],
     ...                       "low": [0.7, 0.6], "high": [0.9, 0.8], "n": [1200, 1200]})
@@ -120,12 +112,11 @@ def as_table(
     0  Macro AUC  0.800 (0.700–0.900)  1,200
     1   Accuracy  0.700 (0.600–0.800)  1,200
     """
-    given = dict(titles or {})
+    given = titles or {}
     named = {**TITLES, **given}
     ends = {name: (f"{name}_low", f"{name}_high") for name in frame if f"{name}_low" in frame}
     if "low" in frame:
-        value = "estimate" if "estimate" in frame else "difference"
-        value = "mean" if "mean" in frame else value
+        value = next(name for name in ("mean", "estimate", "difference") if name in frame)
         ends[value] = ("low", "high")
     hidden = {end for pair in ends.values() for end in pair}
     cells = pd.DataFrame(index=frame.index)
@@ -159,12 +150,12 @@ def _cell(value: Any, column: str, titles: Mapping[str, str], missing: str) -> s
         return titles.get(value, value)
     if pd.isna(value):
         return missing
-    if isinstance(value, bool) or type(value).__name__ == "bool":
+    if pd.api.types.is_bool(value):
         return "yes" if value else "no"
     if column in P_VALUES:
         return "< 0.001" if value < 0.001 else f"{value:.3f}"
     if column.endswith("_share") or column == "target":
         return f"{value:.0%}"
-    if isinstance(value, float) or type(value).__name__.startswith("float"):
+    if pd.api.types.is_float(value):
         return f"{value:.3f}"
     return f"{value:,}"
