@@ -12,6 +12,7 @@ import pytest
 
 from btxrd.files import read_json, write_csv, write_json
 from btxrd.params import RunParams, StudyParams
+from btxrd.report import page
 from btxrd.stages import RUN_FILE, RUN_STAGES, STUDY_FILE
 from btxrd.study import notebooks
 from btxrd.study.run import MOST_ATTEMPTS, RunTask, execute_run, note_failure
@@ -213,7 +214,7 @@ def test_a_training_stops_after_its_epoch(task, tmp_path, monkeypatch):
     task = with_params(task, training={"epochs": 50})
     write_json(tmp_path / STUDY_FILE, {"session": "s"})
     # The notebook itself asks for the stop, before it trains.
-    notebook = notebooks.read_notebook(notebooks.NOTEBOOKS / "03_train.ipynb")
+    notebook = nbformat.read(notebooks.NOTEBOOKS / "03_train.ipynb", as_version=4)
     asked = {"session": "s", "stopping": True}
     source = (
         f"from btxrd.files import write_json\nwrite_json({str(tmp_path / STUDY_FILE)!r}, {asked})"
@@ -306,7 +307,7 @@ def test_a_page_that_cannot_be_made_does_not_hide_why_the_notebook_failed(
     task, own_notebook, monkeypatch
 ):
     own_notebook("1 / 0")
-    monkeypatch.setattr(notebooks, "write_html", lambda *arguments: json.loads("{"))
+    monkeypatch.setattr(page, "write_html", lambda *arguments: json.loads("{"))
     assert error_of_failed(task).startswith("ZeroDivisionError")
 
 

@@ -96,8 +96,9 @@ def test_another_version_of_a_package_makes_its_stages_stale(stale, monkeypatch,
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
 def test_a_notebook_imports_numbers_only_from_its_rooms(stage):
-    cells = notebooks.read_notebook(notebooks.notebook_file(stage)).cells
-    (cell,) = (c.source for c in cells if c.cell_type == "code" and "import " in c.source)
+    cells = notebooks.read_notebook(notebooks.notebook_file(stage))
+    code = (cell["source"] for cell in cells if cell["cell_type"] == "code")
+    (cell,) = (source for source in code if "import " in source)
     nodes = [node for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.ImportFrom)]
     imported = {node.module.split(".")[1] for node in nodes if node.module.startswith("btxrd.")}
     assert imported <= {*stage.rooms, *NO_NUMBERS}

@@ -1,27 +1,20 @@
 """Run one notebook with papermill, and keep its page."""
 
+import json
 import logging
 import os
 import tempfile
 import traceback
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-import nbformat
-import papermill
-from jupyter_client import AsyncKernelManager
-from nbclient.exceptions import DeadKernelError
-from papermill.exceptions import PapermillExecutionError
-from traitlets import Dict
-from traitlets.config import Config
+from typing import TYPE_CHECKING, Any
 
 from btxrd.files import PROJECT_ROOT, atomic_path
-from btxrd.report.page import write_html
 from btxrd.stages import Stage
-from btxrd.study.warm import WarmProvisioner
+
+if TYPE_CHECKING:
+    from traitlets.config import Config
 
 __all__ = ["NOTEBOOKS", "NotebookError", "execute_notebook", "notebook_file", "read_notebook"]
 
@@ -67,6 +60,13 @@ def execute_notebook(
         NotebookError: a cell raised, the kernel died, or the notebook is damaged.
         OSError: there is no room for the copy.
     """
+    # They take two seconds to import, and a study with nothing to do needs none of them.
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    from btxrd.report.page import write_html
+
     logging.getLogger("papermill").setLevel(logging.ERROR)
     source, output, failure = notebook_file(stage), Path(folder, f"{stage.name}.ipynb"), None
     read_notebook(source)
@@ -104,22 +104,25 @@ def execute_notebook(
         raise failure
 
 
-def read_notebook(path: str | Path) -> nbformat.NotebookNode:
-    """Read a notebook.
+def read_notebook(path: str | Path) -> list[dict[str, Any]]:
+    """Return the cells of a notebook: `cell_type`, `metadata` and `source` (one text).
 
     Raises:
         NotebookError: it is missing or damaged; names it.
     """
     try:
-        notebook = nbformat.read(path, as_version=4)
-        nbformat.validate(notebook)
+        cells = json.loads(Path(path).read_text())["cells"]
+        return [
+            {key: cell[key] for key in ("cell_type", "metadata")}
+            | {"source": "".join(cell["source"])}
+            for cell in cells
+        ]
     except FileNotFoundError:
         raise NotebookError(f"{path} is missing; `git checkout` brings it back", "") from None
-    except Exception as error:
-        reason = str(error).partition("\n")[0][:200]
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
         message = f"{path} is damaged ({reason}); `git checkout` brings it back"
         raise NotebookError(message, traceback.format_exc()) from error
-    return notebook
 
 
 def _killed_for_memory() -> int:
@@ -131,34 +134,24 @@ def _killed_for_memory() -> int:
     return 0
 
 
-class KernelWithEnvironment(AsyncKernelManager):
-    """Starts warm kernels with an environment of their own."""
-
-    environment = Dict(help="The kernel's environment variables.").tag(config=True)
-
-    async def _async_pre_start_kernel(self, **settings: Any) -> tuple[list[str], dict[str, Any]]:
-        settings["env"] = dict(self.environment)
-        self.kernel_id = self.kernel_id or uuid.uuid4().hex
-        self.provisioner = WarmProvisioner(
-            kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self
-        )
-        return await super()._async_pre_start_kernel(**settings)
-
-
-def _kernel_config(folder: str, environment: Mapping[str, str]) -> Config:
+def _kernel_config(folder: str, environment: Mapping[str, str]) -> "Config":
     """Let the kernel talk through sockets in a folder of its own.
 
     Kernels that start together cannot take each other's TCP port then, and nobody else on the
     machine can talk to them.
     """
+    from traitlets.config import Config
+
+    from btxrd.study.warm import WarmKernelManager
+
     sockets = {"transport": "ipc", "ip": f"{folder}/kernel"} if os.name == "posix" else {}
     return Config(
         {
             "NotebookClient": {
-                "kernel_manager_class": KernelWithEnvironment,
+                "kernel_manager_class": WarmKernelManager,
                 # Its own log would break into the progress on the terminal.
                 "extra_arguments": ["--IPKernelApp.log_level=CRITICAL"],
             },
-            "KernelWithEnvironment": {"environment": dict(environment), **sockets},
+            "WarmKernelManager": {"environment": dict(environment), **sockets},
         }
     )

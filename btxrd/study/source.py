@@ -45,9 +45,9 @@ def _room_code(room: Path) -> list[str]:
 def _notebook_code(file: Path) -> str:
     as_python = TransformerManager().transform_cell
     cells = [
-        as_python(cell.source)
-        for cell in read_notebook(file).cells
-        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])
+        as_python(cell["source"])
+        for cell in read_notebook(file)
+        if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", [])
     ]
     try:
         return _normalised("\n".join(cells))

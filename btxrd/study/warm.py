@@ -16,12 +16,15 @@ import signal
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jupyter_client import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
+from traitlets import Dict
 
-__all__ = ["WarmProvisioner"]
+__all__ = ["WarmKernelManager", "WarmProvisioner"]
 
 IMPORTED = (
     "ipykernel.kernelapp",
@@ -41,6 +44,20 @@ IMPORTED = (
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 LIMITS = ("RLIMIT_FSIZE", "RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_NOFILE")
 """A kernel has the limits of who asks for it, not of who forks it."""
+
+
+class WarmKernelManager(AsyncKernelManager):
+    """Starts warm kernels with an environment of their own."""
+
+    environment = Dict(help="The kernel's environment variables.").tag(config=True)
+
+    async def _async_pre_start_kernel(self, **settings: Any) -> tuple[list[str], dict[str, Any]]:
+        settings["env"] = dict(self.environment)
+        self.kernel_id = self.kernel_id or uuid.uuid4().hex
+        self.provisioner = WarmProvisioner(
+            kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self
+        )
+        return await super()._async_pre_start_kernel(**settings)
 
 
 class WarmProvisioner(LocalProvisioner):
