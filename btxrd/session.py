@@ -7,10 +7,14 @@ from pathlib import Path
 from btxrd.files import read_json
 from btxrd.stages import STUDY_FILE
 
-__all__ = ["SESSION_VARIABLE", "StopRequested", "StopWithStudy", "check_stop"]
+__all__ = ["SESSION_VARIABLE", "THREAD_VARIABLES", "StopRequested", "StopWithStudy", "check_stop"]
 
 SESSION_VARIABLE = "BTXRD_SESSION"
 """The environment variable that tells a kernel which session of the study it belongs to."""
+
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""The environment variables that tell a kernel's libraries how many threads to use."""
 
 
 class StopRequested(RuntimeError):

@@ -1,6 +1,7 @@
 """One run: which stages are run, what is kept, and what a fault leaves behind."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -13,9 +14,15 @@ import pytest
 from btxrd.files import read_json, write_csv, write_json
 from btxrd.params import RunParams, StudyParams
 from btxrd.report import page
-from btxrd.stages import RUN_FILE, RUN_STAGES, STUDY_FILE
-from btxrd.study import notebooks
-from btxrd.study.run import MOST_ATTEMPTS, RunTask, execute_run, note_failure
+from btxrd.stages import RUN_FILE, RUN_STAGES, STUDY_FILE, TRAIN
+from btxrd.study import notebooks, warm
+from btxrd.study.run import (
+    MOST_ATTEMPTS,
+    RunTask,
+    execute_run,
+    kernel_environment,
+    note_failure,
+)
 
 STAGES = list(RUN_STAGES)
 INTERVALS = {"replicates": 20, "level": 0.9}
@@ -301,6 +308,39 @@ def test_a_killed_kernel_is_a_failed_run(task, own_notebook, monkeypatch, killed
     monkeypatch.setattr(notebooks, "_killed_for_memory", lambda: next(counts))
     assert words in error_of_failed(task)
     assert (task.run_dir / "03_train.ipynb").exists()
+
+
+def parent_of_kernel(folder: Path, environment: dict[str, str] | None = None) -> int:
+    """Run notebook 03, which writes down its parent; return that process."""
+    notebooks.execute_notebook(TRAIN, folder, {}, environment)
+    return int((folder / "parent").read_text())
+
+
+def test_kernels_fork_from_one_process_until_the_code_changes(own_notebook, tmp_path, monkeypatch):
+    own_notebook(f"import os\nopen({str(tmp_path / 'parent')!r}, 'w').write(str(os.getppid()))")
+    first = parent_of_kernel(tmp_path)
+    assert parent_of_kernel(tmp_path) == first != os.getpid()
+    changed = [*warm.code_stamp(), ("btxrd/new.py", 1)]
+    monkeypatch.setattr(warm, "code_stamp", lambda: changed)
+    assert parent_of_kernel(tmp_path) != first
+
+
+def test_a_forked_kernel_has_its_own_environment_and_threads(own_notebook, tmp_path):
+    own_notebook(
+        "import os, torch\n"
+        "assert (os.environ['OMP_NUM_THREADS'], torch.get_num_threads()) == ('2', 2)\n"
+        "assert os.environ['BTXRD_SESSION'] == 'mine'\n"
+        f"open({str(tmp_path / 'parent')!r}, 'w').write(str(os.getppid()))"
+    )
+    assert parent_of_kernel(tmp_path, kernel_environment(2, "mine")) > 0
+
+
+def test_kernels_end_with_the_process_that_forked_them(own_notebook, tmp_path):
+    own_notebook("import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(60)")
+    with pytest.raises(notebooks.NotebookError, match="the kernel of 03_train died"):
+        notebooks.execute_notebook(TRAIN, tmp_path, {})
+    own_notebook(f"import os\nopen({str(tmp_path / 'parent')!r}, 'w').write(str(os.getppid()))")
+    assert parent_of_kernel(tmp_path) > 0
 
 
 def test_a_page_that_cannot_be_made_does_not_hide_why_the_notebook_failed(

@@ -23,14 +23,12 @@ from btxrd.files import (
 )
 from btxrd.params import EvaluateParams, GradcamParams, RunParams, StudyParams
 from btxrd.provenance import code_version, now, package_versions
-from btxrd.session import SESSION_VARIABLE, StopRequested, check_stop
+from btxrd.session import SESSION_VARIABLE, THREAD_VARIABLES, StopRequested, check_stop
 from btxrd.stages import EVALUATE, GRADCAM, RUN_FILE, RUN_STAGES, Stage
 from btxrd.study.notebooks import execute_notebook
 from btxrd.study.source import code_digest
 
 __all__ = ["MOST_ATTEMPTS", "RunTask", "execute_run", "kernel_environment", "note_failure"]
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 MOST_ATTEMPTS = 3
 """How often a session starts a run whose worker dies: once, and twice again elsewhere."""

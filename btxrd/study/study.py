@@ -266,12 +266,9 @@ class _Study:
         """Return a digest of all that the comparison is made of."""
         folder = self.study.study_dir
         files = [folder / name for name in COMPARE.reads if (folder / name).is_file()]
-        names = (
-            RUN_FILE,
-            "error.txt",
-            *(name for stage in RUN_STAGES.values() for name in stage.writes),
-        )
-        files += sorted(f for f in folder.glob("runs/*/*/*/*") if f.name in names)
+        written = {name for stage in RUN_STAGES.values() for name in stage.writes}
+        names = {RUN_FILE, *written} - {"model.pt"}
+        files += sorted(file for file in folder.glob("runs/*/*/*/*") if file.name in names)
         return digest([[str(file.relative_to(folder)), file_digest(file)] for file in files])
 
     def _meet_workers(self) -> None:

@@ -1,8 +1,9 @@
 """Kernels that start warm: forked from a process that has imported what notebooks import.
 
-Such a process is started once in each worker (`python -m btxrd.study.warm`), imports, and forks
-itself when it is asked for a kernel. It has a single thread then, and ends with its worker; its
-kernels end with it. Without pidfd (everywhere but on Linux), kernels start as jupyter does it.
+Such a process is started in each worker (`python -m btxrd.study.warm`), imports, and forks itself
+when it is asked for a kernel; another one is started when the code has changed. It has a single
+thread then, and ends with its worker; its kernels end with it. Without pidfd (everywhere but on
+Linux), kernels start as jupyter starts them.
 """
 
 import contextlib
@@ -10,7 +11,6 @@ import gc
 import importlib
 import json
 import os
-import resource
 import select
 import signal
 import subprocess
@@ -24,7 +24,10 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 from traitlets import Dict
 
-__all__ = ["WarmKernelManager", "WarmProvisioner"]
+from btxrd.files import PROJECT_ROOT
+from btxrd.session import THREAD_VARIABLES
+
+__all__ = ["WarmKernelManager", "WarmProvisioner", "code_stamp"]
 
 IMPORTED = (
     "ipykernel.kernelapp",
@@ -41,7 +44,6 @@ IMPORTED = (
 )
 """What the notebooks import, and what that takes long to."""
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 LIMITS = ("RLIMIT_FSIZE", "RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_NOFILE")
 """A kernel has the limits of who asks for it, not of who forks it."""
 
@@ -115,37 +117,59 @@ class _ForkedKernel:
         self.send_signal(signal.SIGTERM)
 
 
+def code_stamp() -> list[tuple[str, int]]:
+    """Return every module of the package and when it was changed, in ns."""
+    modules = sorted((PROJECT_ROOT / "btxrd").rglob("*.py"))
+    return [(str(module), module.stat().st_mtime_ns) for module in modules]
+
+
 class _Nursery:
     """This worker's process of warm imports, started when the first kernel is wanted."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
+        self._stamp: list[tuple[str, int]] = []
+        # Processes of older code, which their kernels need.
+        self._retired: list[subprocess.Popen[str]] = []
 
     def fork(
         self, arguments: Sequence[str], environment: Mapping[str, str], folder: str
     ) -> _ForkedKernel:
+        import resource
+
         limits = {name: resource.getrlimit(getattr(resource, name)) for name in LIMITS}
         order = {"arguments": list(arguments), "environment": dict(environment), "folder": folder}
         order["limits"] = limits
         with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", __name__],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    text=True,
-                    env={**environment, **dict.fromkeys(THREADS, "1")},
-                    start_new_session=True,
-                )
-            process = self._process
-            process.stdin.write(f"{json.dumps(order)}\n")
-            process.stdin.flush()
-            answer = process.stdout.readline()
+            process = self._current(environment)
+            answer = ""
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(f"{json.dumps(order)}\n")
+                process.stdin.flush()
+                answer = process.stdout.readline()
         if not answer:
             raise RuntimeError("the process that starts kernels died (killed, or out of memory?)")
         return _ForkedKernel(int(answer))
+
+    def _current(self, environment: Mapping[str, str]) -> "subprocess.Popen[str]":
+        """Return a process that runs, and has imported the code as it is now."""
+        stamp = code_stamp()
+        if self._process is not None and self._process.poll() is None:
+            if self._stamp == stamp:
+                return self._process
+            self._retired.append(self._process)
+        self._stamp = stamp
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**environment, **dict.fromkeys(THREAD_VARIABLES, "1")},
+            start_new_session=True,
+        )
+        return self._process
 
 
 _nursery = _Nursery()
@@ -171,6 +195,8 @@ def _become_kernel(
     folder: str,
     limits: dict[str, tuple[int, int]],
 ) -> None:
+    import resource
+
     os.setsid()
     for name, ends in limits.items():
         resource.setrlimit(getattr(resource, name), ends)
@@ -181,7 +207,7 @@ def _become_kernel(
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(nothing, stream)
-    _use_threads(int(environment.get(THREADS[0], 0)))
+    _use_threads(int(environment.get(THREAD_VARIABLES[0], 0)))
     from ipykernel.kernelapp import launch_new_instance
 
     launch_new_instance(
