@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from btxrd.files import digest, project_path, read_yaml
 
 __all__ = [
+    "FOLDS",
     "CompareParams",
     "DataParams",
     "EdaParams",
@@ -25,7 +26,9 @@ __all__ = [
     "TrainingParams",
 ]
 
-Strategy = Literal["stratified", "center", "grouped", "random"]
+Strategy = Literal["stratified", "center", "grouped", "random", "grouped_cv", "center_cv"]
+FOLDS: dict[str, tuple[int, ...]] = {"grouped_cv": (1, 2, 3, 4, 5), "center_cv": (1, 2, 3)}
+"""The strategies of several folds, and their numbers; in `center_cv` those of the test centers."""
 CamMethod = Literal["gradcam", "hirescam", "gradcam++", "eigencam"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]

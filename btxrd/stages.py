@@ -91,6 +91,8 @@ SPLITS = Stage(
         "splits/center.csv",
         "splits/grouped.csv",
         "splits/random.csv",
+        "splits/grouped_cv.csv",
+        "splits/center_cv.csv",
         "splits/leakage.csv",
     ),
     page="splits.html",

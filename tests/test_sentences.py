@@ -15,6 +15,7 @@ from btxrd.evaluation.runs import COMPARED, RunResult
 from btxrd.predictions import predictions_frame
 from btxrd.report.sentences import (
     case_titles,
+    leakage_finding,
     localisation_finding,
     provenance_note,
     recommendation,
@@ -96,6 +97,15 @@ def test_every_report_says_what_it_is_and_how_it_was_made(phantom):
     assert note.startswith(f"> **{RESEARCH_ONLY}**\n")
     for words in (f"- **code:** btxrd {__version__}", "- **split seed:** 42", "numpy ", " UTC"):
         assert words in note
+
+
+def test_the_leaks_of_a_validation_that_selection_reads_are_said():
+    rows = [("random", "test", 0.7), ("center", "val", 0.744), ("center", "test", 0.01)]
+    leakage = pd.DataFrame(rows, columns=["strategy", "part", "sibling_share"])
+    text = leakage_finding(leakage)
+    assert "leakiest test set is that of **random**: 70% of its images" in text
+    assert "in the center holdout 74% of the validation images have a sibling in train" in text
+    assert "Validation leaks" not in leakage_finding(leakage[:1])
 
 
 @pytest.fixture(scope="module")

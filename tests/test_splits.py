@@ -14,7 +14,9 @@ from btxrd.data import (
     read_table,
     study_groups,
 )
-from btxrd.data.splits import conflicting_pairs, leakage_table, read_split
+from btxrd.data.splits import conflicting_pairs, folds_of, leakage_table, read_split
+from btxrd.files import write_csv
+from btxrd.params import FOLDS
 from btxrd.phantom import make_phantom
 
 
@@ -75,6 +77,15 @@ def test_grouped_keeps_disputed_labels_out_of_val_and_test(real):
     assert set(split[disputed["image_a"]]) | set(split[disputed["image_b"]]) == {"train"}
 
 
+def test_the_folds_of_the_real_table(real):
+    split = make_split(real[0], "grouped_cv", duplicates=real[1])
+    tested = split[split["split"] == "test"]
+    assert (len(tested), (tested["label"] == 2).sum()) == (3733, 342)
+    assert tested.groupby("fold").size().between(740, 750).all()
+    counts = make_split(real[0], "center_cv", duplicates=real[1]).query("split == 'test'")
+    assert pd.crosstab(counts["fold"], counts["label"]).loc[3].tolist() == [27, 201, 31]
+
+
 def test_leakage_of_the_real_table(real):
     table, duplicates = real
     splits = {name: make_split(table, name, duplicates=duplicates) for name in STRATEGIES}
@@ -86,13 +97,72 @@ def test_leakage_of_the_real_table(real):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_image_has_its_place(table, duplicates, strategy):
     split = make_split(table, strategy, duplicates=duplicates)
-    assert list(split.columns) == ["image_id", "split", "label", "group"]
     assert set(split["image_id"]) == set(table["image_id"])
-    assert set(split["split"]) == {"train", "val", "test"}
-    held_out = split[split["split"] != "train"]
-    assert not set(held_out["image_id"]) & set(split["image_id"][split["split"] == "train"])
-    assert split["image_id"].is_unique == (strategy != "random")
+    assert tuple(folds_of(split)) == FOLDS.get(strategy, (None,))
+    for fold in folds_of(split).values():
+        assert list(fold.columns) == ["image_id", "split", "label", "group"]
+        assert set(fold["split"]) == {"train", "val", "test"}
+        held_out = fold[fold["split"] != "train"]
+        assert not set(held_out["image_id"]) & set(fold["image_id"][fold["split"] == "train"])
+        assert fold["image_id"].is_unique == (strategy != "random")
     pd.testing.assert_frame_equal(split, make_split(table, strategy, duplicates=duplicates))
+
+
+@pytest.fixture(scope="module")
+def contradictory(table, duplicates) -> tuple[pd.DataFrame, pd.Series]:
+    """The table with one label changed beside its exact duplicate; which images are disputed."""
+    exact = duplicates[duplicates["distance"] == 0].iloc[0]
+    changed = table.assign(
+        label=table["label"].mask(table["image_id"] == exact["image_a"], (table["label"] + 1) % 3)
+    )
+    pairs = conflicting_pairs(changed, duplicates)
+    assert exact["image_a"] in set(pairs["image_a"])
+    groups = study_groups(changed, duplicates).set_axis(changed["image_id"])
+    return changed, groups.isin(groups[pairs["image_a"]])
+
+
+@pytest.mark.parametrize("strategy", FOLDS)
+def test_every_image_is_tested_once_by_a_network_that_saw_nothing_of_its_study(
+    contradictory, duplicates, strategy
+):
+    table, disputed = contradictory
+    split = make_split(table, strategy, duplicates=duplicates)
+    tested = split.loc[split["split"] == "test", "image_id"]
+    assert tested.is_unique
+    assert set(tested) == set(disputed.index[~disputed])
+    centers = table.set_index("image_id")["center"]
+    for number, fold in folds_of(split).items():
+        assert fold.groupby("group")["split"].nunique().max() == 1
+        parts = fold.set_index("image_id")["split"]
+        assert set(parts[disputed.reindex(parts.index)]) <= {"train"}
+        where = centers[parts.index] == number
+        assert strategy == "grouped_cv" or (where == (parts == "test")).all()
+    leakage = leakage_table(table, {strategy: split}, duplicates)
+    assert (leakage[["with_sibling", "with_duplicate"]] == 0).all(axis=None)
+    assert leakage["images"].tolist()[1] == len(tested)
+
+
+def test_the_val_of_a_fold_is_the_test_of_the_next_one(table):
+    folds = folds_of(make_split(table, "grouped_cv"))
+    parts = {
+        k: {part: set(f["image_id"]) for part, f in rows.groupby("split")}
+        for k, rows in folds.items()
+    }
+    for fold, following in zip(folds, [*list(folds)[1:], 1], strict=True):
+        assert parts[fold]["val"] == parts[following]["test"]
+
+
+def test_a_center_is_held_out_beside_a_validation_of_the_usual_size(crowd):
+    table, _, duplicates = crowd
+    for center, fold in folds_of(make_split(table, "center_cv", duplicates=duplicates)).items():
+        seen = fold[fold["split"] != "test"]
+        assert 0.1 < (seen["split"] == "val").mean() < 0.2
+        assert len(fold) - len(seen) > 0
+        # Only images with a sibling in the test center are left out.
+        here = set(table.loc[table["center"] == center, "image_id"])
+        left_out = set(table["image_id"]) - set(fold["image_id"])
+        groups = study_groups(table, duplicates).set_axis(table["image_id"])
+        assert groups[list(left_out - here)].isin(groups[list(here)]).all()
 
 
 def test_random_scores_on_what_it_selects_on(table):
@@ -167,3 +237,11 @@ def test_near_duplicates_against_a_plain_search():
 def test_a_missing_split_says_how_to_make_it(tmp_path):
     with pytest.raises(FileNotFoundError, match="run notebook 02"):
         read_split(tmp_path, "center")
+
+
+def test_a_fold_is_read_by_its_number(table, tmp_path):
+    split = make_split(table, "center_cv")
+    write_csv(tmp_path / "splits" / "center_cv.csv", split)
+    pd.testing.assert_frame_equal(read_split(tmp_path, "center_cv", 2), folds_of(split)[2])
+    with pytest.raises(ValueError, match=r"center_cv\.csv has no fold 4; it has 1, 2, 3"):
+        read_split(tmp_path, "center_cv", 4)

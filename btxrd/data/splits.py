@@ -1,5 +1,10 @@
-"""Study groups and the splits into train, val and test."""
+"""Study groups and the splits into train, val and test.
 
+A strategy has one fold or several. The table of one with several has a column `fold` more, and a
+row an image and fold: the rows of a fold are what the table of a single-fold strategy is.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +15,12 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from btxrd import CLASS_NAMES
 from btxrd.data.table import REGION_COLUMNS, SITE_COLUMNS, SUBTYPE_COLUMNS
+from btxrd.params import FOLDS
 
 __all__ = [
     "STRATEGIES",
     "conflicting_pairs",
+    "folds_of",
     "leakage_table",
     "make_split",
     "near_duplicates",
@@ -26,6 +33,8 @@ STRATEGIES = {
     "center": "center holdout: center 1 in 85/15 train and val, centers 2 and 3 are the test",
     "grouped": "70/15/15 with whole study groups, so that no patient is in two parts",
     "random": "80/20 by image, the 20 % val and test at once (the paper's way: leaks)",
+    "grouped_cv": "whole study groups in five folds: each the test once, the next one val",
+    "center_cv": "each center the test once; 15 % of the others, by study group, are val",
 }
 
 NEAR_DISTANCE = 4
@@ -119,12 +128,15 @@ def make_split(
     Args:
         strategy: a key of `STRATEGIES`.
         duplicates: as `near_duplicates` returns them. Pairs at distance 0 stay together in
-            `stratified` and `center`; all pairs do in `grouped`.
+            `stratified` and `center`; all pairs do in the others but `random`. Groups with a pair
+            of conflicting labels are only trained on in `grouped`, `grouped_cv` and `center_cv`.
 
     Returns:
         Columns image_id, split (`train`, `val` or `test`), label (0, 1, 2) and group (the study
-        group). One row an image; in `random` the held-out images have two, one as val and one as
-        test, because that strategy scores on what it selects on.
+        group); for a strategy of several folds also `fold`, the second. One row an image (and
+        fold); in `random` the held-out images have two, one as val and one as test, because that
+        strategy scores on what it selects on. A fold of `center_cv` lacks the images of other
+        centers that have a sibling in the test center.
 
     Raises:
         ValueError: the strategy is unknown, or a class is too rare to stand in every part.
@@ -135,15 +147,23 @@ def make_split(
     frame = table[["image_id", "label", "center"]].assign(
         group=study_groups(table, duplicates), together=_joined(np.arange(len(table)), exact)
     )
+    disputed = conflicting_pairs(table, duplicates)["image_a"]
+    frame["disputed"] = frame["group"].isin(frame["group"][frame["image_id"].isin(disputed)])
+    if strategy in ("grouped", "grouped_cv") and _fewest_groups(frame) < 5:
+        raise ValueError("a class has fewer than 5 study groups: too few for a grouped split")
     if strategy == "grouped":
-        disputed = conflicting_pairs(table, duplicates)["image_a"]
-        only_train = set(frame["group"][frame["image_id"].isin(disputed)])
-        frame["split"] = _grouped(frame, only_train, seed)
+        frame["split"] = _grouped(frame, ["test", "val"], seed)
+    elif strategy == "grouped_cv":
+        frame = _each_group_tested(frame, FOLDS[strategy], seed)
+    elif strategy == "center_cv":
+        folds = {center: _center_tested(frame, center, seed) for center in FOLDS[strategy]}
+        frame = pd.concat(rows.assign(fold=center) for center, rows in folds.items())
     elif strategy == "random":
         frame = _random(frame, seed)
     else:
         frame["split"] = _by_first_member(frame, strategy, seed)
-    return frame[["image_id", "split", "label", "group"]].reset_index(drop=True)
+    fold = ["fold"] if strategy in FOLDS else []
+    return frame[["image_id", *fold, "split", "label", "group"]].reset_index(drop=True)
 
 
 def _halve(frame: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -178,33 +198,81 @@ def _random(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
     return pd.concat([*parts, held_out.assign(split="test")]).sort_index(kind="stable")
 
 
-def _grouped(frame: pd.DataFrame, only_train: set[int], seed: int) -> pd.Series:
-    """Deal whole study groups into 20 stratified folds: three are test, three val, 14 train."""
+def _grouped(frame: pd.DataFrame, held_out: Sequence[str], seed: int) -> pd.Series:
+    """Deal whole study groups into 20 stratified folds, three for each part that is held out."""
     split = pd.Series("train", index=frame.index)
-    free = frame[~frame["group"].isin(only_train)]
-    folds = min(20, int(free.groupby("label")["group"].nunique().min()))
-    if folds < 5:
-        raise ValueError("a class has fewer than 5 study groups: too few for a grouped split")
-    dealer = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    held_out = round(0.15 * folds)
-    for number, (_, fold) in enumerate(dealer.split(free, free["label"], free["group"])):
-        if number < 2 * held_out:
-            split[free.index[fold]] = "test" if number < held_out else "val"
+    folds = max(2, min(20, _fewest_groups(frame)))
+    dealt, size = _dealt(frame, folds, seed), max(1, round(0.15 * folds))
+    for place, part in enumerate(held_out):
+        split[dealt.index[(dealt > place * size) & (dealt <= (place + 1) * size)]] = part
     return split
 
 
-def read_split(study_dir: str | Path, strategy: str) -> pd.DataFrame:
-    """Read the split that notebook 02 wrote for a study.
+def _fewest_groups(frame: pd.DataFrame) -> int:
+    """Count the undisputed study groups of the class that has the fewest."""
+    return int(frame[~frame["disputed"]].groupby("label")["group"].nunique().min())
+
+
+def _dealt(frame: pd.DataFrame, folds: int, seed: int) -> pd.Series:
+    """Deal the undisputed study groups out; returns the fold of each of their images, from 1."""
+    free = frame[~frame["disputed"]]
+    dealer = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    dealt = pd.Series(0, index=free.index)
+    for number, (_, fold) in enumerate(dealer.split(free, free["label"], free["group"]), start=1):
+        dealt.iloc[fold] = number
+    return dealt
+
+
+def _each_group_tested(frame: pd.DataFrame, folds: Sequence[int], seed: int) -> pd.DataFrame:
+    dealt = _dealt(frame, len(folds), seed).reindex(frame.index)
+    following = dict(zip(folds, (*folds[1:], folds[0]), strict=True))
+    parts = [
+        frame.assign(
+            fold=fold,
+            split=np.select([dealt == fold, dealt == following[fold]], ["test", "val"], "train"),
+        )
+        for fold in folds
+    ]
+    return pd.concat(parts)
+
+
+def _center_tested(frame: pd.DataFrame, center: int, seed: int) -> pd.DataFrame:
+    """Hold a center out; groups that reach into it are not trained on, nor disputed ones tested."""
+    here = frame["center"] == center
+    others = frame[~here & ~frame["group"].isin(frame["group"][here])]
+    parts = [
+        frame[here & ~frame["disputed"]].assign(split="test"),
+        others.assign(split=_grouped(others, ["val"], seed)),
+    ]
+    return pd.concat(parts).sort_index()
+
+
+def folds_of(split: pd.DataFrame) -> dict[int | None, pd.DataFrame]:
+    """Cut a split into its folds: number → rows, without `fold`; None → all where it has one."""
+    if "fold" not in split:
+        return {None: split}
+    return {
+        fold: rows.drop(columns="fold").reset_index(drop=True)
+        for fold, rows in split.groupby("fold")
+    }
+
+
+def read_split(study_dir: str | Path, strategy: str, fold: int | None = None) -> pd.DataFrame:
+    """Read the split, or one fold of it, that notebook 02 wrote for a study.
 
     Raises:
         FileNotFoundError: it has not been written; says how to.
+        ValueError: it has no such fold.
     """
     path = Path(study_dir) / "splits" / f"{strategy}.csv"
     if not path.is_file():
         raise FileNotFoundError(
             f"no split {path}: run notebook 02 with this study_dir first, which makes every split"
         )
-    return pd.read_csv(path)
+    folds = folds_of(pd.read_csv(path))
+    if fold not in folds:
+        raise ValueError(f"{path} has no fold {fold}; it has {', '.join(map(str, folds))}")
+    return folds[fold]
 
 
 def leakage_table(
@@ -218,21 +286,23 @@ def leakage_table(
     Returns:
         One row a strategy and part (val, test): images, with_sibling (an image of the same study
         group is in train), with_duplicate (a near or exact duplicate is), and both as shares
-        sibling_share and duplicate_share in [0, 1].
+        sibling_share and duplicate_share in [0, 1]. Of several folds the sums.
     """
     names = table["image_id"].to_numpy()[_rows(table, duplicates)]
     images, relatives = pd.Series(names.T.ravel()), pd.Series(names[:, ::-1].T.ravel())
     rows = []
     for strategy, split in splits.items():
-        train = split[split["split"] == "train"]
-        copied = images[relatives.isin(train["image_id"])]
-        for part in ("val", "test"):
-            held = split[split["split"] == part]
-            sibling = int(held["group"].isin(train["group"]).sum())
-            duplicate = int(held["image_id"].isin(copied).sum())
-            rows.append((strategy, part, len(held), sibling, duplicate))
+        for fold in folds_of(split).values():
+            train = fold[fold["split"] == "train"]
+            copied = images[relatives.isin(train["image_id"])]
+            for part in ("val", "test"):
+                held = fold[fold["split"] == part]
+                sibling = int(held["group"].isin(train["group"]).sum())
+                duplicate = int(held["image_id"].isin(copied).sum())
+                rows.append((strategy, part, len(held), sibling, duplicate))
     columns = ["strategy", "part", "images", "with_sibling", "with_duplicate"]
     result = pd.DataFrame(rows, columns=columns)
+    result = result.groupby(["strategy", "part"], sort=False, as_index=False).sum()
     return result.assign(
         sibling_share=result["with_sibling"] / result["images"],
         duplicate_share=result["with_duplicate"] / result["images"],

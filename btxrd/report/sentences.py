@@ -15,6 +15,7 @@ from btxrd.stages import RUN_STAGES
 
 __all__ = [
     "case_titles",
+    "leakage_finding",
     "localisation_finding",
     "provenance_note",
     "recommendation",
@@ -83,6 +84,24 @@ def recommendation(
         f"{strongest['estimate']:.3f} by study."
     )
     return " ".join(sentences)
+
+
+def leakage_finding(leakage: pd.DataFrame) -> str:
+    """Say what a `leakage_table` means for test figures, and for what is chosen on validation."""
+    shares = leakage.pivot_table("sibling_share", "strategy", "part")
+    worst, test = shares["test"].idxmax(), shares["test"].max()
+    text = (
+        f"The leakiest test set is that of **{worst}**: {test:.0%} of its images have a sibling in "
+        "train. What it measures is partly memory."
+    )
+    if "center" in shares.index:
+        text += (
+            f" Validation leaks too: in the center holdout {shares.loc['center', 'val']:.0%} of "
+            "the validation images have a sibling in train. The epoch, the temperature, the "
+            "thresholds and the experiment are chosen there, partly by memory; its test images, of "
+            f"other centers, are not touched by it ({shares.loc['center', 'test']:.0%})."
+        )
+    return text
 
 
 def run_line(run: RunResult) -> str:
