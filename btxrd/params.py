@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from btxrd.files import digest, project_path, read_yaml
 
@@ -20,6 +28,7 @@ __all__ = [
     "ModelParams",
     "ParameterError",
     "PhantomParams",
+    "ResultParams",
     "RunParams",
     "SplitsParams",
     "StudyParams",
@@ -145,12 +154,14 @@ class TrainingParams(_Section):
     device: str = "auto"
 
 
-class RunParams(_Section):
-    """One training run: an experiment on one split with one seed. Notebook 03 takes these."""
+class ResultParams(_Section):
+    """What predictions are of: a run, or a pool, that is, several runs put together."""
 
     experiment: Name
     split: Strategy = "stratified"
-    seed: Seed = 42
+    fold: int | Literal["pooled"] | None = None
+    """Of a split with several."""
+    seed: Seed | Literal["ensemble"] = 42
     split_seed: Seed = 42
     dataset_root: str = "data/phantom"
     cache_dir: str = "data/cache"
@@ -161,13 +172,23 @@ class RunParams(_Section):
 
     @property
     def name(self) -> str:
-        """The run in a few words: `E1_b0_baseline · center · seed 42`."""
-        return f"{self.experiment} · {self.split} · seed {self.seed}"
+        """The run or pool in a few words: `E1_b0_baseline · center · seed 42`."""
+        return " · ".join((self.experiment, self.split, *_fold_and_seed(self.fold, self.seed, " ")))
 
     @property
     def run_dir(self) -> Path:
-        """The folder that is this run's alone."""
-        return run_directory(self.study_dir, self.experiment, self.split, self.seed)
+        """The folder that is this run's, or pool's, alone."""
+        return run_directory(self.study_dir, self.experiment, self.split, self.seed, self.fold)
+
+    @property
+    def is_pool(self) -> bool:
+        """Whether it is several runs put together: folds, seeds or both."""
+        return self.fold == "pooled" or self.seed == "ensemble"
+
+    def holds(self, run: "RunParams") -> bool:
+        """Say whether a run of the same study is part of this pool."""
+        same = (run.experiment, run.split) == (self.experiment, self.split)
+        return same and self.seed in (run.seed, "ensemble")
 
     def fingerprint(self) -> str:
         """Return 16 hex digits of everything that can change the run's numbers.
@@ -178,13 +199,47 @@ class RunParams(_Section):
         >>> run.fingerprint() == run.model_copy(update={"study_dir": "elsewhere"}).fingerprint()
         True
         """
-        places = dict.fromkeys(("dataset_root", "cache_dir", "study_dir"), True)
-        return digest(self.model_dump(exclude={**places, "training": {"workers"}}))
+        left_out = ["dataset_root", "cache_dir", "study_dir", *(["fold"] if not self.fold else [])]
+        exclude = {**dict.fromkeys(left_out, True), "training": {"workers"}}
+        return digest(self.model_dump(exclude=exclude))
 
 
-def run_directory(study_dir: str | Path, experiment: str, split: str, seed: int) -> Path:
-    """Return the folder of one run inside its study."""
-    return project_path(study_dir) / "runs" / experiment / split / f"seed-{seed}"
+class RunParams(ResultParams):
+    """One training run: an experiment on one fold of a split, with one seed. For notebook 03."""
+
+    fold: int | None = Field(default=None, validate_default=True)
+    seed: Seed = 42
+
+    @field_validator("fold")
+    @classmethod
+    def _is_of_the_split(cls, fold: int | None, others: ValidationInfo) -> int | None:
+        split = others.data.get("split")
+        allowed = FOLDS.get(split, (None,))
+        if fold not in allowed:
+            raise ValueError(f"must be one of {list(allowed)} with the split {split}")
+        return fold
+
+
+def run_directory(
+    study_dir: str | Path,
+    experiment: str,
+    split: str,
+    seed: int | str,
+    fold: int | str | None = None,
+) -> Path:
+    """Return the folder of one run or pool inside its study."""
+    folder = project_path(study_dir) / "runs" / experiment / split
+    return folder.joinpath(*_fold_and_seed(fold, seed, "-"))
+
+
+def _fold_and_seed(fold: int | str | None, seed: int | str, joint: str) -> list[str]:
+    """Write what tells the runs of one experiment and split apart; pools say it in one word."""
+    parts = {"fold": fold, "seed": seed}
+    return [
+        value if isinstance(value, str) else f"{name}{joint}{value}"
+        for name, value in parts.items()
+        if value is not None
+    ]
 
 
 class PhantomParams(_Section):
@@ -284,20 +339,37 @@ class StudyParams(_Intervals):
         return project_path(self.reports_dir) / self.name
 
     def runs(self) -> list[RunParams]:
-        """Return the grid: every experiment × split × seed, with the overrides laid over it.
+        """Return the grid: every experiment × split × fold × seed, with the overrides over it.
 
         Raises:
             FileNotFoundError: an experiment has no file in `params/experiments`.
             ParameterError: an experiment's file, or an override, is wrong.
         """
         return [
-            self._run(experiment, split, seed)
+            self._run(experiment, split, fold, seed)
             for experiment in self.experiments
             for split in self.splits
             for seed in self.seeds
+            for fold in FOLDS.get(split, (None,))
         ]
 
-    def _run(self, experiment: str, split: str, seed: int) -> RunParams:
+    def pools(self) -> list[ResultParams]:
+        """Return what runs are put together: the folds of each seed, and the seeds.
+
+        Of a split with several folds the seeds are put together over all folds.
+        """
+        ensemble = ["ensemble"] if len(self.seeds) > 1 else []
+        firsts: dict[tuple[str, str], RunParams] = {}
+        for run in self.runs():
+            firsts.setdefault((run.experiment, run.split), run)
+        return [
+            ResultParams.model_validate(run.model_dump() | {"fold": fold, "seed": seed})
+            for run in firsts.values()
+            for fold, seeds in [("pooled", self.seeds) if run.split in FOLDS else (None, [])]
+            for seed in [*seeds, *ensemble]
+        ]
+
+    def _run(self, experiment: str, split: str, fold: int | None, seed: int) -> RunParams:
         source = project_path(f"params/experiments/{experiment}.yaml")
         values = read_yaml(source)
         if values.get("experiment") != experiment:
@@ -310,5 +382,5 @@ class StudyParams(_Intervals):
             "cache_dir": self.cache_dir,
             "study_dir": str(self.study_dir),
         }
-        where = {"split": split, "seed": seed, "split_seed": self.split_seed}
+        where = {"split": split, "fold": fold, "seed": seed, "split_seed": self.split_seed}
         return RunParams.parse({**values, **where, **places}, f"{source} with the overrides")

@@ -1,4 +1,8 @@
-"""`predictions.csv`: the one file from which every metric, interval and figure is computed."""
+"""`predictions.csv`: the one file from which every metric, interval and figure is computed.
+
+That of a pool of folds has a column more, `fold`, which says whose network predicted a row: each
+image is tested by one of them, and each fold keeps the val on which its thresholds are chosen.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +21,7 @@ __all__ = [
     "MALIGNANT",
     "PARTS",
     "check_predictions",
+    "fold_pairs",
     "labels",
     "predictions_frame",
     "probabilities",
@@ -46,11 +51,11 @@ def predictions_frame(rows: pd.DataFrame, logits: ArrayLike) -> pd.DataFrame:
 
     Args:
         rows: one row an image, with the columns `ROW_COLUMNS`: `part` is "val" or "test", `label`
-            0, 1 or 2; other columns are dropped.
+            0, 1 or 2; other columns are dropped, but for `fold`.
         logits: (n, 3) finite floats, in the order of `rows` and of `btxrd.CLASS_NAMES`.
 
     Returns:
-        A frame with the columns `COLUMNS`.
+        A frame with the columns `COLUMNS`, and `fold` where `rows` has it.
 
     Raises:
         ValueError: shapes disagree, a column is missing, or a value is not allowed.
@@ -64,6 +69,8 @@ def predictions_frame(rows: pd.DataFrame, logits: ArrayLike) -> pd.DataFrame:
     frame = rows[list(ROW_COLUMNS)].reset_index(drop=True)
     frame[list(LOGIT_COLUMNS)] = array
     frame[list(PROBABILITY_COLUMNS)] = softmax(array, axis=1)
+    if "fold" in rows:
+        frame["fold"] = rows["fold"].to_numpy()
     _check_values(frame, "predictions")
     return frame
 
@@ -77,7 +84,7 @@ def write_predictions(path: str | Path, frame: pd.DataFrame) -> None:
     _check_columns(frame, COLUMNS, str(path))
     _check_values(frame, str(path))
     with atomic_path(path) as temporary:
-        frame.to_csv(temporary, index=False, columns=list(COLUMNS))
+        frame.to_csv(temporary, index=False, columns=_columns(frame))
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
@@ -85,7 +92,8 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
 
     Returns:
         A frame with the columns `COLUMNS`, one row an image and part: `image_id`, `part` and
-        `group` are strings, `label` int64, logits and probabilities float64 as written.
+        `group` are strings, `label` int64, logits and probabilities float64 as written. Of a pool
+        of folds also `fold`; there an image may stand in the val of several.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -98,7 +106,28 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
         raise ValueError(f"{path} is not a CSV table of predictions: {error}") from error
     _check_columns(frame, COLUMNS, str(path))
     _check_values(frame, str(path))
-    return frame[list(COLUMNS)].astype({"label": np.int64})
+    return frame[_columns(frame)].astype({"label": np.int64})
+
+
+def _columns(frame: pd.DataFrame) -> list[str]:
+    return [*COLUMNS, *(["fold"] if "fold" in frame else [])]
+
+
+def fold_pairs(
+    val: pd.DataFrame, test: pd.DataFrame
+) -> list[tuple[pd.DataFrame, NDArray[np.bool_]]]:
+    """Pair the val of each fold with its test rows: what is chosen there counts for them alone.
+
+    Returns:
+        For each fold its rows of `val`, and which rows of `test` are its own: (n,) booleans. One
+        pair, of all rows, where the predictions are not those of several folds.
+    """
+    if "fold" not in test:
+        return [(val, np.full(len(test), True))]
+    return [
+        (val[val["fold"] == fold], (test["fold"] == fold).to_numpy())
+        for fold in sorted(test["fold"].unique())
+    ]
 
 
 def labels(frame: pd.DataFrame) -> NDArray[np.int64]:
@@ -177,13 +206,15 @@ def _check_columns(frame: pd.DataFrame, expected: Sequence[str], source: str) ->
 def _check_values(frame: pd.DataFrame, source: str) -> None:
     if frame.empty:
         raise ValueError(f"{source}: no predictions, expected one row an image")
-    empty = [column for column in COLUMNS if frame[column].isna().any()]
+    empty = [column for column in _columns(frame) if frame[column].isna().any()]
     if empty:
         raise ValueError(f"{source}: empty or NaN values in {', '.join(empty)}; none may be")
     unknown = sorted(set(frame["part"]) - set(PARTS))
     if unknown:
         raise ValueError(f"{source}: unknown part {unknown[0]!r}; allowed: {', '.join(PARTS)}")
     repeated = frame.duplicated(["image_id", "part"])
+    if "fold" in frame:
+        repeated &= (frame["part"] == "test") | frame.duplicated(["image_id", "part", "fold"])
     if repeated.any():
         image_id, part = frame.loc[repeated, ["image_id", "part"]].iloc[0]
         raise ValueError(f"{source}: {image_id} stands more than once in part {part!r}")

@@ -1,6 +1,6 @@
 """Comparisons: each statistic against a plain computation or a simulation of what it promises."""
 
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
@@ -49,8 +49,12 @@ def experiments(poor, good, predicted):
 
 def paired(first, second, bootstrap=BOOTSTRAP, metrics=METRICS):
     """The rows of one pair."""
-    frames = {"first": first, "second": second}
-    return compare_experiments(frames, bootstrap, metrics=metrics)
+    trainings = {"first": [first], "second": [second]}
+    return compare_experiments(trainings, bootstrap, metrics=metrics)
+
+
+def gap(inside, outside, *options):
+    return generalisation_gap([inside], [outside], *options)
 
 
 def correct(frame):
@@ -98,7 +102,7 @@ def test_pairing_narrows_the_interval(poor):
     nudged = probabilities(poor) + np.random.default_rng(3).uniform(0, 0.05, size=(len(poor), 3))
     twin = predictions_frame(poor, np.log(nudged))
     together = paired(poor, twin, Bootstrap(300), ["macro_auc"]).iloc[0]
-    apart = generalisation_gap(twin, poor, Bootstrap(300), ["macro_auc"]).iloc[0]
+    apart = gap(twin, poor, Bootstrap(300), ["macro_auc"]).iloc[0]
     assert together["difference"] == pytest.approx(apart["difference"])
     assert together["high"] - together["low"] < (apart["high"] - apart["low"]) / 3
 
@@ -172,7 +176,7 @@ def test_an_image_of_the_second_side_alone_is_named(poor, good):
 
 @pytest.mark.parametrize(
     "compare",
-    [paired, generalisation_gap, lambda a, b, *options: seed_summary({1: a, 2: b}, *options)],
+    [paired, gap, lambda a, b, *options: seed_summary([a, b], *options)],
 )
 def test_unknown_metrics_and_mixed_parts_are_refused(poor, compare):
     with pytest.raises(ValueError, match="unknown metric 'acuracy'; allowed: accuracy, "):
@@ -224,7 +228,7 @@ def test_holm_refuses_what_is_no_p_value():
 
 def test_every_pair_of_experiments(experiments):
     bootstrap = Bootstrap(200)
-    table = compare_experiments(experiments, bootstrap)
+    table = compare_experiments({name: [f] for name, f in experiments.items()}, bootstrap)
     parts = []
     for names in combinations(experiments, 2):
         alone = paired(*(experiments[name] for name in names), bootstrap)
@@ -236,7 +240,7 @@ def test_every_pair_of_experiments(experiments):
 
 
 def test_a_single_experiment_has_no_pairs(poor):
-    assert compare_experiments({"E1": poor}, BOOTSTRAP).empty
+    assert compare_experiments({"E1": [poor]}, BOOTSTRAP).empty
     with pytest.raises(ValueError, match="no predictions"):
         compare_experiments({}, BOOTSTRAP)
 
@@ -247,25 +251,25 @@ def test_a_single_experiment_has_no_pairs(poor):
 def test_generalisation_gap_is_the_textbooks(predicted):
     inside = predicted(LARGE, seed=1, skill=1.4, views=1)
     outside = predicted((300, 500, 100), seed=2, skill=1, views=1)
-    row = generalisation_gap(inside, outside, BOOTSTRAP, ["accuracy"]).iloc[0]
-    gap = correct(inside).mean() - correct(outside).mean()
+    row = gap(inside, outside, BOOTSTRAP, ["accuracy"]).iloc[0]
+    lost = correct(inside).mean() - correct(outside).mean()
     variances = [variance_of_mean(correct(frame), labels(frame)) for frame in (inside, outside)]
     half = 1.96 * np.sqrt(sum(variances))
     assert row["inside"] == pytest.approx(correct(inside).mean())
     assert row["outside"] == pytest.approx(correct(outside).mean())
-    assert row["difference"] == pytest.approx(gap)
-    assert row["low"] == pytest.approx(gap - half, abs=half / 10)
-    assert row["high"] == pytest.approx(gap + half, abs=half / 10)
+    assert row["difference"] == pytest.approx(lost)
+    assert row["low"] == pytest.approx(lost - half, abs=half / 10)
+    assert row["high"] == pytest.approx(lost + half, abs=half / 10)
 
 
 def test_the_two_sets_are_drawn_independently(good):
-    row = generalisation_gap(good, good, Bootstrap(seed=1), ["accuracy"]).iloc[0]
+    row = gap(good, good, Bootstrap(seed=1), ["accuracy"]).iloc[0]
     table = bootstrap_metrics(labels(good), probabilities(good), good["group"], BOOTSTRAP)
     single = table.loc["accuracy"]
     width = (row["high"] - row["low"]) / (single["high"] - single["low"])
     assert row["difference"] == 0
     assert width == pytest.approx(np.sqrt(2), rel=0.1)
-    first, again, other = (generalisation_gap(good, good, Bootstrap(50, seed=s)) for s in (1, 1, 2))
+    first, again, other = (gap(good, good, Bootstrap(50, seed=s)) for s in (1, 1, 2))
     assert first.equals(again)
     assert not first.equals(other)
 
@@ -330,13 +334,20 @@ def seeds(predicted):
     return {seed: predicted(SIZES, seed, skill=1.0) for seed in (42, 43, 44)}
 
 
-def test_seed_summary_is_that_of_a_plain_loop(seeds):
+def test_the_figures_of_several_trainings_are_those_of_a_plain_loop(seeds):
+    """Study groups and trainings are drawn in each replicate, two of three trainings."""
     bootstrap = Bootstrap(150, seed=7)
-    table = seed_summary(seeds, bootstrap, ["accuracy", "auc/Malignant"])
-    frame = seeds[42]
-    y = labels(frame)
-    weights = bootstrap.weights(y, frame["group"])[1:]
-    loop = [np.mean([np.average(correct(f), weights=w) for f in seeds.values()]) for w in weights]
+    table = seed_summary(list(seeds.values()), bootstrap, ["accuracy", "auc/Malignant"])
+    y = labels(seeds[42])
+    weights = bootstrap.weights(y, seeds[42]["group"])[1:]
+    shares = bootstrap.shares(3)[1:]
+    loop = [
+        sum(
+            s * np.average(correct(f), weights=w)
+            for f, s in zip(seeds.values(), share, strict=True)
+        )
+        for w, share in zip(weights, shares, strict=True)
+    ]
     row = table.iloc[0]
     accuracies = [correct(f).mean() for f in seeds.values()]
     assert (row["seeds"], row["mean"]) == (3, pytest.approx(np.mean(accuracies)))
@@ -346,29 +357,75 @@ def test_seed_summary_is_that_of_a_plain_loop(seeds):
     assert table.loc[1, "mean"] == pytest.approx(np.mean(aucs))
 
 
+def test_the_variance_over_images_and_trainings_is_that_of_all_draws(predicted):
+    """By hand: the law of total variance over each of the 9 ways to draw 2 of 3 trainings."""
+    frames = [predicted(SIZES, seed, skill=1.0, views=1) for seed in (1, 2, 3)]
+    hits, y = np.stack([correct(frame) for frame in frames]), labels(frames[0])
+    drawn = [hits[list(pair)].mean(axis=0) for pair in product(range(3), repeat=2)]
+    over_images = np.mean([variance_of_mean(values, y) for values in drawn])
+    over_trainings = np.var([values.mean() for values in drawn])
+    row = seed_summary(frames, Bootstrap(20_000), ["accuracy"]).iloc[0]
+    sd = (row["high"] - row["low"]) / (2 * 1.96)
+    assert sd**2 == pytest.approx(over_images + over_trainings, rel=0.05)
+    # Drawing one fewer than there are gives trainings the variance of a mean of them.
+    assert over_trainings == pytest.approx(hits.mean(axis=1).var(ddof=1) / 3)
+
+
+def test_the_interval_covers_other_images_and_other_trainings(predicted):
+    """Where trainings differ a lot, the interval of one alone misses too often."""
+    rng, bootstrap = np.random.default_rng(0), Bootstrap(99)
+    truth = np.mean([correct(predicted((999,) * 3, 0, s)).mean() for s in rng.normal(1, 0.2, 99)])
+    covered = {1: [], 5: []}
+    for study in range(40):
+        frames = [
+            predicted((50,) * 3, [study, number], skill, views=1)
+            for number, skill in enumerate(rng.normal(1, 0.2, 5))
+        ]
+        for trainings, found in covered.items():
+            row = seed_summary(frames[:trainings], bootstrap, ["accuracy"]).iloc[0]
+            found.append(row["low"] <= truth <= row["high"])
+    print({trainings: np.mean(found) for trainings, found in covered.items()})
+    assert np.mean(covered[1]) < 0.85 < 0.9 <= np.mean(covered[5])
+
+
+def test_a_difference_is_of_all_trainings_drawn_apart(seeds, predicted):
+    bootstrap = Bootstrap(150)
+    first, second = list(seeds.values()), [predicted(SIZES, s, skill=1.4) for s in (1, 2)]
+    row = compare_experiments({"a": first, "b": second}, bootstrap, ["accuracy"]).iloc[0]
+    weights = bootstrap.weights(labels(first[0]), first[0]["group"])
+    means = []
+    for number, frames in enumerate((first, second)):
+        accuracy = np.stack([weights @ correct(f) / weights.sum(axis=1) for f in frames], axis=1)
+        means.append((accuracy * bootstrap.shares(len(frames), number)).sum(axis=1))
+    difference = means[1] - means[0]
+    assert row["difference"] == pytest.approx(difference[0])
+    assert row["first"] == pytest.approx(np.mean([correct(f).mean() for f in first]))
+    assert (row["low"], row["high"]) == pytest.approx(np.percentile(difference[1:], [2.5, 97.5]))
+    same = compare_experiments({"a": first, "b": first}, bootstrap, ["accuracy"]).iloc[0]
+    assert same["low"] < 0 == same["difference"] < same["high"]
+
+
 def test_one_seed_has_its_own_interval_and_no_sd(good):
-    table = seed_summary({42: good}, Bootstrap(100)).set_index("metric")
+    table = seed_summary([good], Bootstrap(100)).set_index("metric")
     assert table["sd"].isna().all()
     y, p = labels(good), probabilities(good)
     alone = bootstrap_metrics(y, p, good["group"], Bootstrap(100)).loc[list(METRICS)]
     np.testing.assert_allclose(table[["mean", "low", "high"]], alone)
 
 
-def test_the_ensembles_figures_are_those_of_its_predictions(seeds):
-    table = seed_summary(seeds, Bootstrap(100)).set_index("metric")
-    ensemble = ensemble_predictions(list(seeds.values()))
-    alone = bootstrap_metrics(
-        labels(ensemble), probabilities(ensemble), ensemble["group"], Bootstrap(100)
-    )
-    ends = table[["ensemble", "ensemble_low", "ensemble_high"]]
-    np.testing.assert_allclose(ends, alone.loc[list(METRICS)])
-
-
 def test_seeds_of_other_images_are_refused(seeds):
-    with pytest.raises(ValueError, match="test-0173 is in seed 42 but not in seed 44"):
-        seed_summary(seeds | {44: seeds[44][:-1]}, BOOTSTRAP)
+    with pytest.raises(ValueError, match="test-0173 is in training 1 but not in training 3"):
+        seed_summary([seeds[42], seeds[43], seeds[44][:-1]], BOOTSTRAP)
     with pytest.raises(ValueError, match="no predictions"):
-        seed_summary({}, BOOTSTRAP)
+        seed_summary([], BOOTSTRAP)
+
+
+def test_an_image_may_stand_in_the_val_of_several_folds(seeds):
+    folds = [pd.concat([f.assign(fold=1), f.assign(fold=2)]) for f in seeds.values()]
+    table = seed_summary(folds, Bootstrap(20), ["accuracy"])
+    assert table.loc[0, "mean"] == pytest.approx(np.mean([correct(f).mean() for f in folds]))
+    with pytest.raises(ValueError, match=r"test-0000 \(fold 1\) is in training 2 but not in"):
+        seed_summary([folds[0][1:], folds[1]], BOOTSTRAP)
 
 
 def test_ensemble_is_the_mean_of_the_probabilities(seeds, tmp_path):

@@ -204,10 +204,10 @@ DRAWN = {
     "selective prediction": lambda _, test, b: selective_prediction(test, b),
     "subgroups": lambda _, test, b: subgroup_table(test, test.set_index("image_id")[["center"]], b),
     "differences": lambda val, test, b: compare_experiments(
-        {"a": test, "b": val.assign(image_id=test["image_id"], part="test")}, b
+        {"a": [test], "b": [val.assign(image_id=test["image_id"], part="test")]}, b
     ),
-    "gap": generalisation_gap,
-    "seeds": lambda _, test, b: seed_summary({1: test, 2: test}, b),
+    "gap": lambda val, test, b: generalisation_gap([val], [test], b),
+    "seeds": lambda _, test, b: seed_summary([test, test], b),
     "localisation": lambda _, test, b: localised(test, b),
 }
 """What has bootstrapped intervals: name → its table, from val, test and the bootstrap."""
@@ -238,3 +238,17 @@ def test_the_level_reaches_every_interval(both, make):
 @pytest.mark.parametrize("make", DRAWN.values(), ids=DRAWN)
 def test_the_number_of_replicates_reaches_every_interval(both, make):
     np.testing.assert_array_equal(*ends(make(*both, Bootstrap(1))))
+
+
+def test_trainings_are_drawn_as_shares_of_their_mean():
+    bootstrap = Bootstrap(4000)
+    shares = bootstrap.shares(3)
+    assert shares.shape == (4001, 3)
+    np.testing.assert_allclose(shares[0], 1 / 3)
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    assert set(np.unique(shares[1:])) == {0, 0.5, 1}
+    # The variance of the mean of three: s²/3.
+    values = np.array([0.1, 0.5, 0.6])
+    assert (shares[1:] @ values).var() == pytest.approx(values.var(ddof=1) / 3, rel=0.05)
+    assert (bootstrap.shares(1) == 1).all()
+    assert not np.array_equal(shares, bootstrap.shares(3, number=1))

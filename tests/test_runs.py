@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from btxrd.evaluation import Bootstrap
-from btxrd.evaluation.comparisons import METRICS, holm, seed_summary
+from btxrd.evaluation.comparisons import METRICS, compare_experiments, holm, seed_summary
 from btxrd.evaluation.runs import (
     COMPARED,
     COMPARISON_COLUMNS,
@@ -14,13 +14,12 @@ from btxrd.evaluation.runs import (
     comparison_table,
     differences_from,
     recommend,
-    run_figures,
-    seed_table,
+    seed_figures,
     success_table,
 )
 from btxrd.evaluation.summary import summarise
 from btxrd.files import write_csv, write_json
-from btxrd.params import RunParams
+from btxrd.params import ResultParams
 from btxrd.predictions import write_predictions
 
 FEW = Bootstrap(200)
@@ -31,9 +30,10 @@ def intervals(*values):
     return {name: [v, v - 0.1, v + 0.1] for name, v in zip(COMPARED, values, strict=True)}
 
 
-def write_run(study, experiment, split, metrics, seed=42, **training):
-    params = RunParams(experiment=experiment, split=split, seed=seed, training=training)
-    folder = study / "runs" / experiment / split / f"seed-{seed}"
+def write_run(study, experiment, split, metrics, seed=42, fold=None, **training):
+    place = {"experiment": experiment, "split": split, "fold": fold, "seed": seed}
+    params = ResultParams(**place, study_dir=str(study), training=training)
+    folder = params.run_dir
     write_json(folder / "run.json", {"status": "finished", "parameters": params.model_dump()})
     write_json(folder / "metrics.json", metrics)
     return folder
@@ -61,7 +61,13 @@ def study(tmp_path):
 
 @pytest.fixture
 def comparison(study):
-    return comparison_table(collect_runs(study)).set_index("Experiment ID", drop=False)
+    return compare(study)
+
+
+def compare(study):
+    runs = collect_runs(study)
+    table = comparison_table(runs, seed_figures(runs, study, FEW))
+    return table.set_index("Experiment ID", drop=False)
 
 
 def test_the_first_ten_columns_are_the_specifications(comparison):
@@ -87,15 +93,7 @@ def test_the_recommendation_is_read_on_validation(comparison):
     assert recommend(comparison) == "tied_on_val"
     assert recommend(comparison.drop("tied_on_val")) == "best_on_val"
     assert recommend(comparison.loc[["broken"]]) is None
-    assert recommend(comparison_table([])) is None
-
-
-def test_seeds_are_averaged(study):
-    metrics = {"test": {"n": 60, "intervals": intervals(0.8, 0.8, 0.8)}}
-    write_run(study, "best_on_val", "stratified", metrics, seed=7)
-    row = comparison_table(collect_runs(study)).set_index("Experiment ID").loc["best_on_val"]
-    assert row["Stratified Accuracy"] == pytest.approx(0.7)
-    assert row["Seeds"] == 2
+    assert recommend(comparison_table([], seed_figures([], "", FEW))) is None
 
 
 def test_success_criteria_are_checked(comparison):
@@ -107,30 +105,29 @@ def test_success_criteria_are_checked(comparison):
 
 
 def test_the_figures_of_every_run_have_their_intervals(study):
-    test, val = (
-        run_figures(collect_runs(study), part).set_index(["experiment", "split"])
-        for part in ("test", "val")
-    )
+    figures = seed_figures(collect_runs(study), study, FEW).set_index(["experiment", "split"])
+    test, val = (figures[figures["part"] == part] for part in ("test", "val"))
     assert len(test) == len(val) == 5
     row = test.loc[("tied_on_val", "center")]
     assert row[["n", "macro_auc", "macro_auc_low"]].tolist() == [60, 0.55, pytest.approx(0.45)]
+    assert (row["seeds"], np.isnan(row["macro_auc_sd"])) == ("1", True)
     assert val.loc[("tied_on_val", "center"), "accuracy_high"] == pytest.approx(0.85)
     broken = test.loc[("broken", "stratified")]
-    assert broken.drop("status").isna().sum() == len(broken) - 2  # all but the seed
-    assert broken["status"] == "failed"
+    assert broken.drop(["part", "seeds", "status"]).isna().all()
+    assert (broken["seeds"], broken["status"]) == ("0", "failed")
 
 
 @pytest.fixture
 def trained(tmp_path, predicted):
     """Add a run with predictions: of more skill, the same images for the same split."""
 
-    def add(experiment, split="stratified", skill=1.0, seed=42, **training):
-        frame = predicted((30, 30, 30), [seed, int(100 * skill)], skill, views=1)
+    def add(experiment, split="stratified", skill=1.0, seed=42, fold=None, **training):
+        frame = predicted((30, 30, 30), [len(str(seed)), int(100 * skill)], skill, views=1)
         frame["image_id"] = split + frame["image_id"]
-        folder = write_run(
-            tmp_path, experiment, split, summarise(frame, Bootstrap(9)), seed, **training
-        )
-        write_predictions(folder / "predictions.csv", frame)
+        metrics = summarise(frame, Bootstrap(9))
+        folder = write_run(tmp_path, experiment, split, metrics, seed, fold, **training)
+        both = [frame, frame.assign(part="val")]
+        write_predictions(folder / "predictions.csv", pd.concat(both, ignore_index=True))
         return frame
 
     return add
@@ -228,26 +225,71 @@ def test_differences_are_turned_to_the_experiment_in_question(trained, tmp_path)
 
 
 def test_several_seeds_have_their_mean_spread_and_ensemble(trained, tmp_path):
-    frames = {42: trained("good")}
-    trained("poor")
-    assert seed_table(collect_runs(tmp_path), tmp_path, FEW).empty
-    frames[7] = trained("good", seed=7)
-    table = seed_table(collect_runs(tmp_path), tmp_path, FEW)
-    expected = seed_summary({7: frames[7], 42: frames[42]}, FEW)
-    pd.testing.assert_frame_equal(table[expected.columns], expected)
-    assert (table[["experiment", "split"]] == ["good", "stratified"]).all(axis=None)
-    # Of several seeds, the first is compared.
-    differences = compare_runs(tmp_path, FEW)["differences.csv"].set_index("metric")
-    first = summarise(frames[7], Bootstrap(9))["test"]["accuracy"]
-    assert differences.loc["accuracy", "first"] == pytest.approx(first)
+    frames = [trained("good", seed=7), trained("good", seed=42, skill=1.2)]
+    poor = trained("poor", skill=0.5)
+    ensemble = trained("good", seed="ensemble", skill=1.5)
+    figures = compare_runs(tmp_path, FEW)["figures.csv"].query("part == 'test'")
+    assert figures[["experiment", "seeds"]].to_numpy().tolist() == [
+        ["good", "2"],
+        ["good", "ensemble"],
+        ["poor", "1"],
+    ]
+    means, together, alone = (row for _, row in figures.iterrows())
+    for metric, row in seed_summary(frames, FEW).set_index("metric").iterrows():
+        if metric in COMPARED:
+            ends = [means[f"{metric}{end}"] for end in ("", "_low", "_high", "_sd")]
+            assert ends == pytest.approx(row[["mean", "low", "high", "sd"]].tolist())
+    for row, frame in ((together, ensemble), (alone, poor)):
+        expected = summarise(frame, Bootstrap(9))["test"]["intervals"]["accuracy"]
+        assert [row[f"accuracy{end}"] for end in ("", "_low", "_high")] == pytest.approx(expected)
+    # Both its seeds are compared, not the ensemble.
+    differences = compare_runs(tmp_path, FEW)["differences.csv"]
+    expected = compare_experiments({"good": frames, "poor": [poor]}, FEW)
+    pd.testing.assert_frame_equal(differences[expected.columns], expected)
+
+
+def test_several_seeds_are_one_row_of_the_comparison(trained, tmp_path):
+    accuracies = [
+        summarise(trained("good", seed=seed, skill=skill), Bootstrap(9))["test"]["accuracy"]
+        for seed, skill in ((7, 1.0), (42, 2.0))
+    ]
+    trained("good", seed="ensemble")
+    row = compare(tmp_path).loc["good"]
+    assert row["Stratified Accuracy"] == pytest.approx(np.mean(accuracies))
+    assert row["Stratified Accuracy Low"] < min(accuracies)
+    assert row["Seeds"] == 2
+
+
+def test_seeds_that_differ_in_more_are_refused_by_name(trained, tmp_path):
+    trained("good")
     trained("good", seed=8, epochs=99)
-    with pytest.raises(ValueError, match=r"training\.epochs is 50 and 99; only seed may differ"):
-        seed_table(collect_runs(tmp_path), tmp_path, FEW)
+    with pytest.raises(ValueError, match=r"training\.epochs is 99 and 50; only seed may differ"):
+        compare_runs(tmp_path, FEW)
+
+
+def test_a_split_of_several_folds_is_its_pool(trained, tmp_path):
+    for fold in (1, 2):
+        trained("good", "grouped_cv", skill=0.2, fold=fold)
+    pool = trained("good", "grouped_cv", skill=2.0, fold="pooled")
+    other = trained("poor", "grouped_cv", skill=0.5, fold="pooled")
+    runs = collect_runs(tmp_path)
+    assert [(r.fold, r.seed, r.is_whole, r.is_pool) for r in runs[:3]] == [
+        (1, 42, False, False),
+        (2, 42, False, False),
+        ("pooled", 42, True, True),
+    ]
+    row = compare(tmp_path).loc["good"]
+    expected = summarise(pool, Bootstrap(9))["test"]["accuracy"]
+    assert row["Grouped CV Accuracy"] == pytest.approx(expected)
+    assert row["Seeds"] == 1
+    differences = compare_runs(tmp_path, FEW)["differences.csv"]
+    assert set(differences["split"]) == {"grouped_cv"}
+    expected = compare_experiments({"good": [pool], "poor": [other]}, FEW)
+    pd.testing.assert_frame_equal(differences[expected.columns], expected)
 
 
 def test_a_study_without_runs_has_empty_tables(tmp_path):
     tables = compare_runs(tmp_path, FEW)
     assert all(table.empty for table in tables.values())
     assert differences_from(tables["differences.csv"], "good").empty
-    assert run_figures([]).empty
-    assert seed_table([], tmp_path, FEW).empty
+    assert seed_figures([], tmp_path, FEW).empty

@@ -1,6 +1,7 @@
 """What the reports say in words, and that the figures in it are computed."""
 
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,19 @@ from btxrd.data.table import SUBTYPE_COLUMNS, VIEW_COLUMNS
 from btxrd.evaluation import Bootstrap
 from btxrd.evaluation.localisation import SCORES, SOURCES, localisation_table
 from btxrd.evaluation.runs import COMPARED, RunResult
+from btxrd.params import ResultParams
 from btxrd.predictions import predictions_frame
 from btxrd.report.sentences import (
     case_titles,
     leakage_finding,
     localisation_finding,
+    pool_note,
     provenance_note,
     recommendation,
     run_line,
+    runs_note,
+    seeds_note,
+    strongest_baseline,
 )
 
 LEAKAGE = pd.DataFrame({"strategy": ["stratified"], "part": ["test"], "sibling_share": [0.6]})
@@ -42,6 +48,7 @@ def result(split, value, status="finished", error=None):
         path=Path("runs/E1") / split / "seed-42",
         experiment="E1",
         split=split,
+        fold=None,
         seed=42,
         status=status,
         error=error,
@@ -55,8 +62,17 @@ def result(split, value, status="finished", error=None):
 RUNS = [result("stratified", 0.75), result("center", 0.55)]
 
 
-def test_the_recommendation_is_computed_from_the_runs():
-    sentence = recommendation("E1", RUNS, LEAKAGE, SHORTCUTS, GAPS)
+def compared(stratified=0.75, center=0.55):
+    row = {"Experiment ID": "E1", "Stratified Val Accuracy": stratified}
+    for split, value in (("Stratified", stratified), ("Center-Holdout", center)):
+        for title in COMPARED.values():
+            ends = {"": value, " Low": value - 0.1, " High": value + 0.1}
+            row |= {f"{split} {title}{end}": found for end, found in ends.items()}
+    return pd.DataFrame([row])
+
+
+def test_the_recommendation_is_computed_from_the_comparison():
+    sentence = recommendation("E1", compared(), LEAKAGE, SHORTCUTS, GAPS)
     for words in (
         "**Recommended: E1**",
         "*validation* set (0.750)",
@@ -65,20 +81,22 @@ def test_the_recommendation_is_computed_from_the_runs():
         "a gap of +0.200 (+0.100 to +0.300); the interval does not include 0",
         "60% of the stratified test images",
         "(the file) reaches a macro AUC of 0.610",
+        "Left out of this is *sites* (0.950; notebook 01 counts it)",
     ):
         assert words in sentence
-    unsure = recommendation("E1", RUNS, LEAKAGE, SHORTCUTS, GAPS.assign(low=-0.1))
+    unsure = recommendation("E1", compared(), LEAKAGE, SHORTCUTS, GAPS.assign(low=-0.1))
     assert "the interval includes 0" in unsure
 
 
 def test_what_is_not_known_is_not_said():
-    sentence = recommendation("E1", RUNS[:1], LEAKAGE, SHORTCUTS, GAPS.head(0))
+    sentence = recommendation("E1", compared(center=np.nan), LEAKAGE, SHORTCUTS, GAPS.head(0))
     assert "other centers" not in sentence
     assert "gap" not in sentence
     refused = GAPS.assign(metric=None, difference=np.nan, low=np.nan, high=np.nan, note="lr")
-    assert "gap" not in recommendation("E1", RUNS, LEAKAGE, SHORTCUTS, refused)
-    for best, runs in ((None, RUNS), ("E1", RUNS[1:])):
-        assert "No experiment" in recommendation(best, runs, LEAKAGE, SHORTCUTS, GAPS)
+    assert "gap" not in recommendation("E1", compared(), LEAKAGE, SHORTCUTS, refused)
+    assert "No experiment" in recommendation(None, compared(), LEAKAGE, SHORTCUTS, GAPS)
+    blind = SHORTCUTS[SHORTCUTS["shortcut"] != "sites"]
+    assert "Left out" not in strongest_baseline(blind)
 
 
 def test_every_run_has_a_line_with_links_or_its_error():
@@ -90,6 +108,48 @@ def test_every_run_has_a_line_with_links_or_its_error():
     )
     broken = run_line(result("stratified", np.nan, "failed", "the kernel died"))
     assert broken.endswith("the kernel died ([error.txt](runs/E1/stratified/seed-42/error.txt))")
+
+
+@pytest.mark.parametrize(
+    ("fold", "seed", "words"),
+    [(3, 42, "fold 3, seed 42"), ("pooled", 42, "pooled, seed 42"), (None, "ensemble", "ensemble")],
+)
+def test_folds_and_pools_are_named(fold, seed, words):
+    line = run_line(replace(RUNS[0], fold=fold, seed=seed))
+    assert f"**E1**, stratified, {words}: finished" in line
+    assert ("training" in line) == (fold == 3)
+
+
+def test_only_what_is_evaluated_is_finished():
+    trained = replace(RUNS[0], status="by hand", metrics={})
+    by_hand = replace(RUNS[1], status="by hand")
+    failed = replace(RUNS[1], status="failed", metrics={})
+    assert runs_note([*RUNS, by_hand, trained, trained, failed]) == (
+        "3 of 6 runs finished, 2 trained but not evaluated."
+    )
+    pools = [replace(run, fold="pooled") for run in (RUNS[0], failed)]
+    assert runs_note([*RUNS, *pools]) == "2 of 2 runs finished; 1 of 2 pools made of them."
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [
+        (["1", "1"], "**One seed:** each experiment was trained once"),
+        (["3", "2", "ensemble"], "means over up to 3 trainings"),
+        ([], "**One seed:**"),
+    ],
+)
+def test_what_intervals_cover_is_said_by_the_number_of_seeds(seeds, words):
+    assert words in seeds_note(pd.DataFrame({"seeds": pd.Series(seeds, dtype=str)}))
+
+
+def test_what_a_pool_is_is_said_and_of_a_run_nothing():
+    run = {"experiment": "E1", "split": "grouped_cv", "fold": "pooled", "seed": "ensemble"}
+    note = pool_note(ResultParams(**run), {"runs": 10})
+    for words in ("from 10 runs", "means over the seeds", "each fold's own validation"):
+        assert words in note
+    assert "ensemble" not in pool_note(ResultParams(**run | {"seed": 1}), {"runs": 5})
+    assert pool_note(ResultParams(**run | {"fold": 2, "seed": 1}), {}) == ""
 
 
 def test_every_report_says_what_it_is_and_how_it_was_made(phantom):

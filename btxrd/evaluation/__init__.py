@@ -27,7 +27,9 @@ This package itself loads neither matplotlib nor torch. Methods are named by aut
 - Muhammad and Yeasin 2020, Eigen-CAM, arXiv:2008.00299
 - Naeini et al. 2015, Expected calibration error, AAAI
 - Nguyen and O'Connor 2015, Posterior calibration, EMNLP
+- Owen 2007, The pigeonhole bootstrap, Ann. Appl. Stat. 1:386
 - Prechelt 1998, Early stopping, but when?
+- Rao and Wu 1988, Resampling inference with complex survey data, J. Am. Stat. Assoc. 83:231
 - Selvaraju et al. 2017, Grad-CAM, ICCV
 - Tejani et al. 2024, CLAIM 2024, Radiol. Artif. Intell. 6:e240300
 - Vickers and Elkin 2006, Decision curve analysis, Med. Decis. Making 26:565

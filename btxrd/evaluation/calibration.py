@@ -16,7 +16,13 @@ from scipy.stats import binomtest
 from btxrd import CLASS_NAMES
 from btxrd.evaluation.intervals import Bootstrap
 from btxrd.evaluation.metrics import cumulative_weights, ratio
-from btxrd.predictions import LOGIT_COLUMNS, labels, predictions_frame, probabilities
+from btxrd.predictions import (
+    LOGIT_COLUMNS,
+    fold_pairs,
+    labels,
+    predictions_frame,
+    probabilities,
+)
 
 __all__ = [
     "TEMPERATURE_BOUNDS",
@@ -26,6 +32,7 @@ __all__ = [
     "calibration_summary",
     "expected_calibration_error",
     "fit_temperature",
+    "fitted_temperatures",
     "reliability_table",
     "reliability_tables",
     "selective_prediction",
@@ -76,17 +83,35 @@ def _logits(frame: pd.DataFrame) -> Floats:
     return frame[list(LOGIT_COLUMNS)].to_numpy(np.float64)
 
 
-def apply_temperature(frame: pd.DataFrame, temperature: float) -> pd.DataFrame:
+def fitted_temperatures(val: pd.DataFrame, test: pd.DataFrame) -> Floats:
+    """Return the temperature of each test image, fitted on val; in a pool on its own fold's: (n,).
+
+    Raises:
+        ValueError: `val`, or that of a fold, is empty.
+    """
+    temperatures = np.empty(len(test))
+    for rows, own in fold_pairs(val, test):
+        temperatures[own] = fit_temperature(rows)
+    return temperatures
+
+
+def apply_temperature(frame: pd.DataFrame, temperature: ArrayLike) -> pd.DataFrame:
     """Divide the logits of predictions by a temperature, and recompute the probabilities.
 
     No predicted class changes, nor does the frame's index.
 
+    Args:
+        temperature: of all images, or (n,) of each.
+
     Raises:
-        ValueError: the temperature is not finite or not above 0.
+        ValueError: a temperature is not finite or not above 0.
     """
-    if not (np.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature must be finite and above 0, found {temperature}")
-    return predictions_frame(frame, _logits(frame) / temperature).set_axis(frame.index)
+    divisor = np.asarray(temperature, dtype=np.float64)
+    wrong = ~(np.isfinite(divisor) & (divisor > 0))
+    if wrong.any():
+        raise ValueError(f"temperature must be finite and above 0, found {divisor[wrong][0]}")
+    logits = _logits(frame) / divisor.reshape(-1, 1)
+    return predictions_frame(frame, logits).set_axis(frame.index)
 
 
 def expected_calibration_error(
@@ -199,17 +224,17 @@ def calibration_summary(
 
     Returns:
         Two rows an outcome: `outcome`, `n` images, `positive` ones of them, `temperature` (held
-        fixed in the intervals), `when` (before or after it), `ece` and `brier` (one-vs-rest,
-        Brier 1950, in [0, 1]) with their ends.
+        fixed in the intervals; in a pool the mean over the images), `when` (before or after it),
+        `ece` and `brier` (one-vs-rest, Brier 1950, in [0, 1]) with their ends.
 
     Raises:
         ValueError: `val` or `test` is empty.
     """
-    temperature = fit_temperature(val)
+    temperatures = fitted_temperatures(val, test)
     weights = bootstrap.weights(labels(test), test["group"])
     outcomes = {
         "before": calibration_outcomes(test),
-        "after": calibration_outcomes(apply_temperature(test, temperature)),
+        "after": calibration_outcomes(apply_temperature(test, temperatures)),
     }
     rows = []
     for name in outcomes["before"]:
@@ -218,7 +243,7 @@ def calibration_summary(
             ece = expected_calibration_error(happened, chances, weights)
             brier = weights @ (chances - happened) ** 2 / weights.sum(axis=1)
             row = {"outcome": name, "n": len(happened), "positive": int(happened.sum())}
-            row |= {"temperature": temperature, "when": when}
+            row |= {"temperature": temperatures.mean(), "when": when}
             row |= bootstrap.columns("ece", ece, "ece_")
             rows.append(row | bootstrap.columns("brier", brier, "brier_"))
     return pd.DataFrame(rows)

@@ -1,9 +1,14 @@
 """Differences between predictions: of experiments, of test sets and of seeds, and how sure.
 
+An experiment is its trainings: one or several that differ in nothing but their seed. Its figure
+is the mean over them. Intervals are of images and of trainings: each bootstrap replicate draws
+study groups and, independently, trainings.
+
 Two experiments are compared on the same images, so both are weighted by the same bootstrap
-replicates: what makes an image hard for both cancels out of the difference. Every frame holds
-one part of its predictions; images may stand in any order. An image that only one side has, or
-whose part, group or label differs, mixed parts and unknown metrics are a ValueError.
+replicates: what makes an image hard for both cancels out of the difference. Trainings of
+different experiments have nothing in common, whatever their seeds, and are drawn apart. Every
+frame holds one part of its predictions; images may stand in any order. An image that only one
+side has, or whose part, group or label differs, mixed parts and unknown metrics are a ValueError.
 """
 
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
@@ -50,7 +55,7 @@ Floats = NDArray[np.float64]
 
 
 def compare_experiments(
-    frames: Mapping[str, pd.DataFrame],
+    trainings: Mapping[str, Sequence[pd.DataFrame]],
     bootstrap: Bootstrap,
     metrics: Sequence[str] = METRICS,
 ) -> pd.DataFrame:
@@ -64,11 +69,14 @@ def compare_experiments(
         `first` and `second`, `difference` (second - first) with `low`, `high` and `p`, and
         `p_holm`, adjusted over all rows.
     """
-    aligned = _align(frames)
-    weights = _weights(next(iter(aligned.values())), bootstrap)
-    values = {name: _values(frame, weights, metrics) for name, frame in aligned.items()}
+    named = {name: _numbered(name, frames) for name, frames in trainings.items()}
+    aligned = _align({label: frame for group in named.values() for label, frame in group.items()})
+    values = {
+        name: _means([aligned[label] for label in group], bootstrap, metrics, number)
+        for number, (name, group) in enumerate(named.items())
+    }
     rows = []
-    for first, second in combinations(aligned, 2):
+    for first, second in combinations(values, 2):
         for metric in metrics:
             before, after = values[first][metric], values[second][metric]
             row = {"first_experiment": first, "second_experiment": second, "metric": metric}
@@ -80,12 +88,12 @@ def compare_experiments(
 
 
 def generalisation_gap(
-    inside: pd.DataFrame,
-    outside: pd.DataFrame,
+    inside: Sequence[pd.DataFrame],
+    outside: Sequence[pd.DataFrame],
     bootstrap: Bootstrap,
     metrics: Sequence[str] = METRICS,
 ) -> pd.DataFrame:
-    """Compare an experiment's figures on two different test sets.
+    """Compare an experiment's figures on two different test sets, of the trainings of each.
 
     Each set has a bootstrap of its own. Images that are in both are drawn independently all the
     same: the interval is then too wide rather than too narrow.
@@ -95,8 +103,8 @@ def generalisation_gap(
         outside: what is lost outside) with `low` and `high`.
     """
     own, foreign = (
-        _values(frame, _weights(frame, bootstrap.derived(number)), metrics)
-        for number, frame in enumerate((inside, outside))
+        _means(_align(_numbered(name, frames)).values(), bootstrap.derived(number), metrics)
+        for number, (name, frames) in enumerate({"inside": inside, "outside": outside}.items())
     )
     return pd.DataFrame(
         {"metric": metric, "inside": own[metric][0], "outside": foreign[metric][0]}
@@ -106,33 +114,23 @@ def generalisation_gap(
 
 
 def seed_summary(
-    frames: Mapping[int, pd.DataFrame], bootstrap: Bootstrap, metrics: Sequence[str] = METRICS
+    trainings: Sequence[pd.DataFrame], bootstrap: Bootstrap, metrics: Sequence[str] = METRICS
 ) -> pd.DataFrame:
-    """Describe the seeds of one experiment on one split.
-
-    Two uncertainties, kept apart: `sd` is how much training again changes a figure on these
-    images; `low` and `high` are how much other images would change the mean of these trainings.
-
-    Args:
-        frames: seed of the training → its predictions.
+    """Describe the trainings of one experiment on one split.
 
     Returns:
-        One row a metric: `metric`, `seeds` (how many), `mean` with `low` and `high`, `sd` (of a
-        sample, n - 1; NaN for one seed), and `ensemble` with its ends: the same metric of
-        `ensemble_predictions`.
+        One row a metric: `metric`, `seeds` (how many), `mean` with `low` and `high`, which cover
+        other images and other trainings, and `sd`: how much training again changes the figure on
+        these images (of a sample, n - 1; NaN for one seed).
     """
-    aligned = _align({f"seed {number}": frame for number, frame in frames.items()})
-    weights = _weights(next(iter(aligned.values())), bootstrap)
-    values = [_values(frame, weights, metrics) for frame in aligned.values()]
-    ensemble = _values(ensemble_predictions(list(aligned.values())), weights, metrics)
-    rows = []
-    for metric in metrics:
-        by_seed = np.stack([value[metric] for value in values])
-        sd = by_seed[:, 0].std(ddof=1) if len(by_seed) > 1 else np.nan
-        row = {"metric": metric, "seeds": len(by_seed)}
-        row |= bootstrap.columns("mean", by_seed.mean(axis=0)) | {"sd": sd}
-        rows.append(row | bootstrap.columns("ensemble", ensemble[metric], "ensemble_"))
-    return pd.DataFrame(rows)
+    aligned = _align(_numbered("training", trainings)).values()
+    shares = bootstrap.shares(len(aligned))
+    return pd.DataFrame(
+        {"metric": metric, "seeds": len(aligned)}
+        | bootstrap.columns("mean", (shares * values).sum(axis=1))
+        | {"sd": values[0].std(ddof=1) if len(aligned) > 1 else np.nan}
+        for metric, values in _by_training(aligned, bootstrap, metrics).items()
+    )
 
 
 def ensemble_predictions(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -213,11 +211,11 @@ def _align(frames: Mapping[Hashable, pd.DataFrame]) -> dict[Hashable, pd.DataFra
     if not frames:
         raise ValueError("no predictions given, expected one frame or more")
     for name, frame in frames.items():
-        repeated = frame["image_id"].duplicated()
-        if repeated.any():
-            image_id = frame.loc[repeated, "image_id"].iloc[0]
+        places = _places(frame)
+        if places.has_duplicates:
+            image_id = places[places.duplicated()][0]
             raise ValueError(f"{image_id} stands more than once in {name}: give one part")
-    by_image = {name: frame.set_index("image_id") for name, frame in frames.items()}
+    by_image = {name: frame.set_index(_places(frame)) for name, frame in frames.items()}
     source, reference = next(iter(by_image.items()))
     for name, frame in by_image.items():
         alone = reference.index.symmetric_difference(frame.index)
@@ -233,7 +231,20 @@ def _align(frames: Mapping[Hashable, pd.DataFrame]) -> dict[Hashable, pd.DataFra
                 own, other = (rows.loc[image_id, column] for rows in (reference, ordered))
                 found = f"{own} in {source} and {other} in {name}"
                 raise ValueError(f"the {column} of {image_id} differs: {found}")
-    return {name: frame.reset_index() for name, frame in by_image.items()}
+    return {name: frame.reset_index(drop=True) for name, frame in by_image.items()}
+
+
+def _places(frame: pd.DataFrame) -> pd.Index:
+    """Name each row by its image, and in the predictions of a pool by the fold that made it."""
+    fold = " (fold " + frame["fold"].astype(str) + ")" if "fold" in frame else ""
+    return pd.Index(frame["image_id"] + fold)
+
+
+def _numbered(name: str, frames: Sequence[pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Name the trainings of an experiment; a single one by the experiment alone."""
+    if len(frames) == 1:
+        return {name: frames[0]}
+    return {f"{name} {number}": frame for number, frame in enumerate(frames, start=1)}
 
 
 def _weights(frame: pd.DataFrame, bootstrap: Bootstrap) -> Floats:
@@ -241,6 +252,27 @@ def _weights(frame: pd.DataFrame, bootstrap: Bootstrap) -> Floats:
     if len(parts) > 1:
         raise ValueError(f"predictions of {' and '.join(parts)} are mixed: give one part")
     return bootstrap.weights(labels(frame), frame["group"])
+
+
+def _means(
+    frames: Collection[pd.DataFrame], bootstrap: Bootstrap, metrics: Sequence[str], number: int = 0
+) -> dict[str, Floats]:
+    """Return the mean of each metric over trainings, which each replicate draws anew: (1 + R,).
+
+    Draws of trainings with different numbers are independent.
+    """
+    shares = bootstrap.shares(len(frames), number)
+    values = _by_training(frames, bootstrap, metrics)
+    return {metric: (shares * values[metric]).sum(axis=1) for metric in metrics}
+
+
+def _by_training(
+    frames: Collection[pd.DataFrame], bootstrap: Bootstrap, metrics: Sequence[str]
+) -> dict[str, Floats]:
+    """Return each metric of each of S trainings, on the same draws of images: (1 + R, S)."""
+    weights = _weights(next(iter(frames)), bootstrap)
+    values = [_values(frame, weights, metrics) for frame in frames]
+    return {metric: np.stack([value[metric] for value in values], axis=1) for metric in metrics}
 
 
 def _values(frame: pd.DataFrame, weights: Floats, metrics: Sequence[str]) -> dict[str, Floats]:

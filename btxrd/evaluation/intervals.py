@@ -83,6 +83,26 @@ class Bootstrap:
             multiplicity[1:, members] = _multiplicities(rng, self.replicates, len(members))
         return multiplicity[:, codes]
 
+    def shares(self, trainings: int, number: int = 0) -> Floats:
+        """Draw replicates of trainings (seeds), as the share of each in their mean.
+
+        One fewer than there are is drawn, with replacement, so that the mean of a replicate has
+        the variance s²/S, and not (S - 1)/S of it (Rao and Wu 1988). One training does not vary.
+        Together with `weights` it is the pigeonhole bootstrap (Owen 2007), which errs on the wide
+        side.
+
+        Args:
+            trainings: S, how many.
+            number: draws of different numbers are independent.
+
+        Returns:
+            (1 + R, S) float64 ≥ 0 whose rows sum to 1: first equal shares, then the replicates.
+        """
+        equal = np.full(trainings, 1 / trainings)
+        draws = max(1, trainings - 1)
+        rng = np.random.default_rng([self.seed, number + 1])
+        return np.vstack([equal, rng.multinomial(draws, equal, self.replicates) / draws])
+
     def estimate(self, values: Floats) -> tuple[Floats, Floats, Floats]:
         """Return the estimate and the low and high end of its interval; NaN where undefined.
 

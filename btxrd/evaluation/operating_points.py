@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from btxrd.evaluation.intervals import Bootstrap
 from btxrd.evaluation.metrics import ratio
-from btxrd.predictions import MALIGNANT, labels
+from btxrd.predictions import MALIGNANT, fold_pairs, labels
 
 __all__ = ["DECISION_THRESHOLDS", "decision_curve", "operating_points"]
 
@@ -33,7 +33,8 @@ def operating_points(
     """Choose a threshold on val for each wanted sensitivity, and apply it to test as it stands.
 
     The threshold is the highest at which the share of val's malignant images with
-    `p_Malignant` ≥ threshold reaches the target. Intervals hold it fixed: they lack the
+    `p_Malignant` ≥ threshold reaches the target. In a pool each fold has its own, chosen on its
+    val and applied to its test. Intervals hold it fixed: they lack the
     uncertainty of choosing it. PPV and NPV at another prevalence follow by Bayes' theorem (Altman
     and Bland 1994), which assumes that sensitivity and specificity do not change with it.
 
@@ -42,7 +43,8 @@ def operating_points(
         prevalences: shares of malignant images, between 0 and 1, for further PPV and NPV.
 
     Returns:
-        One row a target: `target`, `val_malignant_n`, `threshold`, `val_sensitivity`, `test_n`,
+        One row a target: `target`, `val_malignant_n`, `threshold` (in a pool the mean over its
+        folds, with `threshold_min` and `threshold_max`), `val_sensitivity`, `test_n`,
         `test_malignant_n`, and for test `sensitivity`, `specificity`, `ppv`, `npv` and
         `ppv@<prevalence>`, `npv@<prevalence>`, each with its ends; `note` says why a row lacks
         values: without malignant images, val has no threshold and test no figures.
@@ -52,30 +54,37 @@ def operating_points(
     """
     _refuse_outside(targets, "targets", closed=True)
     _refuse_outside(prevalences, "prevalences")
-    wanted = labels(val) == MALIGNANT, labels(test) == MALIGNANT
-    val_scores, test_scores = (part["p_Malignant"].to_numpy(np.float64) for part in (val, test))
-    notes = [
-        f"no malignant image in {name}"
-        for name, malignant in zip(("val", "test"), wanted, strict=True)
-        if not malignant.any()
+    pairs, malignant = fold_pairs(val, test), labels(test) == MALIGNANT
+    scores = test["p_Malignant"].to_numpy(np.float64)
+    # Of each fold: the probabilities of val's malignant images.
+    val_scores = [
+        rows.loc[labels(rows) == MALIGNANT, "p_Malignant"].to_numpy(np.float64) for rows, _ in pairs
     ]
+    lacking = {
+        "val" if len(pairs) == 1 else "the val of a fold": not all(map(len, val_scores)),
+        "test": not malignant.any(),
+    }
+    notes = [f"no malignant image in {part}" for part, lacks in lacking.items() if lacks]
     if notes:
         weights = np.full((2, len(test)), np.nan)
     else:
         weights = bootstrap.weights(labels(test), test["group"])
     rows = []
     for target in targets:
-        threshold = _threshold(val_scores[wanted[0]], target)
-        found = val_scores[wanted[0]] >= threshold
-        row = {
-            "target": target,
-            "val_malignant_n": len(found),
-            "threshold": threshold,
+        thresholds = [_threshold(chosen_on, target) for chosen_on in val_scores]
+        called = np.full(len(test), False)
+        for threshold, (_, own) in zip(thresholds, pairs, strict=True):
+            called[own] = scores[own] >= threshold
+        found = np.concatenate([s >= t for s, t in zip(val_scores, thresholds, strict=True)])
+        row = {"target": target, "val_malignant_n": len(found), "threshold": np.mean(thresholds)}
+        if len(pairs) > 1:
+            row |= {"threshold_min": min(thresholds), "threshold_max": max(thresholds)}
+        row |= {
             "val_sensitivity": found.mean() if len(found) else np.nan,
             "test_n": len(test),
-            "test_malignant_n": int(wanted[1].sum()),
+            "test_malignant_n": int(malignant.sum()),
         }
-        values = _values(wanted[1], test_scores >= threshold, weights, prevalences)
+        values = _values(malignant, called, weights, prevalences)
         for name, replicated in values.items():
             row |= bootstrap.columns(name, replicated, f"{name}_")
         rows.append(row | {"note": "; ".join(notes)})

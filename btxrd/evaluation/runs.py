@@ -1,11 +1,17 @@
-"""The runs of a study: gathered from their files, and compared with each other, fairly paired."""
+"""The runs of a study: gathered from their files, and compared with each other, fairly paired.
 
-from collections.abc import Iterator
+What is compared is whole: the runs of a split with a single fold, and the pools of one with
+several. Its seeds are the trainings of an experiment; an ensemble of them stands by itself.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations, groupby
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -34,8 +40,7 @@ __all__ = [
     "comparison_table",
     "differences_from",
     "recommend",
-    "run_figures",
-    "seed_table",
+    "seed_figures",
     "success_table",
 ]
 
@@ -44,6 +49,8 @@ SPLIT_TITLES = {
     "center": "Center-Holdout",
     "grouped": "Grouped",
     "random": "Random (leaks)",
+    "grouped_cv": "Grouped CV",
+    "center_cv": "Center CV",
 }
 COMPARED = {
     "accuracy": "Accuracy",
@@ -70,6 +77,10 @@ DIFFERENCE_COLUMNS = (
 )
 GAP_COLUMNS = ("experiment", "metric", "inside", "outside", "difference", "low", "high", "note")
 
+ENSEMBLE = "ensemble"
+ENDS = [f"{metric}{end}" for metric in COMPARED for end in ("", "_low", "_high", "_sd")]
+FIGURE_COLUMNS = ("part", "experiment", "split", "seeds", "n", *ENDS, "mean_iou", "status")
+
 CRITERIA = {
     "Stratified Accuracy": 0.75,
     "Center-Holdout Accuracy": 0.55,
@@ -81,10 +92,12 @@ CRITERIA = {
 
 @dataclass(frozen=True)
 class RunResult:
-    """What the files of one run say.
+    """What the files of one run, or pool of runs, say.
 
     Attributes:
         path: its folder, relative to the study's.
+        fold: of a split with several: its number, or "pooled".
+        seed: its number, or "ensemble".
         status: `finished`, `failed`, `running`, or `by hand` (notebooks run without the runner).
         error: one line, where it failed.
         parameters: resolved; empty where the run never began.
@@ -96,13 +109,24 @@ class RunResult:
     path: Path
     experiment: str
     split: str
-    seed: int
+    fold: int | Literal["pooled"] | None
+    seed: int | Literal["ensemble"]
     status: str
     error: str | None
     parameters: dict[str, Any]
     metrics: dict[str, dict[str, Any]]
     gradcam: pd.DataFrame | None
     training: dict[str, Any]
+
+    @property
+    def is_pool(self) -> bool:
+        """Whether it is several runs put together."""
+        return isinstance(self.fold, str) or self.seed == ENSEMBLE
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it predicts all that its split tests, and not one fold of it."""
+        return not isinstance(self.fold, int)
 
     def value(self, metric: str, part: str = "test") -> float:
         """Return the estimate of a flat metric name; NaN where there is none."""
@@ -122,21 +146,31 @@ class RunResult:
 
 
 def collect_runs(study_dir: str | Path) -> list[RunResult]:
-    """Read every run of a study, finished or not, in the order of their names."""
+    """Read every run and pool of a study, finished or not, in the order of their names."""
     study_dir = Path(study_dir)
-    folders = sorted(study_dir.glob("runs/*/*/seed-*"))
     # A folder that was moved aside is called seed-42.old-<time>.
-    return [_collect(f, study_dir) for f in folders if f.name.removeprefix("seed-").isdigit()]
+    where = re.compile(r"runs/[^/]+/[^/]+/((fold-\d+|pooled)/)?(seed-\d+|ensemble)")
+    paths = [folder.relative_to(study_dir) for folder in sorted(study_dir.glob("runs/**/"))]
+    return [_collect(path, study_dir) for path in paths if where.fullmatch(path.as_posix())]
 
 
-def _collect(folder: Path, study_dir: Path) -> RunResult:
+def _number(name: str) -> int | str:
+    """Return the number of `fold-3` or `seed-42`; what has none as it is."""
+    number = name.rpartition("-")[2]
+    return int(number) if number.isdigit() else name
+
+
+def _collect(path: Path, study_dir: Path) -> RunResult:
+    folder = study_dir / path
+    _, experiment, split, *fold, seed = path.parts
     record, training = read_json(folder / RUN_FILE), read_json(folder / "training.json")
     gradcam = folder / "gradcam.csv"
     return RunResult(
-        path=folder.relative_to(study_dir),
-        experiment=folder.parts[-3],
-        split=folder.parts[-2],
-        seed=int(folder.name.removeprefix("seed-")),
+        path=path,
+        experiment=experiment,
+        split=split,
+        fold=_number(fold[0]) if fold else None,
+        seed=_number(seed),
         status=record.get("status", "by hand"),
         error=record.get("error"),
         parameters=record.get("parameters") or training.get("parameters") or {},
@@ -153,41 +187,114 @@ def compare_runs(study_dir: str | Path, bootstrap: Bootstrap) -> dict[str, pd.Da
         Name of the file → its table:
 
         - `comparison.csv`: as `comparison_table` returns it.
+        - `figures.csv`: as `seed_figures` returns it.
         - `differences.csv`: as `compare_experiments` returns it, for every pair of experiments
-          with the same split and seed, on their test set; p adjusted over all pairs of a split.
+          on the test set of a split; p adjusted over all pairs of a split.
         - `gaps.csv`: as `generalisation_gap` returns it, from the stratified to the center
           holdout, a block an experiment.
 
-        Both have columns that name what is compared, and `note`: a pair whose parameters differ
-        in more than that is not subtracted; its row says why. Each split's first seed only.
+        The last two have columns that name what is compared, and `note`: a pair whose parameters
+        differ in more than that is not subtracted; its row says why.
+
+    Raises:
+        ValueError: seeds of one experiment and split differ in other parameters; names them.
     """
     study_dir = Path(study_dir)
     runs = collect_runs(study_dir)
+    trained = _trainings(runs)
+    figures = seed_figures(runs, study_dir, bootstrap)
     return {
-        "comparison.csv": comparison_table(runs),
-        "differences.csv": _joined(
-            _differences(_first_seeds(runs), study_dir, bootstrap), DIFFERENCE_COLUMNS
-        ),
-        "gaps.csv": _joined(_gaps(_first_seeds(runs), study_dir, bootstrap), GAP_COLUMNS),
+        "comparison.csv": comparison_table(runs, figures),
+        "figures.csv": figures,
+        "differences.csv": _joined(_differences(trained, study_dir, bootstrap), DIFFERENCE_COLUMNS),
+        "gaps.csv": _joined(_gaps(trained, study_dir, bootstrap), GAP_COLUMNS),
     }
 
 
-def comparison_table(runs: list[RunResult]) -> pd.DataFrame:
-    """Return one row an experiment; its seeds are averaged.
+def _trainings(runs: list[RunResult]) -> dict[tuple[str, str], list[RunResult]]:
+    """Return split and experiment → its evaluated seeds, in order of these."""
+    trained: dict[tuple[str, str], list[RunResult]] = {}
+    single = [run for run in runs if run.is_whole and run.metrics and run.seed != ENSEMBLE]
+    for run in sorted(single, key=attrgetter("split", "experiment", "seed")):
+        trained.setdefault((run.split, run.experiment), []).append(run)
+    for first, *others in trained.values():
+        for other in others:
+            check_comparable(first.parameters, other.parameters, ("seed",))
+    return trained
+
+
+def seed_figures(
+    runs: list[RunResult], study_dir: str | Path, bootstrap: Bootstrap
+) -> pd.DataFrame:
+    """Lay out the headline figures of each experiment and split: means over its seeds.
+
+    Returns:
+        For each part (val, test) a row an experiment and split, and one more for its ensemble:
+        `part`, `experiment`, `split`, `seeds` ("1", "3", "ensemble"), `n` images, each of
+        `COMPARED` with its ends and its spread over seeds (`_sd`, of a sample), `mean_iou`,
+        `status`; NaN where there is none. Intervals are as in `seed_summary`, for one seed as in
+        its `metrics.json`.
+    """
+    groups: dict[tuple[str, str, bool], list[RunResult]] = {}
+    for run in runs:
+        if run.is_whole:
+            key = (run.experiment, run.split, run.seed == ENSEMBLE)
+            groups.setdefault(key, []).append(run)
+    rows = [
+        _figures(groups[key], part, Path(study_dir), bootstrap)
+        for part in ("val", "test")
+        for key in sorted(groups)
+    ]
+    return pd.DataFrame(rows, columns=FIGURE_COLUMNS).astype({"n": "Int64"})
+
+
+def _figures(
+    runs: list[RunResult], part: str, study_dir: Path, bootstrap: Bootstrap
+) -> dict[str, Any]:
+    """Return the row of `seed_figures` of one experiment and split, or of its ensemble."""
+    evaluated = sorted((run for run in runs if run.metrics), key=attrgetter("seed"))
+    first, *others = evaluated or runs
+    states = Counter(run.status for run in runs)
+    row = {
+        "part": part,
+        "experiment": first.experiment,
+        "split": first.split,
+        "seeds": ENSEMBLE if first.seed == ENSEMBLE else str(len(evaluated)),
+        "n": first.metrics.get(part, {}).get("n", pd.NA),
+        "mean_iou": _mean([run.mean_iou for run in evaluated]),
+        "status": ", ".join(s if n == len(runs) else f"{n} {s}" for s, n in states.items()),
+    }
+    if others:
+        frames = [_predictions(run, study_dir, part) for run in evaluated]
+        table = seed_summary(frames, bootstrap, list(COMPARED)).set_index("metric")
+        table = table.rename(columns={"mean": "", "low": "_low", "high": "_high", "sd": "_sd"})
+        found = {metric: table.loc[metric].drop("seeds") for metric in COMPARED}
+    else:
+        ends = ("", "_low", "_high")
+        found = {m: dict(zip(ends, first.interval(m, part), strict=True)) for m in COMPARED}
+    return row | {f"{m}{end}": value for m, ends in found.items() for end, value in ends.items()}
+
+
+def comparison_table(runs: list[RunResult], figures: pd.DataFrame) -> pd.DataFrame:
+    """Return one row an experiment; its figures are means over its seeds.
 
     First `COMPARISON_COLUMNS`, all test figures; then the same for other splits that were run,
-    the ends of the intervals (of the first seed), the validation figures that the recommendation
-    is read from, Grad-CAM's mean IoU on the stratified test set, and the errors of failed runs.
+    the ends of the intervals, the validation figures that the recommendation is read from,
+    Grad-CAM's mean IoU on the stratified test set, and the errors of failed runs.
+
+    Args:
+        figures: as `seed_figures` returns them.
     """
+    alone = figures[figures["seeds"] != ENSEMBLE].set_index(["experiment", "split", "part"])
     rows = [
-        _comparison_row(name, [run for run in runs if run.experiment == name])
+        _comparison_row(name, [run for run in runs if run.experiment == name], alone)
         for name in dict.fromkeys(run.experiment for run in runs)
     ]
     table = pd.DataFrame(rows)
     return table.reindex(columns=list(dict.fromkeys([*COMPARISON_COLUMNS, *table])))
 
 
-def _comparison_row(name: str, runs: list[RunResult]) -> dict[str, Any]:
+def _comparison_row(name: str, runs: list[RunResult], figures: pd.DataFrame) -> dict[str, Any]:
     parameters = next((run.parameters for run in runs if run.parameters), {})
     model, data = parameters.get("model", {}), parameters.get("data", {})
     attention = model.get("attn_layer")
@@ -198,20 +305,27 @@ def _comparison_row(name: str, runs: list[RunResult]) -> dict[str, Any]:
         "Annotations": data.get("annotations"),
     }
     for split, split_title in SPLIT_TITLES.items():
-        here = [run for run in runs if run.split == split]
-        for metric, title in COMPARED.items() if here else ():
+        if (name, split, "test") not in figures.index:
+            continue
+        test, val = (figures.loc[(name, split, part)] for part in ("test", "val"))
+        for metric, title in COMPARED.items():
             column = f"{split_title} {title}"
-            row[column] = _mean([run.value(metric) for run in here])
-            row[f"{column} Low"], row[f"{column} High"] = here[0].interval(metric)[1:]
-            row[f"{split_title} Val {title}"] = _mean([r.value(metric, "val") for r in here])
-    stratified = [run for run in runs if run.split == "stratified"]
-    row["Stratified Grad-CAM Mean IoU"] = _mean([run.mean_iou for run in stratified])
-    row["Seeds"] = len({run.seed for run in runs})
-    row["Errors"] = "; ".join(f"{run.split}: {run.error}" for run in runs if run.error) or None
+            row[column] = test[metric]
+            row[f"{column} Low"], row[f"{column} High"] = test[[f"{metric}_low", f"{metric}_high"]]
+            row[f"{split_title} Val {title}"] = val[metric]
+    stratified = figures.index.isin([(name, "stratified", "test")])
+    row["Stratified Grad-CAM Mean IoU"] = _mean(figures.loc[stratified, "mean_iou"])
+    row["Seeds"] = len({run.seed for run in runs if not run.is_pool})
+    errors = [f"{_place(run)}: {run.error}" for run in runs if run.error]
+    row["Errors"] = "; ".join(errors) or None
     return row
 
 
-def _mean(values: list[float]) -> float:
+def _place(run: RunResult) -> str:
+    return run.split if run.fold is None else f"{run.split}, fold {run.fold}"
+
+
+def _mean(values: Iterable[float]) -> float:
     return float(pd.Series(values, dtype=float).mean())
 
 
@@ -244,25 +358,6 @@ def success_table(row: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(table).assign(met=lambda t: t["reached"] > t["bound"])
 
 
-def run_figures(runs: list[RunResult], part: str = "test") -> pd.DataFrame:
-    """Lay out the headline figures of one part of every run.
-
-    Returns:
-        A row a run that began: `experiment`, `split`, `seed`, `n` images, each of `COMPARED`
-        with its ends, `mean_iou`, `status`; NaN where a run has none.
-    """
-    ends = [f"{metric}{end}" for metric in COMPARED for end in ("", "_low", "_high")]
-    rows = []
-    for run in runs:
-        row = {"experiment": run.experiment, "split": run.split, "seed": run.seed}
-        row["n"] = run.metrics.get(part, {}).get("n", pd.NA)
-        values = [value for metric in COMPARED for value in run.interval(metric, part)]
-        row |= dict(zip(ends, values, strict=True))
-        rows.append(row | {"mean_iou": run.mean_iou, "status": run.status})
-    columns = ["experiment", "split", "seed", "n", *ends, "mean_iou", "status"]
-    return pd.DataFrame(rows, columns=columns).astype({"n": "Int64"})
-
-
 def differences_from(differences: pd.DataFrame, experiment: str | None) -> pd.DataFrame:
     """Turn `differences.csv` so that the experiment in question comes second in each of its pairs.
 
@@ -282,48 +377,19 @@ def differences_from(differences: pd.DataFrame, experiment: str | None) -> pd.Da
     )[["split", "against", "metric", "difference", "low", "high", "p", "p_holm", "note"]]
 
 
-def seed_table(runs: list[RunResult], study_dir: str | Path, bootstrap: Bootstrap) -> pd.DataFrame:
-    """Return `seed_summary` of each `experiment` and `split` with several seeds; empty if none has.
-
-    Raises:
-        ValueError: seeds of one experiment and split differ in other parameters; names them.
-    """
-    tables = []
-    order = attrgetter("experiment", "split", "seed")
-    ordered = sorted((run for run in runs if run.metrics), key=order)
-    for (experiment, split), group in groupby(ordered, key=attrgetter("experiment", "split")):
-        seeds = list(group)
-        for other in seeds[1:]:
-            check_comparable(seeds[0].parameters, other.parameters, ("seed",))
-        if len(seeds) > 1:
-            frames = {run.seed: _test_set(run, Path(study_dir)) for run in seeds}
-            table = seed_summary(frames, bootstrap)
-            tables.append(table.assign(experiment=experiment, split=split))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
-def _first_seeds(runs: list[RunResult]) -> list[RunResult]:
-    """Return the first evaluated seed of each experiment and split, ordered by split."""
-    first: dict[tuple[str, str], RunResult] = {}
-    evaluated = (run for run in runs if run.metrics)
-    for run in sorted(evaluated, key=attrgetter("split", "experiment", "seed")):
-        first.setdefault((run.split, run.experiment), run)
-    return list(first.values())
-
-
 def _differences(
-    runs: list[RunResult], study_dir: Path, bootstrap: Bootstrap
+    trained: dict[tuple[str, str], list[RunResult]], study_dir: Path, bootstrap: Bootstrap
 ) -> Iterator[pd.DataFrame]:
-    for split, group in groupby(runs, key=attrgetter("split")):
-        here = {run.experiment: run for run in group}
+    for split, keys in groupby(trained, key=itemgetter(0)):
+        here = {experiment: trained[split, experiment] for _, experiment in keys}
         notes = {
-            pair: _refusal(here[pair[0]], here[pair[1]], EXPERIMENT_KEYS)
+            pair: _refusal(here[pair[0]][0], here[pair[1]][0], EXPERIMENT_KEYS)
             for pair in combinations(here, 2)
         }
-        families: dict[str, dict[str, pd.DataFrame]] = {}
-        for name, run in here.items():
+        families: dict[str, dict[str, list[pd.DataFrame]]] = {}
+        for name, seeds in here.items():
             first = next((other for other in families if notes[other, name] is None), name)
-            families.setdefault(first, {})[name] = _test_set(run, study_dir)
+            families.setdefault(first, {})[name] = _test_sets(seeds, study_dir)
         tables = [compare_experiments(f, bootstrap) for f in families.values() if len(f) > 1]
         if tables:
             table = pd.concat(tables, ignore_index=True)
@@ -334,15 +400,16 @@ def _differences(
         )
 
 
-def _gaps(runs: list[RunResult], study_dir: Path, bootstrap: Bootstrap) -> Iterator[pd.DataFrame]:
-    by_run = {(run.experiment, run.split): run for run in runs}
-    for experiment in dict.fromkeys(sorted(run.experiment for run in runs)):
-        pair = [by_run.get((experiment, split)) for split in ("stratified", "center")]
+def _gaps(
+    trained: dict[tuple[str, str], list[RunResult]], study_dir: Path, bootstrap: Bootstrap
+) -> Iterator[pd.DataFrame]:
+    for experiment in sorted({experiment for _, experiment in trained}):
+        pair = [trained.get((split, experiment)) for split in ("stratified", "center")]
         if None in pair:
             continue
-        note = _refusal(*pair, ("split",))
+        note = _refusal(pair[0][0], pair[1][0], ("split",))
         if note is None:
-            gap = generalisation_gap(*(_test_set(run, study_dir) for run in pair), bootstrap)
+            gap = generalisation_gap(*(_test_sets(seeds, study_dir) for seeds in pair), bootstrap)
             yield gap.assign(experiment=experiment)
         else:
             yield pd.DataFrame([{"experiment": experiment, "note": note}])
@@ -354,9 +421,13 @@ def _joined(tables: Iterator[pd.DataFrame], columns: tuple[str, ...]) -> pd.Data
     return table.reindex(columns=list(columns))
 
 
-def _test_set(run: RunResult, study_dir: Path) -> pd.DataFrame:
+def _test_sets(seeds: list[RunResult], study_dir: Path) -> list[pd.DataFrame]:
+    return [_predictions(run, study_dir, "test") for run in seeds]
+
+
+def _predictions(run: RunResult, study_dir: Path, part: str) -> pd.DataFrame:
     predictions = read_predictions(study_dir / run.path / "predictions.csv")
-    return predictions[predictions["part"] == "test"].reset_index(drop=True)
+    return predictions[predictions["part"] == part].reset_index(drop=True)
 
 
 def _refusal(first: RunResult, second: RunResult, compared: tuple[str, ...]) -> str | None:

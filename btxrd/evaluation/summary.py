@@ -9,9 +9,12 @@ from btxrd.evaluation.calibration import calibration_summary
 from btxrd.evaluation.intervals import Bootstrap, bootstrap_metrics
 from btxrd.evaluation.metrics import PER_CLASS, classification_metrics
 from btxrd.evaluation.operating_points import operating_points
-from btxrd.predictions import labels, probabilities
+from btxrd.predictions import fold_pairs, labels, probabilities
 
-__all__ = ["HEADLINES", "evaluate", "interval_table", "parts_of", "summarise"]
+__all__ = ["FEW", "HEADLINES", "evaluate", "few_images", "interval_table", "parts_of", "summarise"]
+
+FEW = 30
+"""Fewer images of a class bear no figure: 15 of 30 called right may be a third or two thirds."""
 
 HEADLINES = (
     "accuracy",
@@ -50,14 +53,34 @@ def evaluate(
 def parts_of(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Cut predictions into the parts that are reported.
 
-    These are `val` and `test`; where the test images come from several centers that val does not
-    have (the center holdout), each of those too, as `test, center 2`.
+    These are `val` and `test`; where the test images come from several centers that val (of their
+    fold) does not have, each of those too, as `test, center 2`.
     """
     parts = dict(list(predictions.groupby("part", sort=False)))
-    test = parts["test"]
-    if "val" in parts and not set(test["center"]) & set(parts["val"]["center"]):
-        parts |= {f"test, center {center}": rows for center, rows in test.groupby("center")}
+    centers = {f"test, center {c}": rows for c, rows in parts["test"].groupby("center")}
+    if "val" in parts and len(centers) > 1 and _is_from_elsewhere(**parts):
+        parts |= centers
     return parts
+
+
+def _is_from_elsewhere(val: pd.DataFrame, test: pd.DataFrame) -> bool:
+    return not any(
+        test["center"][own].isin(chosen_on["center"]).any()
+        for chosen_on, own in fold_pairs(val, test)
+    )
+
+
+def few_images(summary: dict[str, dict[str, Any]]) -> list[str]:
+    """Name, for each part of a summary, the classes with fewer than `FEW` images.
+
+    >>> few_images({"test": {"per_class": {"Normal": {"n": 27}, "Benign": {"n": 201}}}})
+    ['test: 27 Normal']
+    """
+    sizes = {
+        part: [f"{c['n']} {name}" for name, c in metrics["per_class"].items() if c["n"] < FEW]
+        for part, metrics in summary.items()
+    }
+    return [f"{part}: {', '.join(few)}" for part, few in sizes.items() if few]
 
 
 def summarise(predictions: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """What the reports say in words."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -8,18 +9,23 @@ from btxrd import CLASS_NAMES, RESEARCH_ONLY, __version__
 from btxrd.data.table import SUBTYPE_COLUMNS, VIEW_COLUMNS, one_hot_name
 from btxrd.evaluation.localisation import SOURCES
 from btxrd.evaluation.runs import COMPARED, RunResult
+from btxrd.params import ResultParams
 from btxrd.predictions import probabilities
 from btxrd.provenance import code_version, data_name, now, package_versions
 from btxrd.report.tables import TITLES, format_interval
-from btxrd.stages import RUN_STAGES
+from btxrd.stages import EVALUATE, RUN_STAGES
 
 __all__ = [
     "case_titles",
     "leakage_finding",
     "localisation_finding",
+    "pool_note",
     "provenance_note",
     "recommendation",
     "run_line",
+    "runs_note",
+    "seeds_note",
+    "strongest_baseline",
 ]
 
 
@@ -43,7 +49,7 @@ def provenance_note(dataset_root: str, **facts: Any) -> str:
 
 def recommendation(
     best: str | None,
-    runs: list[RunResult],
+    comparison: pd.DataFrame,
     leakage: pd.DataFrame,
     shortcuts: pd.DataFrame,
     gaps: pd.DataFrame,
@@ -51,21 +57,20 @@ def recommendation(
     """Say which experiment is recommended, how good, how sure, and what else could explain it.
 
     `best` is what `recommend` returns, `leakage` and `shortcuts` are `leakage_table` and
-    `shortcut_table`, `gaps` is `gaps.csv` of `compare_runs`.
+    `shortcut_table`, `comparison` and `gaps` the tables of `compare_runs`.
     """
-    by_split = {run.split: run for run in reversed(runs) if run.experiment == best}
-    if best is None or "stratified" not in by_split:
+    if best is None:
         return "**No experiment can be recommended:** no stratified run has been evaluated."
-    chosen = by_split["stratified"]
-    quoted = {metric: format_interval(*chosen.interval(metric)) for metric in COMPARED}
+    chosen = comparison.set_index("Experiment ID").loc[best]
+    quoted = {metric: _quoted(chosen, f"Stratified {title}") for metric, title in COMPARED.items()}
     sentences = [
         f"**Recommended: {best}**, the highest accuracy on the stratified *validation* set "
-        f"({chosen.value('accuracy', 'val'):.3f}).",
+        f"({chosen['Stratified Val Accuracy']:.3f}).",
         f"On its test set: macro AUC **{quoted['macro_auc']}**, accuracy {quoted['accuracy']}, "
         f"malignant sensitivity {quoted['sensitivity/Malignant']}.",
     ]
-    if "center" in by_split and by_split["center"].metrics:
-        held_out = format_interval(*by_split["center"].interval("macro_auc"))
+    if pd.notna(chosen["Center-Holdout Macro AUC"]):
+        held_out = _quoted(chosen, "Center-Holdout Macro AUC")
         sentences.append(f"Trained on center 1 and tested in other centers: macro AUC {held_out}.")
     gap = gaps.query("experiment == @best and metric == 'macro_auc'") if len(gaps) else gaps
     for row in gap.itertuples():
@@ -77,13 +82,49 @@ def recommendation(
         f"{siblings.iloc[0]:.0%} of the stratified test images have a sibling in train, so its "
         "test figures are an upper bound."
     )
-    blind = shortcuts.query("split == 'grouped' and shortcut != 'sites'")
-    strongest = blind.sort_values("estimate", ascending=False).iloc[0]
-    sentences.append(
-        f"The strongest baseline that sees no lesion ({strongest['sees']}) reaches a macro AUC of "
-        f"{strongest['estimate']:.3f} by study."
+    return " ".join([*sentences, strongest_baseline(shortcuts)])
+
+
+def _quoted(chosen: pd.Series, column: str) -> str:
+    return format_interval(*chosen[[column, f"{column} Low", f"{column} High"]])
+
+
+def strongest_baseline(shortcuts: pd.DataFrame) -> str:
+    """Say what the best baseline of a `shortcut_table` reaches by study, with and without sites.
+
+    Whoever noted a tumour's site had seen the lesion: the baseline `sites` is not blind to it.
+    """
+    by_study = shortcuts[shortcuts["split"] == "grouped"].set_index("shortcut")
+    blind = by_study.drop(index="sites", errors="ignore").sort_values("estimate").iloc[-1]
+    text = (
+        f"The strongest baseline that sees no lesion ({blind['sees']}) reaches a macro AUC of "
+        f"{blind['estimate']:.3f} by study."
     )
-    return " ".join(sentences)
+    if "sites" in by_study.index:
+        sites = by_study.loc["sites"]
+        text += (
+            f" Left out of this is *{sites['sees']}* ({sites['estimate']:.3f}; notebook 01 counts "
+            "it): whoever noted a tumour's site had seen the lesion."
+        )
+    return text
+
+
+def seeds_note(figures: pd.DataFrame) -> str:
+    """Say what the intervals of `seed_figures` cover, by how many seeds there are."""
+    seeds = pd.to_numeric(figures["seeds"], errors="coerce").max()
+    if seeds > 1:
+        return (
+            f"Figures are means over up to {seeds:.0f} trainings that differ in their seed alone; "
+            "± is the standard deviation over these. Intervals cover other images and other "
+            "trainings: each replicate draws study groups and seeds anew. An *ensemble* averages "
+            "the probabilities of the seeds; it is one model, and its interval covers images alone."
+        )
+    return (
+        "**One seed:** each experiment was trained once, so intervals cover other images but not "
+        "another training. Training again, with nothing changed, moves a figure too, and by how "
+        "much is not known here: a difference between two experiments may be that alone. Give the "
+        "study several `seeds` to rank them."
+    )
 
 
 def leakage_finding(leakage: pd.DataFrame) -> str:
@@ -104,15 +145,55 @@ def leakage_finding(leakage: pd.DataFrame) -> str:
     return text
 
 
+def pool_note(run: ResultParams, training: Mapping[str, Any]) -> str:
+    """Say what a pool is made of and how it is to be read; nothing of a run.
+
+    `training` is the content of its `training.json`.
+    """
+    if not run.is_pool:
+        return ""
+    said = [f"Put together from {training['runs']} runs."]
+    if run.seed == "ensemble":
+        said.append("Probabilities are means over the seeds: an ensemble.")
+    if run.fold == "pooled":
+        said.append(
+            "Every test image stands here once, predicted by the fold that did not train on its "
+            "study. Thresholds and temperatures are chosen on each fold's own validation and "
+            "applied to its test images; the validation figures are of all folds together. Curves "
+            "and AUCs also compare images of different folds, whose networks may be differently "
+            "sure of themselves."
+        )
+    return " ".join(said)
+
+
 def run_line(run: RunResult) -> str:
-    """Return one run's line of Markdown: its state, and links to its pages that exist."""
-    line = f"- **{run.experiment}**, {run.split}, seed {run.seed}: {run.status}"
+    """Return one run's or pool's line of Markdown: its state, and links to its pages that exist."""
+    fold = {None: "", "pooled": ", pooled"}.get(run.fold, f", fold {run.fold}")
+    seed = "ensemble" if run.seed == "ensemble" else f"seed {run.seed}"
+    line = f"- **{run.experiment}**, {run.split}{fold}, {seed}: {run.status}"
     if run.error:
         return f"{line}. {run.error} ([error.txt]({run.path}/error.txt))"
+    if run.is_pool:
+        return f"{line} · [{EVALUATE.title}]({run.path}/{EVALUATE.page})"
     if run.training:
         line += " ({epochs} epochs, {seconds:.0f} s, {device})".format(**run.training)
     links = (f"[{stage.title}]({run.path}/{stage.page})" for stage in RUN_STAGES.values())
     return f"{line} · {' · '.join(links)}"
+
+
+def runs_note(runs: list[RunResult]) -> str:
+    """Count the runs that are finished: trained and evaluated; and the pools made of them."""
+    pools = [run for run in runs if run.is_pool]
+    trained = [run for run in runs if not run.is_pool]
+    done, made = (
+        sum(bool(run.metrics) and run.status in ("finished", "by hand") for run in part)
+        for part in (trained, pools)
+    )
+    text = f"{done} of {len(trained)} runs finished"
+    unevaluated = sum(not run.metrics and run.status == "by hand" for run in trained)
+    if unevaluated:
+        text += f", {unevaluated} trained but not evaluated"
+    return text + (f"; {made} of {len(pools)} pools made of them." if pools else ".")
 
 
 def localisation_finding(table: pd.DataFrame) -> str:

@@ -95,8 +95,9 @@ def as_table(
     """Lay a frame out for reading, without its index.
 
     `x` with `x_low` and `x_high`, and `estimate` with `low` and `high`, become one cell: value
-    (interval). Counts get separators, shares per cent, p values their usual form; names of
-    metrics their titles, in the head and in the cells.
+    (interval); with `x_sd` also its spread: value (interval) ± sd. Counts get separators, shares
+    per cent, p values their usual form; names of metrics their titles, in the head and in the
+    cells.
 
     Args:
         across: a column whose values become columns of their own, which hold `estimate`.
@@ -118,12 +119,16 @@ def as_table(
     if "low" in frame:
         value = next(name for name in ("mean", "estimate", "difference") if name in frame)
         ends[value] = ("low", "high")
-    hidden = {end for pair in ends.values() for end in pair}
+    spreads = {name: f"{name}_sd" for name in ends if f"{name}_sd" in frame}
+    hidden = {end for pair in ends.values() for end in pair} | set(spreads.values())
     cells = pd.DataFrame(index=frame.index)
     for name in frame:
         if name in ends:
             rows = frame[[name, *ends[name]]].itertuples(index=False)
             texts = [format_interval(*row, signed=signed) for row in rows]
+            if name in spreads:
+                found = zip(texts, frame[spreads[name]], strict=True)
+                texts = [text if pd.isna(sd) else f"{text} ± {sd:.3f}" for text, sd in found]
             cells[name] = [missing if text == "–" else text for text in texts]
         elif name not in hidden:
             known = named if name in METRIC_COLUMNS else given

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 
 from btxrd.files import read_json
-from btxrd.params import RunParams, StudyParams
+from btxrd.params import ResultParams, StudyParams
 from btxrd.stages import LOCK_FILE, RUN_FILE, RUN_STAGES, STUDY_FILE
 
 __all__ = ["RunState", "StudyProgress", "run_state", "seconds_left", "study_status"]
@@ -69,8 +69,8 @@ class RunState:
         return _joined(f"{self.state}, epoch {self.epoch}/{self.epochs}", self.loss)
 
 
-def run_state(run: RunParams) -> RunState:
-    """Read a run's state from its folder; its files are read again only if they changed."""
+def run_state(run: ResultParams) -> RunState:
+    """Read the state of a run or pool from its files: again only where they have changed."""
     files = (run.run_dir / name for name in (RUN_FILE, "history.csv", "seconds.csv"))
     return _run_state(run.model_dump_json(), tuple(_stamp(file) for file in files))
 
@@ -85,7 +85,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 @lru_cache(maxsize=4096)
 def _run_state(parameters: str, stamps: tuple[object, ...]) -> RunState:
-    run = RunParams.model_validate_json(parameters)
+    run = ResultParams.model_validate_json(parameters)
     record = read_json(run.run_dir / RUN_FILE)
     state = record.get("status", "waiting")
     history = _column(run.run_dir / "history.csv", "val_loss")
@@ -100,12 +100,17 @@ def _run_state(parameters: str, stamps: tuple[object, ...]) -> RunState:
         experiment=run.experiment,
         state=state,
         epoch=len(history),
-        epochs=run.training.epochs,
+        epochs=_epochs(run),
         val_loss=float(history[-1]) if len(history) else None,
         error=record.get("error"),
         epoch_seconds=float(seconds.mean()) if len(seconds) else None,
         other_seconds=other,
     )
+
+
+def _epochs(run: ResultParams) -> int:
+    """Return how many epochs there can be: in a pool, none."""
+    return 0 if run.is_pool else run.training.epochs
 
 
 def _column(path: Path, name: str) -> np.ndarray:
@@ -169,7 +174,8 @@ def study_status(study_dir: str | Path) -> list[str]:
         study_dir: the study's folder, such as `reports/btxrd`.
 
     Returns:
-        A line a run, in the study's order; how many are finished and failed; who runs the study.
+        A line a run, in the study's order, then a line a pool; how many are finished and failed;
+        who runs the study.
 
     Raises:
         FileNotFoundError: there is no study in `study_dir`.
@@ -180,21 +186,28 @@ def study_status(study_dir: str | Path) -> list[str]:
         raise FileNotFoundError(f"no study in {study_dir}: it has no {STUDY_FILE}")
     # The folder may have been moved since.
     places = {"reports_dir": str(study_dir.parent), "name": study_dir.name}
-    runs = StudyParams.parse(plan["parameters"] | places, study_dir / STUDY_FILE).runs()
-    states = [run_state(run) for run in runs]
+    study = StudyParams.parse(plan["parameters"] | places, study_dir / STUDY_FILE)
+    runs, pools = study.runs(), study.pools()
+    states = [run_state(run) for run in (*runs, *pools)]
     running = _is_locked(study_dir / LOCK_FILE)
     if not running:
         states = [
             s if s.is_over or s.state == "waiting" else replace(s, state="interrupted")
             for s in states
         ]
-    lines = [f"{run.name}: {state}" for run, state in zip(runs, states, strict=True)]
-    finished, failed = (sum(s.state == name for s in states) for name in ("finished", "failed"))
+    lines = [f"{run.name}: {s}" for run, s in zip((*runs, *pools), states, strict=True)]
+    of_runs, of_pools = states[: len(runs)], states[len(runs) :]
+    finished, failed = (sum(s.state == name for s in of_runs) for name in ("finished", "failed"))
     lines.append(f"{finished} of {len(runs)} runs finished, {failed} failed")
+    if pools:
+        made = sum(s.state == "finished" for s in of_pools)
+        lines.append(f"{made} of {len(pools)} pools made of them")
     if running:
         left = _time_left(states, plan["sessions"][-1].get("slots", 1))
         return [*lines, _joined(f"run by {plan['owner']}", left)]
-    ended = "" if finished == len(runs) else "; the same command goes on from here"
+    ended = (
+        "" if all(s.state == "finished" for s in states) else "; the same command goes on from here"
+    )
     return [*lines, f"nobody runs this study now{ended}"]
 
 
@@ -213,11 +226,11 @@ class StudyProgress:
     """A row a run and the time left, live in a terminal; plain lines of changes elsewhere.
 
     Args:
-        runs: of the study, in its order.
+        runs: of the study, in its order; its pools.
         console: where to; standard output by default.
     """
 
-    def __init__(self, runs: Sequence[RunParams], console: Console | None = None) -> None:
+    def __init__(self, runs: Sequence[ResultParams], console: Console | None = None) -> None:
         self.runs, self.console = list(runs), console or Console()
         self.states: dict[str, RunState] = {}
         texts = (TextColumn(f"{{task.fields[{name}]}}") for name in ("state", "loss", "left"))
@@ -230,7 +243,7 @@ class StudyProgress:
             refresh_per_second=2,
         )
         empty = {"visible": False, "state": "", "loss": "", "left": ""}
-        totals = {run.name: run.training.epochs for run in self.runs} | {WHOLE: len(self.runs)}
+        totals = {run.name: _epochs(run) for run in self.runs} | {WHOLE: len(self.runs)}
         self.rows = {name: self.view.add_task(name, total=n, **empty) for name, n in totals.items()}
 
     def __enter__(self) -> Self:
@@ -249,7 +262,9 @@ class StudyProgress:
         line = f"{time.strftime('%H:%M:%S')} {message}"
         self.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
-    def update(self, active: Sequence[RunParams], waiting: Sequence[RunParams], slots: int) -> None:
+    def update(
+        self, active: Sequence[ResultParams], waiting: Sequence[ResultParams], slots: int
+    ) -> None:
         """Show the runs; the files of those that wait or have ended are not read again.
 
         Args:

@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
+from btxrd.evaluation.pools import POOLED, write_pool
 from btxrd.files import (
     atomic_path,
     clear_scratch,
@@ -21,14 +22,22 @@ from btxrd.files import (
     read_json,
     write_json,
 )
-from btxrd.params import EvaluateParams, GradcamParams, RunParams, StudyParams
+from btxrd.params import EvaluateParams, GradcamParams, ResultParams, StudyParams
 from btxrd.provenance import code_version, now, package_versions
 from btxrd.session import SESSION_VARIABLE, THREAD_VARIABLES, StopRequested, check_stop
 from btxrd.stages import EVALUATE, GRADCAM, RUN_FILE, RUN_STAGES, Stage
 from btxrd.study.notebooks import execute_notebook
 from btxrd.study.source import code_digest
 
-__all__ = ["MOST_ATTEMPTS", "RunTask", "execute_run", "kernel_environment", "note_failure"]
+__all__ = [
+    "MOST_ATTEMPTS",
+    "PoolTask",
+    "RunTask",
+    "execute_run",
+    "kernel_environment",
+    "note_failure",
+    "note_unmade",
+]
 
 MOST_ATTEMPTS = 3
 """How often a session starts a run whose worker dies: once, and twice again elsewhere."""
@@ -39,19 +48,22 @@ class RunTask:
     """A run of a study, with what else its numbers depend on.
 
     Attributes:
+        stages: what is done for it, in order.
         params: the training's parameters.
         settings: what the later stages are given besides the run's folder, by stage.
         data: fingerprint of the images, annotations and table.
         code: digest of each stage's code.
     """
 
-    params: RunParams
+    stages: ClassVar[tuple[Stage, ...]] = tuple(RUN_STAGES.values())
+
+    params: ResultParams
     settings: Mapping[str, Mapping[str, Any]]
     data: str
     code: Mapping[str, str]
 
     @classmethod
-    def plan(cls, study: StudyParams, runs: Iterable[RunParams], data: str) -> list[Self]:
+    def plan(cls, study: StudyParams, runs: Iterable[ResultParams], data: str) -> list[Self]:
         """Return what is to do for some runs of a study, with the code as it is now."""
         intervals = {"run_dir": "", "replicates": study.replicates, "level": study.level}
         given = {
@@ -71,6 +83,13 @@ class RunTask:
     def split_file(self) -> Path:
         """The split that the run trains on."""
         return project_path(self.params.study_dir) / "splits" / f"{self.params.split}.csv"
+
+    def products(self) -> list[str]:
+        """Name the files that it leaves, notebooks and pages aside."""
+        return [name for stage in self.stages for name in stage.writes]
+
+    def prepare(self) -> None:
+        """Write what its first stage reads in its folder."""
 
     def stage_hashes(self) -> dict[str, str]:
         """Return 16 hex digits for each stage, of all that decides its numbers.
@@ -114,8 +133,50 @@ class RunTask:
         }
 
 
+@dataclass(frozen=True)
+class PoolTask(RunTask):
+    """A pool of a study: several runs that are finished, put together and evaluated.
+
+    Attributes:
+        runs: their folders.
+    """
+
+    stages: ClassVar[tuple[Stage, ...]] = (EVALUATE,)
+
+    runs: tuple[Path, ...] = ()
+
+    @classmethod
+    def of(cls, pool: ResultParams, tasks: Iterable[RunTask]) -> Self:
+        """Return what is to do for a pool, of all tasks of its study."""
+        own = [task for task in tasks if pool.holds(task.params)]
+        folders = tuple(task.run_dir for task in own)
+        return cls(pool, own[0].settings, own[0].data, own[0].code, folders)
+
+    def products(self) -> list[str]:
+        """Name the files that it leaves, notebooks and pages aside."""
+        return [name for name in POOLED if (self.run_dir / name).is_file()] + super().products()
+
+    def prepare(self) -> None:
+        """Put the predictions of its runs together."""
+        write_pool(self.run_dir, self.runs)
+
+    def stage_hashes(self) -> dict[str, str]:
+        """Return 16 hex digits of all that decides its numbers: its runs' files above all."""
+        files = [run / name for run in self.runs for name in POOLED]
+        digests = [file_digest(file) if file.is_file() else None for file in files]
+        (stage,) = self.stages
+        given, code = self.settings[stage.name], self.code[stage.name]
+        return {stage.name: digest([self.params.fingerprint(), self.data, digests, given, code])}
+
+    def record(self, **facts: Any) -> dict[str, Any]:
+        """Return what `run.json` says of the task itself, and further facts."""
+        study = project_path(self.params.study_dir)
+        names = [str(run.relative_to(study)) for run in self.runs]
+        return super().record(runs=names, **facts)
+
+
 def execute_run(task: RunTask, threads: int = 1, session: str | None = None) -> dict[str, Any]:
-    """Run the three notebooks of a run in its folder and record how it went.
+    """Run the notebooks of a run, or of a pool, in its folder and record how it went.
 
     A folder that holds another run (other parameters, data, split or code) is moved aside first;
     stages of it that are the same in this run are taken over. An interrupted training goes on
@@ -138,11 +199,11 @@ def execute_run(task: RunTask, threads: int = 1, session: str | None = None) -> 
         if record["attempt"] > MOST_ATTEMPTS:
             died = f"its worker process died {MOST_ATTEMPTS} times (killed, or out of memory?)"
             raise RuntimeError(died)
-        for stage in RUN_STAGES.values():
+        task.prepare()
+        for stage in task.stages:
             if stage.name not in record["stage_seconds"]:
                 _execute_stage(task, stage, record)
-        written = [name for stage in RUN_STAGES.values() for name in stage.writes]
-        files = {name: file_digest(task.run_dir / name) for name in written}
+        files = {name: file_digest(task.run_dir / name) for name in task.products()}
         seconds = round(sum(record["stage_seconds"].values()), 1)
         record |= {"status": "finished", "files": files, "seconds": seconds}
         (task.run_dir / "error.txt").unlink(missing_ok=True)
@@ -166,6 +227,13 @@ def note_failure(task: RunTask, message: str) -> dict[str, Any]:
         write_json(task.run_dir / RUN_FILE, record)
     _explain(task, message)
     return record
+
+
+def note_unmade(task: PoolTask, message: str) -> dict[str, Any]:
+    """Record that a pool cannot be made, and move aside what it was before; returns its record."""
+    if any((task.run_dir / name).is_file() for name in POOLED):
+        task.run_dir.rename(_aside(task.run_dir))
+    return note_failure(task, message)
 
 
 def _explain(task: RunTask, error: object, details: str = "") -> None:

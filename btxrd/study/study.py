@@ -42,7 +42,14 @@ from btxrd.stages import COMPARE, EDA, LOCK_FILE, RUN_FILE, RUN_STAGES, SPLITS, 
 from btxrd.study.cluster import Cluster, ClusterError
 from btxrd.study.notebooks import execute_notebook
 from btxrd.study.progress import StudyProgress
-from btxrd.study.run import RunTask, execute_run, kernel_environment, note_failure
+from btxrd.study.run import (
+    PoolTask,
+    RunTask,
+    execute_run,
+    kernel_environment,
+    note_failure,
+    note_unmade,
+)
 from btxrd.study.source import code_digest
 
 __all__ = ["StudyInUseError", "StudyResult", "run_study", "select"]
@@ -62,8 +69,8 @@ class StudyResult:
 
     Attributes:
         report: the comparison report.
-        records: name of each run → content of its `run.json`.
-        run_dirs: name of each run → its folder.
+        records: name of each run and pool → content of its `run.json`.
+        run_dirs: name of each run and pool → its folder.
     """
 
     report: Path
@@ -72,7 +79,7 @@ class StudyResult:
 
     @property
     def failed(self) -> dict[str, dict[str, Any]]:
-        """The runs that did not finish."""
+        """The runs that did not finish, and the pools that lack them."""
         return {name: r for name, r in self.records.items() if r["status"] != "finished"}
 
 
@@ -235,9 +242,9 @@ class _Study:
         cluster: Cluster,
         threads: int | None,
     ) -> None:
-        self.study, self.runs, self.session = study, runs, session
+        self.study, self.runs, self.pools, self.session = study, runs, study.pools(), session
         self.cluster, self.threads = cluster, threads
-        self.progress, self.interrupts = StudyProgress(runs), _Interrupts()
+        self.progress, self.interrupts = StudyProgress([*runs, *self.pools]), _Interrupts()
         self.started: dict[str, tuple[Future, dict[str, Any]]] = {}
 
     def run(self) -> StudyResult:
@@ -253,14 +260,17 @@ class _Study:
             self._start(SPLITS, data)
             self._finish(SPLITS)
             tasks = RunTask.plan(self.study, self.runs, data)
-            records = self._run_grid(tasks, lambda: _changes(before, digests()))
+            changes = partial(_changes, before, digests)
+            records = self._run_grid(tasks, changes)
+            records |= self._pool(tasks, records, changes)
             self._finish(EDA)
             self._note_findings(records)
             self.progress.say(COMPARE.name)
             self._start(COMPARE, self._results())
             self._finish(COMPARE)
         report = self.study.study_dir / COMPARE.page
-        return StudyResult(report, records, {run.name: run.run_dir for run in self.runs})
+        run_dirs = {run.name: run.run_dir for run in (*self.runs, *self.pools)}
+        return StudyResult(report, records, run_dirs)
 
     def _results(self) -> str:
         """Return a digest of all that the comparison is made of."""
@@ -268,7 +278,7 @@ class _Study:
         files = [folder / name for name in COMPARE.reads if (folder / name).is_file()]
         written = {name for stage in RUN_STAGES.values() for name in stage.writes}
         names = {RUN_FILE, *written} - {"model.pt"}
-        files += sorted(file for file in folder.glob("runs/*/*/*/*") if file.name in names)
+        files += sorted(file for file in folder.glob("runs/**/*") if file.name in names)
         return digest([[str(file.relative_to(folder)), file_digest(file)] for file in files])
 
     def _meet_workers(self) -> None:
@@ -320,20 +330,43 @@ class _Study:
             self.cluster.result(future)
             self.session.note(made=self.session.content["made"] | {stage.name: made_of})
 
-    def _run_grid(
-        self, tasks: list[RunTask], changes: Callable[[], list[str]]
+    def _pool(
+        self,
+        tasks: list[RunTask],
+        records: Mapping[str, Mapping[str, Any]],
+        changes: Callable[[], list[str]],
     ) -> dict[str, dict[str, Any]]:
-        """Hand the runs to free slots in their order, to the end or until a stop is requested.
+        """Put together the runs that belong together, where all of them are finished.
+
+        Returns:
+            The record of every pool.
+        """
+        ready, unmade = [], {}
+        for pool in self.pools:
+            own = [task.params.name for task in tasks if pool.holds(task.params)]
+            lacking = [name for name in own if records[name].get("status") != "finished"]
+            task = PoolTask.of(pool, tasks)
+            if lacking:
+                message = f"not made: of its {len(own)} runs, {'; '.join(lacking)} did not finish"
+                unmade[pool.name] = note_unmade(task, message)
+            else:
+                ready.append(task)
+        return unmade | (self._run_grid(ready, changes) if ready else {})
+
+    def _run_grid(
+        self, tasks: Sequence[RunTask], changes: Callable[[], list[str]]
+    ) -> dict[str, dict[str, Any]]:
+        """Hand runs, or pools, to free slots in their order, to the end or until a stop is asked.
 
         Dask would take all at once: it does not keep the order, so a long run could start last,
         and it may queue a run behind another one while a worker has nothing to do.
 
         Args:
-            tasks: all runs.
+            tasks: all runs, or the pools that can be made.
             changes: names the files of the data set that are not as they were.
 
         Returns:
-            The record of every run.
+            The record of each.
 
         Raises:
             KeyboardInterrupt: a stop was requested, and what was running is saved.
@@ -341,7 +374,8 @@ class _Study:
         waiting = [task for task in tasks if not task.is_finished()]
         records = {task.params.name: read_json(task.run_dir / RUN_FILE) for task in tasks}
         running: list[tuple[RunTask, Future]] = []
-        self.progress.say(f"{len(waiting)} of {len(tasks)} runs to do")
+        kind = "pools" if tasks[0].params.is_pool else "runs"
+        self.progress.say(f"{len(waiting)} of {len(tasks)} {kind} to do")
         if waiting:
             self._meet_workers()
         while running or (waiting and not self.interrupts.requested):
@@ -363,6 +397,7 @@ class _Study:
                 self.session.note(stopping=True)
                 self.progress.say("stopping after the running epochs; Ctrl-C again stops at once")
             active, to_do = [t.params for t, _ in running], [t.params for t in waiting]
+            to_do += self.pools if kind == "runs" else []
             self.progress.update(active, to_do, slots)
             self.interrupts.sleep()
         if self.interrupts.requested:
@@ -394,7 +429,10 @@ class _Study:
         )
 
 
-def _changes(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> list[str]:
+def _changes(
+    before: Mapping[str, str | None], look: Callable[[], Mapping[str, str | None]]
+) -> list[str]:
+    now = look()
     return [Path(path).name for path, was in before.items() if now[path] != was]
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 
 from btxrd.evaluation import Bootstrap, evaluate
+from btxrd.evaluation.pools import pool_runs
 from btxrd.evaluation.runs import collect_runs, compare_runs
 from btxrd.files import file_digest, read_json, write_csv, write_json
-from btxrd.params import RunParams
+from btxrd.params import ResultParams
 from btxrd.predictions import read_predictions
 from btxrd.stages import EVALUATE, RUN_FILE, STUDY_FILE
-from btxrd.study.run import RunTask
+from btxrd.study.run import PoolTask, RunTask
 
 __all__ = ["verify"]
 
@@ -29,8 +30,8 @@ def verify(study_dir: str | Path) -> list[str]:
     """Recompute the numbers of a study as notebooks 04 and 06 do, and check its files.
 
     Every finished run: its hash, the digests of its files, and what follows from its predictions.
-    The study: its tables. Subgroups and heat maps need the images; of them only the digests are
-    checked.
+    A pool: also that its predictions are those of its runs. The study: its tables. Subgroups and
+    heat maps need the images; of them only the digests are checked.
 
     Returns:
         A line for each thing that does not match, which names the file; none where all does.
@@ -59,8 +60,10 @@ def _check_run(folder: Path, study_dir: Path) -> Iterator[str]:
     if lacking:
         yield f"{file}: lacks {', '.join(lacking)}: not of this version of btxrd"
         return
-    params = RunParams.parse(record["parameters"] | {"study_dir": str(study_dir)}, file)
-    task = RunTask(params, record["settings"], record["data"], record["code_digests"])
+    params = ResultParams.parse(record["parameters"] | {"study_dir": str(study_dir)}, file)
+    made_of = params, record["settings"], record["data"], record["code_digests"]
+    runs = tuple(study_dir / run for run in record.get("runs", []))
+    task = PoolTask(*made_of, runs) if params.is_pool else RunTask(*made_of)
     if not task.split_file.is_file():
         yield f"{task.split_file}: missing"
     elif task.hash() != record["hash"]:
@@ -69,6 +72,8 @@ def _check_run(folder: Path, study_dir: Path) -> Iterator[str]:
         if not (folder / name).is_file() or file_digest(folder / name) != digest:
             yield f"{folder / name}: missing, or not the file that the run wrote"
     try:
+        if params.is_pool:
+            yield from _compare(folder, pool_runs(runs), "the files of its runs")
         predictions = read_predictions(folder / "predictions.csv")
     except (FileNotFoundError, ValueError) as error:
         # It names the file.

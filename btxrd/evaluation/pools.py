@@ -1,0 +1,88 @@
+"""Pools: the predictions of several runs of one experiment and split, put together.
+
+Folds follow each other: every image is tested once, by the network that did not see its study,
+and keeps the val of that network (column `fold`). Seeds are averaged in probability: an ensemble.
+The seeds of folds are averaged within each fold.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from btxrd.evaluation.comparisons import check_comparable, ensemble_predictions
+from btxrd.files import read_json, write_csv, write_json
+from btxrd.predictions import PARTS, read_predictions, write_predictions
+
+__all__ = ["POOLED", "pool_runs", "write_pool"]
+
+POOLED = ("predictions.csv", "training.json", "gradcam.csv")
+"""The files that a pool is made of, by the names that they have there too."""
+
+
+def pool_runs(folders: Sequence[Path]) -> dict[str, Any]:
+    """Compute the files of a pool from those of its runs.
+
+    Args:
+        folders: of the runs: each fold, with equal seeds.
+
+    Returns:
+        Name of the file → its content: `predictions.csv` (a frame) and `training.json` (a dict:
+        the parameters, in which `fold` is "pooled" and `seed` "ensemble" where there are several;
+        `runs`, how many; `device`, `seconds`). Of several folds of one seed that all have a
+        `gradcam.csv` also that, put together.
+
+    Raises:
+        FileNotFoundError: a run has no predictions.
+        ValueError: the runs differ in more than fold and seed, or test other images.
+    """
+    trained = [read_json(folder / "training.json") for folder in folders]
+    parameters = [facts["parameters"] for facts in trained]
+    for other in parameters[1:]:
+        check_comparable(parameters[0], other, ("fold", "seed"))
+    frames: dict[int | None, list[pd.DataFrame]] = {}
+    for folder, given in zip(folders, parameters, strict=True):
+        frames.setdefault(given["fold"], []).append(read_predictions(folder / "predictions.csv"))
+    averaged = {fold: _averaged(seeds) for fold, seeds in frames.items()}
+    put_together = {
+        "predictions.csv": _one_after_the_other(averaged),
+        "training.json": {
+            "parameters": parameters[0]
+            | ({"fold": "pooled"} if len(frames) > 1 else {})
+            | ({"seed": "ensemble"} if len(folders) > len(frames) else {}),
+            "runs": len(folders),
+            "device": ", ".join(sorted({facts["device"] for facts in trained})),
+            "seconds": round(sum(facts["seconds"] for facts in trained), 1),
+        },
+    }
+    maps = [folder / "gradcam.csv" for folder in folders]
+    if len(folders) == len(frames) and all(file.is_file() for file in maps):
+        put_together["gradcam.csv"] = pd.concat(map(pd.read_csv, maps), ignore_index=True)
+    return put_together
+
+
+def _averaged(seeds: list[pd.DataFrame]) -> pd.DataFrame:
+    """Average the probabilities of each part; one training stays as it is, to the last digit."""
+    if len(seeds) == 1:
+        return seeds[0]
+    parts = [ensemble_predictions([s[s["part"] == part] for s in seeds]) for part in PARTS]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _one_after_the_other(frames: dict[int | None, pd.DataFrame]) -> pd.DataFrame:
+    if len(frames) == 1:
+        return next(iter(frames.values()))
+    numbered = [frame.assign(fold=fold) for fold, frame in frames.items()]
+    return pd.concat(numbered, ignore_index=True)
+
+
+def write_pool(folder: Path, runs: Sequence[Path]) -> None:
+    """Write what `pool_runs` computes from the folders of runs; errors as there."""
+    for name, content in pool_runs(runs).items():
+        if name == "predictions.csv":
+            write_predictions(folder / name, content)
+        elif name.endswith("json"):
+            write_json(folder / name, content)
+        else:
+            write_csv(folder / name, content)
