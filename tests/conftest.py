@@ -7,6 +7,7 @@ this file too, before the others start.
 import os
 import resource
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,6 +142,44 @@ def drawn() -> Callable[["Figure", Any], "Figure"]:
         return figure
 
     return draw
+
+
+class Here:
+    """In the place of a cluster: this process, whose kernels are warm already."""
+
+    def __init__(self, jobs, scheduler, resources):
+        self.resources = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def slots(self):
+        return 1
+
+    threads = slots
+
+    def check(self, file):
+        pass
+
+    def submit(self, function, *arguments, resources=None):
+        future = Future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def result(self, future):
+        return future.result()
+
+
+@pytest.fixture(scope="session")
+def here() -> type:
+    """What stands in for `btxrd.study.study.Cluster` to run a study in this process."""
+    return Here
 
 
 @pytest.fixture

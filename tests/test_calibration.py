@@ -16,6 +16,7 @@ from btxrd.evaluation.calibration import (
     calibration_summary,
     expected_calibration_error,
     fit_temperature,
+    fitted_temperatures,
     reliability_table,
     reliability_tables,
     selective_prediction,
@@ -243,3 +244,23 @@ def test_equal_confidences_are_answered_together():
     rows = calibrated(4, 0)
     frame = predictions_frame(rows, [[1, 0, 0]] * 3 + [[2, 0, 0]])
     assert selective_prediction(frame, Bootstrap(9))["n"].tolist() == [1, 4]
+
+
+def test_each_fold_of_a_pool_has_its_own_temperature():
+    folds = {1: 0.5, 2: 3.0}
+    val, test = (
+        pd.concat(
+            calibrated(9000, 10 * seed + fold, t).assign(fold=fold) for fold, t in folds.items()
+        )
+        for seed in (1, 2)
+    )
+    test = test.assign(image_id=test["image_id"] + test["fold"].astype(str))
+    test = test.sample(frac=1, random_state=0)
+    temperatures = fitted_temperatures(val, test)
+    np.testing.assert_allclose(temperatures, test["fold"].map(folds), rtol=0.05)
+    scaled = apply_temperature(test, temperatures)
+    for fold, rows in test.groupby("fold"):
+        alone = apply_temperature(rows, fit_temperature(val[val["fold"] == fold]))
+        pd.testing.assert_frame_equal(scaled.loc[scaled["fold"] == fold], alone)
+    with pytest.raises(ValueError, match="above 0, found -1"):
+        apply_temperature(test, np.where(test["fold"] == 1, 1.0, -1.0))

@@ -1,6 +1,7 @@
 """Operating points and decision curves, against plain loops and counts by hand."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import confusion_matrix, precision_score, recall_score
 
@@ -144,3 +145,26 @@ def test_decision_curve_without_malignant_images_cannot_gain(predicted):
 def test_decision_curve_refuses_bad_input(test):
     with pytest.raises(ValueError, match="found none"):
         decision_curve(test.head(0), FEW)
+
+
+def test_each_fold_of_a_pool_has_its_own_thresholds(predicted):
+    """Fold by fold, in any order: the pooled counts are the sums of those of the folds."""
+    vals = [predicted(SIZES, seed=fold, part="val", fold=fold) for fold in (1, 2)]
+    tests = [predicted(SIZES, seed=9 + fold, skill=fold, fold=fold) for fold in (1, 2)]
+    tests[1]["image_id"] = "second-" + tests[1]["image_id"]
+    alone = [operating_points(*pair, FEW, [0.9]).loc[0] for pair in zip(vals, tests, strict=True)]
+    pooled = operating_points(
+        pd.concat(vals), pd.concat(tests).sample(frac=1, random_state=0), FEW, [0.9]
+    ).loc[0]
+    assert [pooled["threshold_min"], pooled["threshold_max"]] == sorted(
+        p["threshold"] for p in alone
+    )
+    for value in ("threshold", "sensitivity", "specificity", "val_sensitivity"):
+        # The folds have equally many images of each class.
+        assert pooled[value] == pytest.approx(np.mean([point[value] for point in alone]))
+    for count in ("test_n", "test_malignant_n", "val_malignant_n"):
+        assert pooled[count] == sum(point[count] for point in alone)
+    vals[0] = vals[0][vals[0]["label"] < 2]
+    lacking = operating_points(pd.concat(vals), pd.concat(tests), FEW, [0.9]).loc[0]
+    assert lacking["note"] == "no malignant image in the val of a fold"
+    assert np.isnan(lacking["sensitivity"])

@@ -1,6 +1,6 @@
 import pytest
 
-from btxrd.files import PROJECT_ROOT, read_yaml
+from btxrd.files import PROJECT_ROOT, digest, read_yaml
 from btxrd.params import EvaluateParams, ParameterError, RunParams, StudyParams
 
 GRID = {
@@ -67,7 +67,64 @@ def test_an_experiments_own_override_goes_over_the_common_one():
 
 def test_no_two_runs_share_a_folder():
     runs = load("study").runs()
-    assert len({run.run_dir for run in runs}) == len(runs) == 18
+    assert len({run.run_dir for run in runs}) == len(runs) == 6 * 3 * 3
+
+
+GROWN = {
+    "name": "s",
+    "dataset_root": "d",
+    "splits": ["stratified", "grouped_cv"],
+    "experiments": ["E1_b0_baseline"],
+}
+
+
+def test_every_fold_is_a_run_of_its_own():
+    runs = StudyParams.parse({**GROWN, "seeds": [1, 2]}, "s").runs()
+    assert [(run.split, run.seed, run.fold) for run in runs] == [
+        *(("stratified", seed, None) for seed in (1, 2)),
+        *(("grouped_cv", seed, fold) for seed in (1, 2) for fold in (1, 2, 3, 4, 5)),
+    ]
+    assert runs[-1].name == "E1_b0_baseline · grouped_cv · fold 5 · seed 2"
+    assert runs[-1].run_dir.parts[-4:] == ("E1_b0_baseline", "grouped_cv", "fold-5", "seed-2")
+    for distinct in ({run.name for run in runs}, {run.fingerprint() for run in runs}):
+        assert len(distinct) == len(runs)
+
+
+def test_a_run_without_folds_is_named_and_counted_as_ever():
+    run = RunParams(experiment="x", split="center")
+    assert (run.name, run.run_dir.parts[-3:]) == (
+        "x · center · seed 42",
+        ("x", "center", "seed-42"),
+    )
+    left_out = {"fold": True, "dataset_root": True, "cache_dir": True, "study_dir": True}
+    assert run.fingerprint() == digest(run.model_dump(exclude=left_out | {"training": {"workers"}}))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "pools"),
+    [
+        ([1], {"grouped_cv/pooled/seed-1": 5}),
+        (
+            [1, 2],
+            {
+                "stratified/ensemble": 2,
+                "grouped_cv/pooled/seed-1": 5,
+                "grouped_cv/pooled/seed-2": 5,
+                "grouped_cv/pooled/ensemble": 10,
+            },
+        ),
+    ],
+)
+def test_folds_and_seeds_are_put_together(seeds, pools):
+    study = StudyParams.parse({**GROWN, "seeds": seeds}, "s")
+    root = study.study_dir / "runs" / "E1_b0_baseline"
+    runs = study.runs()
+    found = {
+        str(pool.run_dir.relative_to(root)): sum(map(pool.holds, runs)) for pool in study.pools()
+    }
+    assert found == pools
+    assert all(pool.is_pool for pool in study.pools())
+    assert not any(run.is_pool for run in runs)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +142,8 @@ def test_no_two_runs_share_a_folder():
         ({"experiment": "x", "data": {"annotations": "roi"}}, ["data.annotations", "roi_dim"]),
         ({"experiment": "../x"}, ["experiment", "pattern"]),
         ({}, ["experiment: missing"]),
+        ({"experiment": "x", "split": "grouped_cv"}, ["fold", "one of [1, 2, 3, 4, 5]", "None"]),
+        ({"experiment": "x", "fold": 1}, ["fold", "one of [None] with the split stratified"]),
     ],
 )
 def test_a_wrong_parameter_is_named_with_its_source(values, words):

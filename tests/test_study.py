@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,38 +47,6 @@ def study(phantom, cache_dir, tmp_path_factory) -> StudyParams:
 @pytest.fixture(scope="module")
 def result(study):
     return run_study(study, jobs=2)
-
-
-class Here:
-    """In the place of a cluster: this process, whose kernels are warm already."""
-
-    def __init__(self, jobs, scheduler, resources):
-        self.resources = {}
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def slots(self):
-        return 1
-
-    threads = slots
-
-    def check(self, file):
-        pass
-
-    def submit(self, function, *arguments, resources=None):
-        future = Future()
-        try:
-            future.set_result(function(*arguments))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-    def result(self, future):
-        return future.result()
 
 
 def test_one_failure_does_not_stop_the_others(study, result):
@@ -214,8 +181,8 @@ def test_a_study_is_reduced_by_name_only(study):
         select(study, only=["E9"])
 
 
-def test_a_study_of_failures_alone_has_a_report_and_a_status(study, tmp_path, monkeypatch):
-    monkeypatch.setattr("btxrd.study.study.Cluster", Here)
+def test_a_study_of_failures_alone_has_a_report_and_a_status(study, tmp_path, monkeypatch, here):
+    monkeypatch.setattr("btxrd.study.study.Cluster", here)
     path = tmp_path / "study.yaml"
     path.write_text(json.dumps(study.model_dump() | {"reports_dir": str(tmp_path)}))
     arguments = ["study", str(path), "--only", "E1_b0_baseline", "--splits", "center"]

@@ -10,7 +10,8 @@ from btxrd.evaluation import Bootstrap, bootstrap_metrics, classification_metric
 from btxrd.evaluation.calibration import calibration_summary
 from btxrd.evaluation.metrics import PER_CLASS
 from btxrd.evaluation.operating_points import operating_points
-from btxrd.evaluation.summary import HEADLINES, interval_table, parts_of, summarise
+from btxrd.evaluation.summary import FEW as FEW_IMAGES
+from btxrd.evaluation.summary import HEADLINES, few_images, interval_table, parts_of, summarise
 from btxrd.predictions import labels, probabilities
 
 FEW = Bootstrap(50, 0.9)
@@ -46,6 +47,30 @@ def test_centers_that_val_lacks_are_reported_apart(predictions, val, test, parts
     assert list(cut) == parts
     assert [len(frame) for frame in cut.values()] == [130, 130, 65, 65][: len(parts)]
     assert next(iter(parts_of(split[split["part"] == "test"]))) == "test"
+
+
+def test_a_pool_of_centers_reports_each_and_one_of_mixed_folds_none(predicted):
+    folds = [
+        predicted(seed=fold, center=fold if part == "test" else 4 - fold, part=part, fold=fold)
+        for fold in (1, 3)
+        for part in ("val", "test")
+    ]
+    pool = pd.concat(folds, ignore_index=True)
+    pool["image_id"] += pool["fold"].astype(str)
+    assert list(parts_of(pool)) == ["val", "test", "test, center 1", "test, center 3"]
+    # In fold 3, val has the center that is tested there.
+    assert list(parts_of(pool.assign(center=pool["center"].mask(pool["part"] == "val", 3)))) == [
+        "val",
+        "test",
+    ]
+    # A fold by itself tests one center: that is the whole test set.
+    assert list(parts_of(pool[pool["fold"] == 3])) == ["val", "test"]
+
+
+def test_classes_that_bear_no_figure_are_named(predictions):
+    summary = summarise(predictions, FEW)
+    assert few_images(summary) == ["val: 20 Malignant", "test: 20 Malignant"]
+    assert few_images({"test": {"per_class": {"Normal": {"n": FEW_IMAGES}}}}) == []
 
 
 def test_the_summary_is_plain_json_of_metrics_and_intervals(predictions):

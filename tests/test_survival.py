@@ -40,7 +40,7 @@ SAME = ("history.csv", "predictions.csv", "metrics.json", "operating_points.csv"
 
 
 class Study:
-    """A study of two small runs, in a folder of its own."""
+    """A study of three small runs, the folds of a split, and their pool; in a folder of its own."""
 
     def __init__(self, folder: Path, phantom: Path, cache_dir: Path) -> None:
         self.file, self.dir = folder / "study.yaml", folder / "small"
@@ -49,7 +49,7 @@ class Study:
             "dataset_root": str(phantom),
             "cache_dir": str(cache_dir),
             "reports_dir": str(folder),
-            "splits": ["stratified", "center"],
+            "splits": ["center_cv"],
             "experiments": ["E1_b0_baseline"],
             "overrides": {
                 "model": {"backbone": "resnet10t", "pretrained": False},
@@ -81,7 +81,7 @@ class Study:
         return [session["outcome"] for session in read_json(self.dir / "study.json")["sessions"]]
 
     def states(self) -> list[dict]:
-        return [read_json(path) for path in self.dir.glob("runs/*/*/seed-42/run.json")]
+        return [read_json(path) for path in self.dir.glob("runs/*/*/fold-*/seed-42/run.json")]
 
     def is_in(self, stage: str) -> bool:
         """Say whether the session that was started last is in a stage."""
@@ -89,7 +89,7 @@ class Study:
         if session == self.before:
             return False
         if stage == "06_compare":
-            return len(runs) == 2 and all(run["status"] == "finished" for run in runs)
+            return len(runs) == 3 and all(run["status"] == "finished" for run in runs)
         return stage == "data" or any(
             (run.get("stage"), run.get("status"), run.get("session")) == (stage, "running", session)
             for run in runs
@@ -97,7 +97,7 @@ class Study:
 
     def has(self, name: str) -> bool:
         """Say whether some run has left a file of this name."""
-        return any(self.dir.glob(f"runs/*/*/*/{name}"))
+        return any(self.dir.glob(f"runs/*/*/*/*/{name}"))
 
     def results(self) -> dict[str, bytes]:
         paths = [self.dir / "comparison.csv", self.dir / "differences.csv", self.dir / "gaps.csv"]
@@ -255,7 +255,7 @@ def test_data_that_change_under_a_study_are_noticed(tmp_path, phantom, cache_dir
     refused = f"not run: 1 files of the data set changed while the study ran ({image.name})"
     assert refused in study.log
     assert refused in (study.dir / "index.html").read_text()
-    assert sorted(run["status"] for run in study.states()) == ["failed", "finished"]
+    assert sorted(run["status"] for run in study.states()) == ["failed", "failed", "finished"]
 
 
 @pytest.fixture
@@ -290,5 +290,5 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_numbers(study, whole, clus
     busy()[0].kill()
     assert process.wait() == 0, study.log
     assert study.results() == whole.results()
-    assert sorted(run["attempt"] for run in study.states()) == [1, 2]
+    assert sorted(run["attempt"] for run in study.states()) == [1, 1, 2]
     assert verify(study.dir) == []

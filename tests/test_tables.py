@@ -51,6 +51,14 @@ def test_a_value_and_its_ends_are_one_cell(value):
     assert rows[3] == ["Accuracy", "–"]
 
 
+def test_a_spread_over_seeds_stands_behind_the_interval():
+    frame = pd.DataFrame({"accuracy": [0.8, 0.7], "accuracy_low": 0.6, "accuracy_high": 0.9})
+    head, *rows = cells(frame.assign(accuracy_sd=[0.0123, NAN]))
+    assert head == ["Accuracy"]
+    texts = [cell.replace("\N{NO-BREAK SPACE}", " ") for (cell,) in rows]
+    assert texts == ["0.800 (0.600–0.900) ± 0.012", "0.700 (0.600–0.900)"]
+
+
 def test_named_values_keep_their_own_ends():
     frame = pd.DataFrame({"ece": [0.1], "ece_low": 0.05, "ece_high": 0.2, "brier": 0.3})
     assert cells(frame.assign(brier_low=0.2, brier_high=0.4)) == [

@@ -128,6 +128,12 @@ class RunResult:
         """Whether it predicts all that its split tests, and not one fold of it."""
         return not isinstance(self.fold, int)
 
+    @property
+    def where(self) -> str:
+        """The split, and which fold of it: `center_cv, fold 3`."""
+        fold = {None: "", "pooled": ", pooled"}.get(self.fold, f", fold {self.fold}")
+        return f"{self.split}{fold}"
+
     def value(self, metric: str, part: str = "test") -> float:
         """Return the estimate of a flat metric name; NaN where there is none."""
         return self.interval(metric, part)[0]
@@ -316,13 +322,9 @@ def _comparison_row(name: str, runs: list[RunResult], figures: pd.DataFrame) -> 
     stratified = figures.index.isin([(name, "stratified", "test")])
     row["Stratified Grad-CAM Mean IoU"] = _mean(figures.loc[stratified, "mean_iou"])
     row["Seeds"] = len({run.seed for run in runs if not run.is_pool})
-    errors = [f"{_place(run)}: {run.error}" for run in runs if run.error]
+    errors = [f"{run.where}: {run.error}" for run in runs if run.error]
     row["Errors"] = "; ".join(errors) or None
     return row
-
-
-def _place(run: RunResult) -> str:
-    return run.split if run.fold is None else f"{run.split}, fold {run.fold}"
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -168,9 +168,8 @@ def pool_note(run: ResultParams, training: Mapping[str, Any]) -> str:
 
 def run_line(run: RunResult) -> str:
     """Return one run's or pool's line of Markdown: its state, and links to its pages that exist."""
-    fold = {None: "", "pooled": ", pooled"}.get(run.fold, f", fold {run.fold}")
     seed = "ensemble" if run.seed == "ensemble" else f"seed {run.seed}"
-    line = f"- **{run.experiment}**, {run.split}{fold}, {seed}: {run.status}"
+    line = f"- **{run.experiment}**, {run.where}, {seed}: {run.status}"
     if run.error:
         return f"{line}. {run.error} ([error.txt]({run.path}/error.txt))"
     if run.is_pool:

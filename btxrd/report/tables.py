@@ -128,7 +128,7 @@ def as_table(
             texts = [format_interval(*row, signed=signed) for row in rows]
             if name in spreads:
                 found = zip(texts, frame[spreads[name]], strict=True)
-                texts = [text if pd.isna(sd) else f"{text} ± {sd:.3f}" for text, sd in found]
+                texts = [text if pd.isna(sd) else _with_spread(text, sd) for text, sd in found]
             cells[name] = [missing if text == "–" else text for text in texts]
         elif name not in hidden:
             known = named if name in METRIC_COLUMNS else given
@@ -145,9 +145,16 @@ def as_table(
         first = cells.columns[0]
         cells[first] = [named.get(name) or title_of(name) for name in cells[first]]
     cells = cells.rename(columns=titled).rename_axis(columns=None).reset_index(drop=True)
-    long = [name for name in cells if max(map(len, cells[name]), default=0) > LONG]
+    wrapped = {titled.get(name) for name in spreads}
+    long = [n for n in cells if n in wrapped or max(map(len, cells[n]), default=0) > LONG]
     styler = cells.style.hide(axis="index").set_properties(long, **{"white-space": "normal"})
     return styler if caption is None else styler.set_caption(caption)
+
+
+def _with_spread(text: str, sd: float) -> str:
+    """Add a standard deviation, which may stand in a line of its own where there is no room."""
+    space = "\N{NO-BREAK SPACE}"
+    return f"{text.replace(' ', space)} ±{space}{sd:.3f}"
 
 
 def _cell(value: Any, column: str, titles: Mapping[str, str], missing: str) -> str:
