@@ -3,11 +3,20 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import accuracy_score, roc_auc_score
 
-from btxrd.evaluation.pools import pool_runs, write_pool
+from btxrd.evaluation.pools import fold_table, pool_runs, write_pool
 from btxrd.files import read_json, write_csv, write_json
 from btxrd.params import ResultParams, RunParams
-from btxrd.predictions import PARTS, labels, probabilities, read_predictions, write_predictions
+from btxrd.predictions import (
+    LOGIT_COLUMNS,
+    PARTS,
+    labels,
+    predictions_frame,
+    probabilities,
+    read_predictions,
+    write_predictions,
+)
 
 
 @pytest.fixture
@@ -105,3 +114,23 @@ def test_an_image_that_two_folds_test_is_refused(runs, tmp_path):
     write_predictions(second / "predictions.csv", predictions_of(first))
     with pytest.raises(ValueError, match="1-test-0000 stands more than once in part 'test'"):
         write_pool(tmp_path / "pool", [first, second])
+
+
+def test_each_fold_is_judged_by_itself_as_scikit_learn_judges_it(predicted):
+    """One fold's network is far surer of malignancy: the pooled AUC suffers, the mean does not."""
+    folds = {fold: predicted((60, 50, 40), fold, 1.5, fold=fold) for fold in (1, 2)}
+    shifted = folds[2][list(LOGIT_COLUMNS)] + np.array([0, 0, 4])
+    folds[2] = predictions_frame(folds[2].assign(image_id="b" + folds[2]["image_id"]), shifted)
+    table = fold_table(pd.concat(folds.values())).set_index("fold")
+    for fold, frame in folds.items():
+        row = table.loc[str(fold)]
+        called = probabilities(frame).argmax(axis=1)
+        assert row["accuracy"] == pytest.approx(accuracy_score(labels(frame), called))
+        auc = roc_auc_score(labels(frame), probabilities(frame), multi_class="ovr")
+        assert row["macro_auc"] == pytest.approx(auc)
+    assert table.loc["mean", "macro_auc"] == pytest.approx(table["macro_auc"].iloc[:2].mean())
+    pooled = pd.concat(folds.values())
+    assert table.loc["mean", "macro_auc"] > 0.05 + roc_auc_score(
+        labels(pooled), probabilities(pooled), multi_class="ovr"
+    )
+    assert fold_table(folds[1].drop(columns="fold")).empty

@@ -18,7 +18,7 @@ from btxrd.evaluation.runs import (
     success_table,
 )
 from btxrd.evaluation.summary import summarise
-from btxrd.files import write_csv, write_json
+from btxrd.files import read_json, write_csv, write_json
 from btxrd.params import ResultParams
 from btxrd.predictions import write_predictions
 
@@ -246,6 +246,19 @@ def test_several_seeds_have_their_mean_spread_and_ensemble(trained, tmp_path):
     differences = compare_runs(tmp_path, FEW)["differences.csv"]
     expected = compare_experiments({"good": frames, "poor": [poor]}, FEW)
     pd.testing.assert_frame_equal(differences[expected.columns], expected)
+
+
+def test_seeds_that_are_all_right_keep_an_interval_with_a_width(trained, tmp_path):
+    """No draw of images or seeds varies, but each seed's own interval may know better."""
+    for seed in (1, 2):
+        trained("perfect", seed=seed, skill=99.0)
+        path = tmp_path / "runs" / "perfect" / "stratified" / f"seed-{seed}" / "metrics.json"
+        metrics = read_json(path)
+        metrics["test"]["intervals"]["accuracy"] = [1.0, 0.9 + seed / 100, 1.0]
+        write_json(path, metrics)
+    row = compare_runs(tmp_path, FEW)["figures.csv"].query("part == 'test'").iloc[0]
+    ends = [row[f"accuracy{end}"] for end in ("", "_low", "_high", "_sd")]
+    assert ends == pytest.approx([1, 0.915, 1, 0])
 
 
 def test_several_seeds_are_one_row_of_the_comparison(trained, tmp_path):

@@ -19,6 +19,7 @@ This package itself loads neither matplotlib nor torch. Methods are named by aut
 - El-Yaniv and Wiener 2010, Selective classification, J. Mach. Learn. Res. 11:1605
 - Fawcett 2006, An introduction to ROC analysis, Pattern Recognit. Lett. 27:861
 - Field and Welsh 2007, Bootstrapping clustered data, J. R. Stat. Soc. B 69:369
+- Forman and Scholz 2010, Apples-to-apples in cross-validation studies, SIGKDD Explor. 12:49
 - Geifman and El-Yaniv 2017, Selective classification for deep networks, NeurIPS
 - Guo et al. 2017, Calibration of modern neural networks, ICML
 - Holm 1979, Scand. J. Stat. 6:65

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from btxrd.evaluation.comparisons import check_comparable, ensemble_predictions
+from btxrd.evaluation.comparisons import METRICS, check_comparable, ensemble_predictions
+from btxrd.evaluation.metrics import metric_table
 from btxrd.files import read_json, write_csv, write_json
-from btxrd.predictions import PARTS, read_predictions, write_predictions
+from btxrd.predictions import PARTS, labels, probabilities, read_predictions, write_predictions
 
-__all__ = ["POOLED", "pool_runs", "write_pool"]
+__all__ = ["POOLED", "fold_table", "pool_runs", "write_pool"]
 
 POOLED = ("predictions.csv", "training.json", "gradcam.csv")
 """The files that a pool is made of, by the names that they have there too."""
@@ -75,6 +77,29 @@ def _one_after_the_other(frames: dict[int | None, pd.DataFrame]) -> pd.DataFrame
         return next(iter(frames.values()))
     numbered = [frame.assign(fold=fold) for fold, frame in frames.items()]
     return pd.concat(numbered, ignore_index=True)
+
+
+def fold_table(test: pd.DataFrame) -> pd.DataFrame:
+    """Lay out the figures of each fold of a pool by itself, and their mean.
+
+    An AUC over all folds also ranks images of different folds against each other, whose networks
+    need not be equally sure of themselves; the mean of the folds' does not (Forman and Scholz
+    2010).
+
+    Returns:
+        A row a fold (`fold`, text), `n` images and each of `METRICS`; last a row `mean`. Empty
+        where the predictions are not those of several folds.
+    """
+    rows = []
+    for fold, frame in test.groupby("fold") if "fold" in test else ():
+        once = np.ones((1, len(frame)))
+        table = metric_table(labels(frame), probabilities(frame), once)
+        rows.append({"fold": str(fold), "n": len(frame)} | {m: table[m][0] for m in METRICS})
+    found = pd.DataFrame(rows, columns=["fold", "n", *METRICS])
+    if found.empty:
+        return found
+    mean = found[list(METRICS)].mean().to_dict() | {"fold": "mean", "n": found["n"].sum()}
+    return pd.concat([found, pd.DataFrame([mean])], ignore_index=True)
 
 
 def write_pool(folder: Path, runs: Sequence[Path]) -> None:

@@ -161,7 +161,7 @@ def pool_note(run: ResultParams, training: Mapping[str, Any]) -> str:
             "study. Thresholds and temperatures are chosen on each fold's own validation and "
             "applied to its test images; the validation figures are of all folds together. Curves "
             "and AUCs also compare images of different folds, whose networks may be differently "
-            "sure of themselves."
+            "sure of themselves; the folds stand by themselves too, with their mean."
         )
     return " ".join(said)
 
