@@ -199,9 +199,11 @@ class ResultParams(_Section):
         >>> run.fingerprint() == run.model_copy(update={"study_dir": "elsewhere"}).fingerprint()
         True
         """
-        left_out = ["dataset_root", "cache_dir", "study_dir", *(["fold"] if not self.fold else [])]
-        exclude = {**dict.fromkeys(left_out, True), "training": {"workers"}}
-        return digest(self.model_dump(exclude=exclude))
+        exclude: dict[str, Any] = dict.fromkeys(("dataset_root", "cache_dir", "study_dir"), True)
+        if self.fold is None:
+            # A run of a single fold is the same as before there were several.
+            exclude["fold"] = True
+        return digest(self.model_dump(exclude=exclude | {"training": {"workers"}}))
 
 
 class RunParams(ResultParams):
