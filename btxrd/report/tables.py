@@ -45,6 +45,8 @@ TITLES = {
     "val_malignant_n": "Malignant in val",
     "test_malignant_n": "Malignant in test",
     "threshold": "Threshold, chosen on val",
+    "threshold_max": "Highest of a fold",
+    "threshold_min": "Lowest of a fold",
     "val_sensitivity": "Sensitivity on val",
 }
 """What reports call the columns and metrics; other names are written with spaces."""
@@ -95,7 +97,7 @@ def as_table(
     """Lay a frame out for reading, without its index.
 
     `x` with `x_low` and `x_high`, and `estimate` with `low` and `high`, become one cell: value
-    (interval); with `x_sd` also its spread: value (interval) ± sd. Counts get separators, shares
+    (interval); with `x_sd` also its spread, in a line below: ± sd. Counts get separators, shares
     per cent, p values their usual form; names of metrics their titles, in the head and in the
     cells.
 
@@ -128,7 +130,7 @@ def as_table(
             texts = [format_interval(*row, signed=signed) for row in rows]
             if name in spreads:
                 found = zip(texts, frame[spreads[name]], strict=True)
-                texts = [text if pd.isna(sd) else _with_spread(text, sd) for text, sd in found]
+                texts = [text if pd.isna(sd) else f"{text}\n± {sd:.3f}" for text, sd in found]
             cells[name] = [missing if text == "–" else text for text in texts]
         elif name not in hidden:
             known = named if name in METRIC_COLUMNS else given
@@ -145,16 +147,11 @@ def as_table(
         first = cells.columns[0]
         cells[first] = [named.get(name) or title_of(name) for name in cells[first]]
     cells = cells.rename(columns=titled).rename_axis(columns=None).reset_index(drop=True)
-    wrapped = {titled.get(name) for name in spreads}
-    long = [n for n in cells if n in wrapped or max(map(len, cells[n]), default=0) > LONG]
+    long = [name for name in cells if max(map(len, cells[name]), default=0) > LONG]
+    in_two_lines = [titled[name] for name in spreads if name in titled]
     styler = cells.style.hide(axis="index").set_properties(long, **{"white-space": "normal"})
+    styler = styler.set_properties(in_two_lines, **{"white-space": "pre"})
     return styler if caption is None else styler.set_caption(caption)
-
-
-def _with_spread(text: str, sd: float) -> str:
-    """Add a standard deviation, which may stand in a line of its own where there is no room."""
-    space = "\N{NO-BREAK SPACE}"
-    return f"{text.replace(' ', space)} ±{space}{sd:.3f}"
 
 
 def _cell(value: Any, column: str, titles: Mapping[str, str], missing: str) -> str:
