@@ -39,7 +39,7 @@ class Stage:
         name: the notebook's, without its ending.
         title: what reports call it.
         doing: what a run or study that is at it is doing.
-        of: whether it is done once a study or once a run.
+        of: whether it is done once a study or once a run. Evaluation is also done once a pool.
         reads: the files that it needs, as its header names them.
         writes: the files that it leaves, relative to the folder of the study or run; `writes[-1]`
             is written last.
