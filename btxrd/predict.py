@@ -1,7 +1,8 @@
 """Classify image files with a checkpoint, preprocessed as its training was."""
 
 import os
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -55,6 +56,7 @@ def predict(
     checkpoint: str | Path,
     gradcam_dir: str | Path | None = None,
     device: str = "auto",
+    tell: Callable[[str], None] = warnings.warn,
 ) -> pd.DataFrame:
     """Classify images with the checkpoint's own preprocessing and normalisation.
 
@@ -67,6 +69,7 @@ def predict(
         gradcam_dir: where to write a PNG an image, under the name that `heat_map_file` says:
             Grad-CAM of the predicted class, scaled to [0, 1] by itself, over the image.
         device: as `get_device` takes it.
+        tell: is given a line where heat maps cannot be had; the classification stands all the same.
 
     Returns:
         One row an image with the columns `COLUMNS`: `file` (str, as given or found), `predicted`
@@ -81,11 +84,16 @@ def predict(
     classifier.network.to(get_device(device))
     files = list(_expanded(paths))
     rows: list[dict[str, Any]] = []
+    unmapped: list[str] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(files), BATCH_SIZE):
             batch = files[start : start + BATCH_SIZE]
             decoded = list(pool.map(partial(_read, preprocessing=classifier.preprocessing), batch))
-            rows += _classified(classifier, batch, decoded, gradcam_dir)
+            classified, reasons = _classified(classifier, batch, decoded, gradcam_dir)
+            rows += classified
+            unmapped += reasons
+    if unmapped:
+        tell(f"{len(unmapped)} of {len(rows)} images have no heat map: {unmapped[0]}")
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -112,8 +120,8 @@ def _load(path: Path) -> _Classifier:
             {key: checkpoint["normalization"][key] for key in ("mean", "std")},
         )
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is no usable checkpoint of btxrd: {reason}") from error
+        message = f"{path} is no usable checkpoint of btxrd: {_in_a_line(error)}"
+        raise ValueError(message) from error
 
 
 def _expanded(paths: Iterable[str | Path]) -> Iterator[Path]:
@@ -145,7 +153,8 @@ def _classified(
     files: list[Path],
     decoded: list[np.ndarray | str],
     gradcam_dir: str | Path | None,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the rows of `predict`, and for each heat map that cannot be had why."""
     rows: list[dict[str, Any]] = [{"file": str(file)} for file in files]
     readable = []
     for row, pixels in zip(rows, decoded, strict=True):
@@ -154,7 +163,7 @@ def _classified(
         else:
             readable.append((row, pixels))
     if not readable:
-        return rows
+        return rows, []
     images = np.stack([pixels for _, pixels in readable])
     batches = [(torch.from_numpy(images),)]
     logits = predict_logits(classifier.network, batches, classifier.normalization)
@@ -163,29 +172,42 @@ def _classified(
     for (row, _), shares, label in zip(readable, probabilities, predicted, strict=True):
         row["predicted"] = CLASS_NAMES[label]
         row.update(zip(COLUMNS[2:-1], shares, strict=True))
-    if gradcam_dir is not None:
-        targets = [heat_map_file(gradcam_dir, row["file"]) for row, _ in readable]
-        _write_heat_maps(classifier, images, predicted, targets)
-    return rows
+    if gradcam_dir is None:
+        return rows, []
+    targets = [heat_map_file(gradcam_dir, row["file"]) for row, _ in readable]
+    return rows, _write_heat_maps(classifier, images, predicted, targets)
 
 
 def _write_heat_maps(
     classifier: _Classifier, images: np.ndarray, predicted: np.ndarray, targets: list[Path]
-) -> None:
+) -> list[str]:
+    """Return for each map that cannot be had why: no reason is worth the classification."""
     # The grad-cam package takes a second to import, and only heat maps need it.
     from btxrd.evaluation.gradcam import class_activation_maps
     from btxrd.evaluation.localisation import normalise_maps
 
-    maps = class_activation_maps(
-        classifier.network,
-        images,
-        predicted,
-        batch_size=len(images),
-        to_input=partial(to_input, normalization=classifier.normalization),
-    )
+    try:
+        maps = class_activation_maps(
+            classifier.network,
+            images,
+            predicted,
+            batch_size=len(images),
+            to_input=partial(to_input, normalization=classifier.normalization),
+        )
+    except Exception as error:
+        return [_in_a_line(error)] * len(images)
+    reasons = []
     for image, heat, target in zip(images, normalise_maps(maps), targets, strict=True):
         colours = cv2.applyColorMap(np.rint(255 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO)
         opacity = HEAT_OPACITY * heat[..., None]
         overlay = np.rint(opacity * colours + (1 - opacity) * image[..., None]).astype(np.uint8)
-        with atomic_path(target) as temporary:
-            temporary.write_bytes(cv2.imencode(".png", overlay)[1].tobytes())
+        try:
+            with atomic_path(target) as temporary:
+                temporary.write_bytes(cv2.imencode(".png", overlay)[1].tobytes())
+        except OSError as error:
+            reasons.append(_in_a_line(error))
+    return reasons
+
+
+def _in_a_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -116,6 +116,27 @@ def test_equal_names_in_two_folders_keep_their_heat_maps_apart(checkpoint, table
     assert (first.max(axis=2) > first.min(axis=2)).any()
 
 
+def test_a_heat_map_that_cannot_be_had_costs_no_classification(
+    command, table, tmp_path, monkeypatch
+):
+    expected, maps = command(*table["path"][:2]), tmp_path / "maps"
+    maps.mkdir()
+    # A folder of that name: the first map cannot be written.
+    heat_map_file(maps, table["path"][0]).mkdir()
+    told = command(*table["path"][:2], "--gradcam", maps)
+    assert (told.exit_code, told.stdout) == (0, expected.stdout)
+    assert "\n1 of 2 images have no heat map: " in told.stderr
+    assert heat_map_file(maps, table["path"][1]).is_file()
+
+    def refuse(*_, **__):
+        raise RuntimeError("its maps have a single place\nand more")
+
+    monkeypatch.setattr("btxrd.evaluation.gradcam.class_activation_maps", refuse)
+    told = command(*table["path"][:2], "--gradcam", tmp_path / "none")
+    assert (told.exit_code, told.stdout) == (0, expected.stdout)
+    assert told.stderr.endswith("\n2 of 2 images have no heat map: its maps have a single place\n")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

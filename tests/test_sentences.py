@@ -48,6 +48,7 @@ def result(split, value, status="finished", error=None):
         metrics={part: {"intervals": intervals} for part in ("val", "test")},
         gradcam=None,
         training={"epochs": 9, "seconds": 61.4, "device": "cpu"},
+        pages={"training": "03_train.html", "evaluation": "04_evaluate.html"},
     )
 
 
@@ -76,19 +77,20 @@ def test_what_is_not_known_is_not_said():
     assert "gap" not in sentence
     refused = GAPS.assign(metric=None, difference=np.nan, low=np.nan, high=np.nan, note="lr")
     assert "gap" not in recommendation("E1", RUNS, LEAKAGE, SHORTCUTS, refused)
-    for best, runs in ((None, RUNS), ("E1", RUNS[1:])):
+    failed = result("stratified", 0.9, "failed", "the kernel died")
+    for best, runs in ((None, RUNS), ("E1", RUNS[1:]), ("E1", [failed])):
         assert "No experiment" in recommendation(best, runs, LEAKAGE, SHORTCUTS, GAPS)
 
 
-def test_every_run_has_a_line_with_links_or_its_error():
+def test_every_run_has_a_line_with_its_error_and_links_to_its_pages():
     assert run_line(RUNS[1]) == (
         "- **E1**, center, seed 42: finished (9 epochs, 61 s, cpu) · "
         "[training](runs/E1/center/seed-42/03_train.html) · "
-        "[evaluation](runs/E1/center/seed-42/04_evaluate.html) · "
-        "[heat maps](runs/E1/center/seed-42/05_gradcam.html)"
+        "[evaluation](runs/E1/center/seed-42/04_evaluate.html)"
     )
     broken = run_line(result("stratified", np.nan, "failed", "the kernel died"))
-    assert broken.endswith("the kernel died ([error.txt](runs/E1/stratified/seed-42/error.txt))")
+    assert ": failed (9 epochs, 61 s, cpu). the kernel died ([error.txt](runs/E1/" in broken
+    assert broken.endswith("[evaluation](runs/E1/stratified/seed-42/04_evaluate.html)")
 
 
 def test_every_report_says_what_it_is_and_how_it_was_made(phantom):

@@ -21,7 +21,7 @@ from btxrd.evaluation.comparisons import (
 from btxrd.evaluation.intervals import Bootstrap
 from btxrd.files import read_json
 from btxrd.predictions import read_predictions
-from btxrd.stages import RUN_FILE
+from btxrd.stages import RUN_FILE, RUN_STAGES
 
 __all__ = [
     "COMPARED",
@@ -91,6 +91,7 @@ class RunResult:
         metrics: part → metrics, as `summarise` returns them; empty without `metrics.json`.
         gradcam: one row an explained image; None without `gradcam.csv`.
         training: the content of `training.json`; empty without it.
+        pages: the files of its pages that exist, by what reports call them.
     """
 
     path: Path
@@ -103,6 +104,12 @@ class RunResult:
     metrics: dict[str, dict[str, Any]]
     gradcam: pd.DataFrame | None
     training: dict[str, Any]
+    pages: dict[str, str]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run came to its end; a failed one may have some figures all the same."""
+        return self.status in ("finished", "by hand")
 
     def value(self, metric: str, part: str = "test") -> float:
         """Return the estimate of a flat metric name; NaN where there is none."""
@@ -143,6 +150,7 @@ def _collect(folder: Path, study_dir: Path) -> RunResult:
         metrics=read_json(folder / "metrics.json"),
         gradcam=pd.read_csv(gradcam) if gradcam.is_file() else None,
         training=training,
+        pages={s.title: s.page for s in RUN_STAGES.values() if (folder / s.page).is_file()},
     )
 
 
@@ -173,7 +181,7 @@ def compare_runs(study_dir: str | Path, bootstrap: Bootstrap) -> dict[str, pd.Da
 
 
 def comparison_table(runs: list[RunResult]) -> pd.DataFrame:
-    """Return one row an experiment; its seeds are averaged.
+    """Return one row an experiment; its seeds are averaged, those that finished.
 
     First `COMPARISON_COLUMNS`, all test figures; then the same for other splits that were run,
     the ends of the intervals (of the first seed), the validation figures that the recommendation
@@ -198,13 +206,13 @@ def _comparison_row(name: str, runs: list[RunResult]) -> dict[str, Any]:
         "Annotations": data.get("annotations"),
     }
     for split, split_title in SPLIT_TITLES.items():
-        here = [run for run in runs if run.split == split]
+        here = [run for run in runs if run.split == split and run.is_finished]
         for metric, title in COMPARED.items() if here else ():
             column = f"{split_title} {title}"
             row[column] = _mean([run.value(metric) for run in here])
             row[f"{column} Low"], row[f"{column} High"] = here[0].interval(metric)[1:]
             row[f"{split_title} Val {title}"] = _mean([r.value(metric, "val") for r in here])
-    stratified = [run for run in runs if run.split == "stratified"]
+    stratified = [run for run in runs if run.split == "stratified" and run.is_finished]
     row["Stratified Grad-CAM Mean IoU"] = _mean([run.mean_iou for run in stratified])
     row["Seeds"] = len({run.seed for run in runs})
     row["Errors"] = "; ".join(f"{run.split}: {run.error}" for run in runs if run.error) or None
@@ -216,7 +224,7 @@ def _mean(values: list[float]) -> float:
 
 
 def recommend(table: pd.DataFrame) -> str | None:
-    """Return the recommended experiment; None where no experiment has a stratified run.
+    """Return the recommended experiment; None where none has a stratified run that finished.
 
     Highest stratified accuracy, ties by stratified malignant sensitivity, then center-holdout
     accuracy, all read on the validation sets: test figures are never selected on.

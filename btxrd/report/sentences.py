@@ -11,7 +11,6 @@ from btxrd.evaluation.runs import COMPARED, RunResult
 from btxrd.predictions import probabilities
 from btxrd.provenance import code_version, data_name, now, package_versions
 from btxrd.report.tables import TITLES, format_interval
-from btxrd.stages import RUN_STAGES
 
 __all__ = [
     "case_titles",
@@ -52,9 +51,10 @@ def recommendation(
     `best` is what `recommend` returns, `leakage` and `shortcuts` are `leakage_table` and
     `shortcut_table`, `gaps` is `gaps.csv` of `compare_runs`.
     """
-    by_split = {run.split: run for run in reversed(runs) if run.experiment == best}
+    own = [run for run in runs if run.experiment == best and run.is_finished]
+    by_split = {run.split: run for run in reversed(own)}
     if best is None or "stratified" not in by_split:
-        return "**No experiment can be recommended:** no stratified run has been evaluated."
+        return "**No experiment can be recommended:** no stratified run has finished."
     chosen = by_split["stratified"]
     quoted = {metric: format_interval(*chosen.interval(metric)) for metric in COMPARED}
     sentences = [
@@ -88,12 +88,11 @@ def recommendation(
 def run_line(run: RunResult) -> str:
     """Return one run's line of Markdown: its state, and links to its pages that exist."""
     line = f"- **{run.experiment}**, {run.split}, seed {run.seed}: {run.status}"
-    if run.error:
-        return f"{line}. {run.error} ([error.txt]({run.path}/error.txt))"
     if run.training:
         line += " ({epochs} epochs, {seconds:.0f} s, {device})".format(**run.training)
-    links = (f"[{stage.title}]({run.path}/{stage.page})" for stage in RUN_STAGES.values())
-    return f"{line} · {' · '.join(links)}"
+    if run.error:
+        line += f". {run.error} ([error.txt]({run.path}/error.txt))"
+    return " · ".join([line, *(f"[{title}]({run.path}/{p})" for title, p in run.pages.items())])
 
 
 def localisation_finding(table: pd.DataFrame) -> str:
