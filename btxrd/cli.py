@@ -246,6 +246,39 @@ def predict(
     raise SystemExit(int(table["error"].notna().any()))
 
 
+@main.command()
+@click.argument("data", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--checkpoint",
+    "first",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The model.pt of a run.",
+)
+@click.argument(
+    "others",
+    metavar="[MODEL.PT]...",
+    nargs=-1,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+@click.option("--name", help="Of the folder in reports/external; that of DATA by default.")
+def evaluate(data: Path, first: Path, others: tuple[Path, ...], name: str | None) -> None:
+    """Evaluate a trained network on your own labelled radiographs, DATA.
+
+    DATA is a folder in the release's layout, or a CSV with `path,label` and, where you have them,
+    `group` (the patient), `center`, `age`, `gender`. Checkpoints that follow the first one, as a
+    shell's `*` gives them, make an ensemble: their mean probability.
+    """
+    from btxrd.external import evaluate_checkpoints
+    from btxrd.study.notebooks import NotebookError
+
+    click.echo(RESEARCH_ONLY, err=True)
+    with _in_one_line(ImportError, NotebookError, OSError, ValueError):
+        tell = partial(click.echo, err=True)
+        page = evaluate_checkpoints(data, [first, *others], name, tell=tell)
+    click.echo(f"report: {page}")
+
+
 def _write_predictions(
     table: "pd.DataFrame", checkpoint: Path, output: Path | None, form: str
 ) -> None:

@@ -27,28 +27,30 @@ from btxrd.models import (
     to_input,
 )
 
-__all__ = ["COLUMNS", "heat_map_file", "predict"]
+__all__ = ["BATCH_SIZE", "COLUMNS", "Classifier", "heat_map_file", "load_classifier", "predict"]
 
 COLUMNS = ("file", "predicted", *(f"p_{name}" for name in CLASS_NAMES), "error")
 """The columns of `predict`, in order."""
 
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}
+IMAGE_SUFFIXES = {".bmp", ".dcm", ".dicom", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}
 """What counts as an image in a folder; a file that is named itself may end in anything."""
 
-UNREADABLE = (OSError, ValueError, cv2.error, Image.DecompressionBombError)
+UNREADABLE = (ImportError, OSError, ValueError, cv2.error, Image.DecompressionBombError)
 BATCH_SIZE = 32
+"""Images that a network sees at a time."""
 
 HEAT_OPACITY = 0.6
 """Of the hottest place."""
 
 
 @dataclass(frozen=True)
-class _Classifier:
-    """A checkpoint ready for use: the network and how its input is made."""
+class Classifier:
+    """A checkpoint ready for use: the network, how its input is made, and its parameters."""
 
     network: BTXRDClassifier
     preprocessing: Preprocessing
     normalization: dict[str, list[float]]
+    config: dict[str, Any]
 
 
 def predict(
@@ -80,7 +82,7 @@ def predict(
         FileNotFoundError: there is no such checkpoint.
         ValueError: the checkpoint is damaged or not one of this project.
     """
-    classifier = _load(Path(checkpoint))
+    classifier = load_classifier(checkpoint)
     classifier.network.to(get_device(device))
     files = list(_expanded(paths))
     rows: list[dict[str, Any]] = []
@@ -109,15 +111,22 @@ def heat_map_file(gradcam_dir: str | Path, image: str | Path) -> Path:
     return Path(gradcam_dir) / f"{image.stem}-{digest(str(image.resolve()))}.png"
 
 
-def _load(path: Path) -> _Classifier:
+def load_classifier(path: str | Path) -> Classifier:
+    """Build the classifier of a checkpoint, on the CPU and in eval mode.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: the checkpoint is damaged or not one of this project.
+    """
     checkpoint = load_checkpoint(path)
     try:
         if tuple(checkpoint["class_names"]) != CLASS_NAMES:
             raise ValueError(f"its classes are {checkpoint['class_names']}")
-        return _Classifier(
+        return Classifier(
             model_from_checkpoint(checkpoint),
             Preprocessing.from_config(checkpoint["config"]),
             {key: checkpoint["normalization"][key] for key in ("mean", "std")},
+            checkpoint["config"],
         )
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         message = f"{path} is no usable checkpoint of btxrd: {_in_a_line(error)}"
@@ -149,7 +158,7 @@ def _read(path: Path, preprocessing: Preprocessing) -> np.ndarray | str:
 
 
 def _classified(
-    classifier: _Classifier,
+    classifier: Classifier,
     files: list[Path],
     decoded: list[np.ndarray | str],
     gradcam_dir: str | Path | None,
@@ -179,7 +188,7 @@ def _classified(
 
 
 def _write_heat_maps(
-    classifier: _Classifier, images: np.ndarray, predicted: np.ndarray, targets: list[Path]
+    classifier: Classifier, images: np.ndarray, predicted: np.ndarray, targets: list[Path]
 ) -> list[str]:
     """Return for each map that cannot be had why: no reason is worth the classification."""
     # The grad-cam package takes a second to import, and only heat maps need it.

@@ -200,17 +200,17 @@ def calibration_summary(
     Returns:
         Two rows an outcome: `outcome`, `n` images, `positive` ones of them, `temperature` (held
         fixed in the intervals), `when` (before or after it), `ece` and `brier` (one-vs-rest,
-        Brier 1950, in [0, 1]) with their ends.
+        Brier 1950, in [0, 1]) with their ends. Where `val` is empty, only the rows before, and no
+        temperature.
 
     Raises:
-        ValueError: `val` or `test` is empty.
+        ValueError: `test` is empty.
     """
-    temperature = fit_temperature(val)
+    temperature = fit_temperature(val) if len(val) else np.nan
     weights = bootstrap.weights(labels(test), test["group"])
-    outcomes = {
-        "before": calibration_outcomes(test),
-        "after": calibration_outcomes(apply_temperature(test, temperature)),
-    }
+    outcomes = {"before": calibration_outcomes(test)}
+    if len(val):
+        outcomes["after"] = calibration_outcomes(apply_temperature(test, temperature))
     rows = []
     for name in outcomes["before"]:
         for when, described in outcomes.items():

@@ -55,7 +55,8 @@ def parts_of(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """
     parts = dict(list(predictions.groupby("part", sort=False)))
     test = parts["test"]
-    if "val" in parts and not set(test["center"]) & set(parts["val"]["center"]):
+    several = len(set(test["center"])) > 1
+    if several and "val" in parts and not set(test["center"]) & set(parts["val"]["center"]):
         parts |= {f"test, center {center}": rows for center, rows in test.groupby("center")}
     return parts
 
