@@ -137,7 +137,7 @@ def _validation(members: Sequence[_Member]) -> tuple[list[pd.DataFrame], list[st
     lacking = "Thresholds and temperature are not available:"
     alone = [str(member.path) for member in members if member.run_dir is None]
     if alone:
-        return [], [f"{lacking} the run that made it does not stand beside {listed(alone)}."]
+        return [], [f"{lacking} no run that made it stands beside {listed(alone)}."]
     frames = [read_predictions(member.run_dir / "predictions.csv") for member in members]
     frames = [frame[frame["part"] == "val"] for frame in frames]
     if len(frames) == 1:

@@ -22,6 +22,7 @@ from btxrd.models import BTXRDClassifier, save_checkpoint
 from btxrd.params import RunParams
 from btxrd.predict import predict
 from btxrd.predictions import probabilities, read_predictions, write_predictions
+from btxrd.study.notebooks import execute_notebook
 
 ROWS = slice(20, 50)
 """Of the phantom's table: those that are evaluated."""
@@ -202,8 +203,7 @@ def test_a_checkpoint_without_its_run_has_no_thresholds(
         shutil.copy(make_run(7).with_name("training.json"), model.parent)
     folder, lines = evaluate(listing(group="one patient"), model)
     assert lines == [
-        "Thresholds and temperature are not available: the run that made it does not stand "
-        f"beside {model}.",
+        f"Thresholds and temperature are not available: no run that made it stands beside {model}.",
         f"Which images {model} has been trained on is not known: no seen.csv beside it.",
     ]
     assert set(read_predictions(folder / "predictions.csv")["part"]) == {"test"}
@@ -240,9 +240,14 @@ def test_another_evaluation_is_not_overwritten(evaluate, listing, make_run, tmp_
 
 
 @pytest.fixture
-def command(tmp_path, cache_dir, monkeypatch):
-    """Run the command with its folders elsewhere."""
+def command(tmp_path, monkeypatch):
+    """Run the command with its folders elsewhere, and few replicates."""
+
+    def execute(stage, folder, parameters):
+        execute_notebook(stage, folder, parameters | {"replicates": 50})
+
     monkeypatch.setattr("btxrd.files.PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr("btxrd.external.execute_notebook", execute)
 
     def run(*words: str | Path):
         return CliRunner().invoke(main, ["evaluate", *map(str, words)])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from io import StringIO
 
 import cv2
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from pydicom.data import get_testdata_file
 from torch import nn
 
 from btxrd import CLASS_NAMES, NORMALIZATION, RESEARCH_ONLY
@@ -91,6 +93,18 @@ def test_a_bad_file_is_a_row_and_not_the_end(checkpoint, table, tmp_path):
     ):
         assert name in error
     assert found["predicted"].isna().tolist() == [True, False, True, True]
+
+
+def test_dicom_is_classified_and_without_its_reader_a_row_with_its_error(
+    checkpoint, tmp_path, monkeypatch
+):
+    name = get_testdata_file("MR_small.dcm", download=False)
+    shutil.copy(name, tmp_path / "a.DCM")
+    found = predict([tmp_path], checkpoint)
+    assert found["file"].tolist() == [str(tmp_path / "a.DCM")]
+    assert found["predicted"].notna().all()
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    assert "pip install 'btxrd[dicom]'" in predict([tmp_path], checkpoint)["error"].item()
 
 
 def test_a_folder_is_searched_in_order_of_name(checkpoint, table, tmp_path):

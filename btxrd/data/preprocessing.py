@@ -21,7 +21,7 @@ REDUCED_DECODING = {
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
-"""OpenCV's decoding at 1/n of the size, which skips most of the work of a JPEG."""
+"""OpenCV's JPEG decoding at 1/n of the size, which skips most of the work."""
 
 SIDEWAYS = {5, 6, 7, 8}
 """EXIF orientations that swap width and height."""
@@ -130,22 +130,22 @@ class Preprocessing:
             raise FileNotFoundError(f"no image {path}") from None
         except OSError as error:
             raise ValueError(f"{path} is not a readable image: {error}") from error
-        flags = REDUCED_DECODING[self._reduction(width, height)] | cv2.IMREAD_ANYDEPTH
+        factor = self._reduction(width, height)
+        flags = REDUCED_DECODING[factor if tables else 1] | cv2.IMREAD_ANYDEPTH
         pixels = cv2.imread(str(path), flags)
         if pixels is None:
             raise ValueError(f"{path} could not be decoded: damaged or truncated?")
         if pixels.dtype != np.uint8:
             pixels = _to_8_bits(pixels, pixels.min(), pixels.max())
+        if not tables:
+            pixels = _reduced(pixels, factor)
         quantisation = float(np.mean(tables[0])) if tables else float("nan")
         return Radiograph(pixels, width, height, mode, quantisation)
 
     def _decode_dicom(self, path: str | Path) -> Radiograph:
         values, (black, white), kind = read_dicom(path)
         height, width = values.shape
-        factor = self._reduction(width, height)
-        size = width // factor, height // factor
-        # As OpenCV reduces what is no JPEG.
-        pixels = cv2.resize(_to_8_bits(values, black, white), size, None, 0, 0, cv2.INTER_AREA)
+        pixels = _reduced(_to_8_bits(values, black, white), self._reduction(width, height))
         return Radiograph(pixels, width, height, kind, float("nan"))
 
     def _reduction(self, width: int, height: int) -> int:
@@ -167,6 +167,12 @@ class Preprocessing:
         columns = slice(inner.left, inner.left + inner.width)
         square[rows, columns] = cv2.resize(pixels, (inner.width, inner.height), None, 0, 0, method)
         return square
+
+
+def _reduced(pixels: np.ndarray, factor: int) -> np.ndarray:
+    """Bring pixels to 1/`factor` of their size, as scaled decoding does a JPEG's."""
+    height, width = (max(1, side // factor) for side in pixels.shape)
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _to_8_bits(values: np.ndarray, black: float, white: float) -> np.ndarray:
