@@ -37,11 +37,8 @@ class _Member:
 
     path: Path
     classifier: Classifier
+    params: RunParams
     run_dir: Path | None
-
-    @property
-    def params(self) -> RunParams:
-        return RunParams.parse(self.classifier.config, self.path)
 
 
 def evaluate_checkpoints(
@@ -102,9 +99,10 @@ def evaluate_checkpoints(
 
 def _member(path: Path) -> _Member:
     classifier = load_classifier(path)
+    params = RunParams.parse(classifier.config, path)
     trained = read_json(path.with_name("training.json")).get("parameters")
     beside = trained == classifier.config and path.with_name("predictions.csv").is_file()
-    return _Member(path, classifier, path.parent if beside else None)
+    return _Member(path, classifier, params, path.parent if beside else None)
 
 
 def _free_folder(reports_dir: Path, name: str, made_of: dict[str, Any]) -> Path:

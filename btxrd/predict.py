@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 
 from btxrd import CLASS_NAMES
 from btxrd.data.preprocessing import Preprocessing
@@ -35,7 +34,7 @@ COLUMNS = ("file", "predicted", *(f"p_{name}" for name in CLASS_NAMES), "error")
 IMAGE_SUFFIXES = {".bmp", ".dcm", ".dicom", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}
 """What counts as an image in a folder; a file that is named itself may end in anything."""
 
-UNREADABLE = (ImportError, OSError, ValueError, cv2.error, Image.DecompressionBombError)
+UNREADABLE = (ImportError, OSError, ValueError, cv2.error)
 BATCH_SIZE = 32
 """Images that a network sees at a time."""
 

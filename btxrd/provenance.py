@@ -57,4 +57,4 @@ def data_name(dataset_root: str | Path) -> str:
             f"phantom BTXRD: {facts['n_images']} drawn images (seed {facts['seed']}), "
             "not radiographs of anyone"
         )
-    return f"BTXRD, or what is laid out like it, as found in `{root.name}` ({CITATION})"
+    return f"`{root.name}`, laid out as BTXRD ({CITATION})"

@@ -91,6 +91,13 @@ def test_a_missing_or_broken_image_is_named(tmp_path):
         Preprocessing(64).read(broken)
 
 
+def test_an_image_too_large_to_be_one_is_named(tmp_path, monkeypatch):
+    path = save(tmp_path / "bomb.png", np.zeros((40, 40), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"bomb\.png is not a readable image.*exceeds limit"):
+        Preprocessing(64).read(path)
+
+
 def test_settings_come_back_from_a_checkpoints_config():
     section = {"image_size": 96, "contrast": "none", "resize": "stretch", "annotations": "none"}
     assert Preprocessing.from_config({"data": section}) == Preprocessing(96, "none", "stretch")

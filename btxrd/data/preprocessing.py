@@ -128,7 +128,7 @@ class Preprocessing:
                 mode = header.mode
         except FileNotFoundError:
             raise FileNotFoundError(f"no image {path}") from None
-        except OSError as error:
+        except (OSError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} is not a readable image: {error}") from error
         factor = self._reduction(width, height)
         flags = REDUCED_DECODING[factor if tables else 1] | cv2.IMREAD_ANYDEPTH

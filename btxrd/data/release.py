@@ -27,8 +27,8 @@ MOST_SET_ASIDE = 0.02
 class Release:
     """What later stages read of a data set.
 
-    `table` holds the usable rows, `cache` at least their images; `findings` are the audit's, and
-    the images that could not be decoded.
+    `table` holds the usable rows (of a listing with their `group`), `cache` at least their images;
+    `findings` are the audit's, and the images that could not be decoded.
     """
 
     table: pd.DataFrame
