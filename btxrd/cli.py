@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,11 +129,16 @@ study_argument = click.argument(
 @main.command()
 @study_argument
 def status(directory: Path) -> None:
-    """Say how far the study in DIRECTORY is (reports/<study>), while it runs or after it."""
+    """Say how far the study in DIRECTORY is (reports/<study>), while it runs or after it.
+
+    Exit status: 0 where no run has failed so far, 1 where one has.
+    """
     from btxrd.study.progress import study_status
 
     with _in_one_line(FileNotFoundError, ValueError):
-        click.echo("\n".join(study_status(directory)))
+        lines, failed = study_status(directory)
+    click.echo("\n".join(lines))
+    raise SystemExit(1 if failed else 0)
 
 
 @main.command()
@@ -228,16 +234,49 @@ def predict(
 ) -> None:
     """Classify IMAGES, files or folders, with a trained network.
 
-    An image that cannot be read gets a row with its error. Exit status: 0 all classified, 1 not
-    all, 2 wrong usage.
+    An image that cannot be read gets a row with its error. Where a heat map cannot be had, a line
+    says why; the classification stands. Exit status: 0 all classified, 1 not all, 2 wrong usage.
     """
     from btxrd.predict import predict
 
     click.echo(RESEARCH_ONLY, err=True)
     with _in_one_line(OSError, ValueError):
-        table = predict(images, checkpoint, gradcam)
+        table = predict(images, checkpoint, gradcam, tell=partial(click.echo, err=True))
         _write_predictions(table, checkpoint, output, form)
     raise SystemExit(int(table["error"].notna().any()))
+
+
+@main.command()
+@click.argument("data", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--checkpoint",
+    "first",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The model.pt of a run.",
+)
+@click.argument(
+    "others",
+    metavar="[MODEL.PT]...",
+    nargs=-1,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+@click.option("--name", help="Of the folder in reports/external; that of DATA by default.")
+def evaluate(data: Path, first: Path, others: tuple[Path, ...], name: str | None) -> None:
+    """Evaluate a trained network on your own labelled radiographs, DATA.
+
+    DATA is a folder in the release's layout, or a CSV with `path,label` and, where you have them,
+    `group` (the patient), `center`, `age`, `gender`. Checkpoints that follow the first one, as a
+    shell's `*` gives them, make an ensemble: their mean probability.
+    """
+    from btxrd.external import evaluate_checkpoints
+    from btxrd.study.notebooks import NotebookError
+
+    click.echo(RESEARCH_ONLY, err=True)
+    with _in_one_line(ImportError, NotebookError, OSError, ValueError):
+        tell = partial(click.echo, err=True)
+        page = evaluate_checkpoints(data, [first, *others], name, tell=tell)
+    click.echo(f"report: {page}")
 
 
 def _write_predictions(

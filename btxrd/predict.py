@@ -1,7 +1,8 @@
 """Classify image files with a checkpoint, preprocessed as its training was."""
 
 import os
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,6 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 
 from btxrd import CLASS_NAMES
 from btxrd.data.preprocessing import Preprocessing
@@ -26,28 +26,30 @@ from btxrd.models import (
     to_input,
 )
 
-__all__ = ["COLUMNS", "heat_map_file", "predict"]
+__all__ = ["BATCH_SIZE", "COLUMNS", "Classifier", "heat_map_file", "load_classifier", "predict"]
 
 COLUMNS = ("file", "predicted", *(f"p_{name}" for name in CLASS_NAMES), "error")
 """The columns of `predict`, in order."""
 
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}
+IMAGE_SUFFIXES = {".bmp", ".dcm", ".dicom", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}
 """What counts as an image in a folder; a file that is named itself may end in anything."""
 
-UNREADABLE = (OSError, ValueError, cv2.error, Image.DecompressionBombError)
+UNREADABLE = (ImportError, OSError, ValueError, cv2.error)
 BATCH_SIZE = 32
+"""Images that a network sees at a time."""
 
 HEAT_OPACITY = 0.6
 """Of the hottest place."""
 
 
 @dataclass(frozen=True)
-class _Classifier:
-    """A checkpoint ready for use: the network and how its input is made."""
+class Classifier:
+    """A checkpoint ready for use: the network, how its input is made, and its parameters."""
 
     network: BTXRDClassifier
     preprocessing: Preprocessing
     normalization: dict[str, list[float]]
+    config: dict[str, Any]
 
 
 def predict(
@@ -55,6 +57,7 @@ def predict(
     checkpoint: str | Path,
     gradcam_dir: str | Path | None = None,
     device: str = "auto",
+    tell: Callable[[str], None] = warnings.warn,
 ) -> pd.DataFrame:
     """Classify images with the checkpoint's own preprocessing and normalisation.
 
@@ -67,6 +70,7 @@ def predict(
         gradcam_dir: where to write a PNG an image, under the name that `heat_map_file` says:
             Grad-CAM of the predicted class, scaled to [0, 1] by itself, over the image.
         device: as `get_device` takes it.
+        tell: is given a line where heat maps cannot be had; the classification stands all the same.
 
     Returns:
         One row an image with the columns `COLUMNS`: `file` (str, as given or found), `predicted`
@@ -77,15 +81,20 @@ def predict(
         FileNotFoundError: there is no such checkpoint.
         ValueError: the checkpoint is damaged or not one of this project.
     """
-    classifier = _load(Path(checkpoint))
+    classifier = load_classifier(checkpoint)
     classifier.network.to(get_device(device))
     files = list(_expanded(paths))
     rows: list[dict[str, Any]] = []
+    unmapped: list[str] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(files), BATCH_SIZE):
             batch = files[start : start + BATCH_SIZE]
             decoded = list(pool.map(partial(_read, preprocessing=classifier.preprocessing), batch))
-            rows += _classified(classifier, batch, decoded, gradcam_dir)
+            classified, reasons = _classified(classifier, batch, decoded, gradcam_dir)
+            rows += classified
+            unmapped += reasons
+    if unmapped:
+        tell(f"{len(unmapped)} of {len(rows)} images have no heat map: {unmapped[0]}")
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -101,19 +110,26 @@ def heat_map_file(gradcam_dir: str | Path, image: str | Path) -> Path:
     return Path(gradcam_dir) / f"{image.stem}-{digest(str(image.resolve()))}.png"
 
 
-def _load(path: Path) -> _Classifier:
+def load_classifier(path: str | Path) -> Classifier:
+    """Build the classifier of a checkpoint, on the CPU and in eval mode.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: the checkpoint is damaged or not one of this project.
+    """
     checkpoint = load_checkpoint(path)
     try:
         if tuple(checkpoint["class_names"]) != CLASS_NAMES:
             raise ValueError(f"its classes are {checkpoint['class_names']}")
-        return _Classifier(
+        return Classifier(
             model_from_checkpoint(checkpoint),
             Preprocessing.from_config(checkpoint["config"]),
             {key: checkpoint["normalization"][key] for key in ("mean", "std")},
+            checkpoint["config"],
         )
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is no usable checkpoint of btxrd: {reason}") from error
+        message = f"{path} is no usable checkpoint of btxrd: {_in_a_line(error)}"
+        raise ValueError(message) from error
 
 
 def _expanded(paths: Iterable[str | Path]) -> Iterator[Path]:
@@ -141,11 +157,12 @@ def _read(path: Path, preprocessing: Preprocessing) -> np.ndarray | str:
 
 
 def _classified(
-    classifier: _Classifier,
+    classifier: Classifier,
     files: list[Path],
     decoded: list[np.ndarray | str],
     gradcam_dir: str | Path | None,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the rows of `predict`, and for each heat map that cannot be had why."""
     rows: list[dict[str, Any]] = [{"file": str(file)} for file in files]
     readable = []
     for row, pixels in zip(rows, decoded, strict=True):
@@ -154,7 +171,7 @@ def _classified(
         else:
             readable.append((row, pixels))
     if not readable:
-        return rows
+        return rows, []
     images = np.stack([pixels for _, pixels in readable])
     batches = [(torch.from_numpy(images),)]
     logits = predict_logits(classifier.network, batches, classifier.normalization)
@@ -163,29 +180,42 @@ def _classified(
     for (row, _), shares, label in zip(readable, probabilities, predicted, strict=True):
         row["predicted"] = CLASS_NAMES[label]
         row.update(zip(COLUMNS[2:-1], shares, strict=True))
-    if gradcam_dir is not None:
-        targets = [heat_map_file(gradcam_dir, row["file"]) for row, _ in readable]
-        _write_heat_maps(classifier, images, predicted, targets)
-    return rows
+    if gradcam_dir is None:
+        return rows, []
+    targets = [heat_map_file(gradcam_dir, row["file"]) for row, _ in readable]
+    return rows, _write_heat_maps(classifier, images, predicted, targets)
 
 
 def _write_heat_maps(
-    classifier: _Classifier, images: np.ndarray, predicted: np.ndarray, targets: list[Path]
-) -> None:
+    classifier: Classifier, images: np.ndarray, predicted: np.ndarray, targets: list[Path]
+) -> list[str]:
+    """Return for each map that cannot be had why: no reason is worth the classification."""
     # The grad-cam package takes a second to import, and only heat maps need it.
     from btxrd.evaluation.gradcam import class_activation_maps
     from btxrd.evaluation.localisation import normalise_maps
 
-    maps = class_activation_maps(
-        classifier.network,
-        images,
-        predicted,
-        batch_size=len(images),
-        to_input=partial(to_input, normalization=classifier.normalization),
-    )
+    try:
+        maps = class_activation_maps(
+            classifier.network,
+            images,
+            predicted,
+            batch_size=len(images),
+            to_input=partial(to_input, normalization=classifier.normalization),
+        )
+    except Exception as error:
+        return [_in_a_line(error)] * len(images)
+    reasons = []
     for image, heat, target in zip(images, normalise_maps(maps), targets, strict=True):
         colours = cv2.applyColorMap(np.rint(255 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO)
         opacity = HEAT_OPACITY * heat[..., None]
         overlay = np.rint(opacity * colours + (1 - opacity) * image[..., None]).astype(np.uint8)
-        with atomic_path(target) as temporary:
-            temporary.write_bytes(cv2.imencode(".png", overlay)[1].tobytes())
+        try:
+            with atomic_path(target) as temporary:
+                temporary.write_bytes(cv2.imencode(".png", overlay)[1].tobytes())
+        except OSError as error:
+            reasons.append(_in_a_line(error))
+    return reasons
+
+
+def _in_a_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -27,8 +27,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
-KERNELS = ("tests/test_notebooks.py", "tests/test_run.py")
-"""Their notebooks run in kernels that a process keeps warm: both files go to the same one."""
+KERNELS = ("tests/test_external.py", "tests/test_notebooks.py", "tests/test_run.py")
+"""Their notebooks run in kernels that a process keeps warm: the files go to the same one."""
 
 LONGEST = ("test_study.py", "test_notebooks.py", "test_run.py", "test_training.py")
 

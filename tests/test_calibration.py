@@ -207,6 +207,16 @@ def test_summary_intervals_are_those_of_a_plain_loop():
         np.testing.assert_allclose(ends, np.percentile(values, [5, 95]))
 
 
+def test_summary_without_val_has_no_temperature():
+    val, test = calibrated(200, 0), calibrated(200, 1)
+    alone, both = (calibration_summary(v, test, Bootstrap(20)) for v in (val.head(0), val))
+    assert alone["temperature"].isna().all()
+    before = both[both["when"] == "before"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(
+        alone.drop(columns="temperature"), before.drop(columns="temperature")
+    )
+
+
 def test_summary_without_malignant_images():
     test = calibrated(200, 1)
     summary = calibration_summary(calibrated(200, 0), test[test["label"] < 2], Bootstrap(20))

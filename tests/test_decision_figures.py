@@ -56,7 +56,8 @@ def test_reliability(test, drawn):
     before, after = (
         reliability_tables(frame, BOOTSTRAP) for frame in (test, apply_temperature(test, 2.0))
     )
-    figure = drawn(reliability_figure(before, after, BOOTSTRAP, "E1, test"), 120)
+    stages = {"before": before, "after": after}
+    figure = drawn(reliability_figure(stages, BOOTSTRAP, "E1, test"), 120)
     assert figure.get_suptitle().startswith("E1, test, 90 % intervals (")
     assert len(figure.axes) == 8
     assert [axis.get_title() for axis in figure.axes[:4]] == [
@@ -69,7 +70,8 @@ def test_reliability(test, drawn):
         figure.axes[7].lines[1].get_ydata(), after["top label"]["observed"]
     )
     with pytest.raises(ValueError, match="same outcomes"):
-        reliability_figure(before, {}, BOOTSTRAP)
+        reliability_figure({"before": before, "after": {}}, BOOTSTRAP, "E1, test")
+    assert len(drawn(reliability_figure({"alone": before}, BOOTSTRAP, "E1"), 120).axes) == 4
 
 
 def test_selective(test, drawn):

@@ -144,7 +144,7 @@ def test_folds_are_runs_and_their_pools_follow(finished, notebooks):
         expected = {*EVALUATE.writes, *POOLED} - ({"gradcam.csv"} if "ensemble" in name else set())
         assert set(record["files"]) == expected
     assert verify(study.study_dir) == []
-    lines = study_status(study.study_dir)
+    lines, _ = study_status(study.study_dir)
     assert lines[-4:] == [
         "E1_b0_baseline · center_cv · pooled · ensemble: finished",
         "6 of 6 runs finished, 0 failed",
@@ -166,7 +166,7 @@ def test_a_pool_that_lacks_a_fold_is_not_made_and_that_is_said(study, notebooks)
     error = "not made: of its 3 runs, E1_b0_baseline · center_cv · fold 2 · seed 2 did not finish"
     assert result.failed["E1_b0_baseline · center_cv · pooled · seed 2"]["error"] == error
     assert evaluated(notebooks)[-1] == POOLS[0]
-    assert "1 of 3 pools made of them" in study_status(study.study_dir)
+    assert "1 of 3 pools made of them" in study_status(study.study_dir)[0]
     comparison = pd.read_csv(study.study_dir / "comparison.csv")
     assert f"center_cv, pooled: {error}" in comparison.loc[0, "Errors"]
     assert verify(study.study_dir) == []

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from btxrd.evaluation import classification_metrics
+from btxrd.files import file_digest
 from btxrd.models import load_checkpoint
 from btxrd.params import run_directory
 from btxrd.predictions import labels, probabilities, read_predictions
@@ -88,6 +89,12 @@ def test_training_records_every_epoch_and_predicts_every_held_out_image(places, 
     for part in ("val", "test"):
         expected = split[split["split"] == part]["image_id"].tolist()
         assert predictions[predictions["part"] == part]["image_id"].tolist() == expected
+    seen = pd.read_csv(trained / "seen.csv").set_index("image_id")
+    held_out = split.set_index("image_id")["split"] != "test"
+    assert seen["part"].to_dict() == split.set_index("image_id")["split"][held_out].to_dict()
+    image_id = seen.index[0]
+    digest = file_digest(Path(places["dataset_root"]) / "images" / image_id)
+    assert seen.loc[image_id, "digest"] == digest
     val = predictions[predictions["part"] == "val"]
     accuracy = classification_metrics(labels(val), probabilities(val))["accuracy"]
     assert accuracy == pytest.approx(best["val_top1"], abs=1e-6)

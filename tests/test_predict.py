@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from io import StringIO
 
 import cv2
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from pydicom.data import get_testdata_file
 from torch import nn
 
 from btxrd import CLASS_NAMES, NORMALIZATION, RESEARCH_ONLY
@@ -93,6 +95,18 @@ def test_a_bad_file_is_a_row_and_not_the_end(checkpoint, table, tmp_path):
     assert found["predicted"].isna().tolist() == [True, False, True, True]
 
 
+def test_dicom_is_classified_and_without_its_reader_a_row_with_its_error(
+    checkpoint, tmp_path, monkeypatch
+):
+    name = get_testdata_file("MR_small.dcm", download=False)
+    shutil.copy(name, tmp_path / "a.DCM")
+    found = predict([tmp_path], checkpoint)
+    assert found["file"].tolist() == [str(tmp_path / "a.DCM")]
+    assert found["predicted"].notna().all()
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    assert "pip install 'btxrd[dicom]'" in predict([tmp_path], checkpoint)["error"].item()
+
+
 def test_a_folder_is_searched_in_order_of_name(checkpoint, table, tmp_path):
     for name in ("b/2.jpeg", "a/1.JPG", "a/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -114,6 +128,27 @@ def test_equal_names_in_two_folders_keep_their_heat_maps_apart(checkpoint, table
     assert first.shape == (64, 64, 3)
     assert not np.array_equal(first, second)
     assert (first.max(axis=2) > first.min(axis=2)).any()
+
+
+def test_a_heat_map_that_cannot_be_had_costs_no_classification(
+    command, table, tmp_path, monkeypatch
+):
+    expected, maps = command(*table["path"][:2]), tmp_path / "maps"
+    maps.mkdir()
+    # A folder of that name: the first map cannot be written.
+    heat_map_file(maps, table["path"][0]).mkdir()
+    told = command(*table["path"][:2], "--gradcam", maps)
+    assert (told.exit_code, told.stdout) == (0, expected.stdout)
+    assert "\n1 of 2 images have no heat map: " in told.stderr
+    assert heat_map_file(maps, table["path"][1]).is_file()
+
+    def refuse(*_, **__):
+        raise RuntimeError("its maps have a single place\nand more")
+
+    monkeypatch.setattr("btxrd.evaluation.gradcam.class_activation_maps", refuse)
+    told = command(*table["path"][:2], "--gradcam", tmp_path / "none")
+    assert (told.exit_code, told.stdout) == (0, expected.stdout)
+    assert told.stderr.endswith("\n2 of 2 images have no heat map: its maps have a single place\n")
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,17 @@ def test_grayscale_and_equal_channels_are_the_same_image(tmp_path):
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.parametrize("factor", [16, 257])
+def test_deeper_images_are_shown_from_their_least_to_their_greatest_value(tmp_path, factor):
+    """Twelve bits in sixteen, and all sixteen: of an image that uses its eight bits, the same."""
+    pixels = np.linspace(0, 255, 300 * 200).reshape(300, 200).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "deep.png"), pixels.astype(np.uint16) * factor)
+    preprocessing = Preprocessing(64, contrast="none")
+    deep, plain = preprocessing.read(tmp_path / "deep.png"), save(tmp_path / "8.png", pixels)
+    assert np.abs(deep.astype(int) - preprocessing.read(plain)).max() <= 2
+    assert preprocessing.decode(tmp_path / "deep.png").mode == "I;16"
+
+
 def test_clahe_raises_contrast(tmp_path):
     noise = np.random.default_rng(1).normal(0, 60, (256, 256))
     texture = np.clip(115 + cv2.GaussianBlur(noise, (0, 0), 4), 0, 255).astype(np.uint8)
@@ -78,6 +89,13 @@ def test_a_missing_or_broken_image_is_named(tmp_path):
     broken.write_bytes(b"not an image")
     with pytest.raises(ValueError, match=r"broken\.jpeg"):
         Preprocessing(64).read(broken)
+
+
+def test_an_image_too_large_to_be_one_is_named(tmp_path, monkeypatch):
+    path = save(tmp_path / "bomb.png", np.zeros((40, 40), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"bomb\.png is not a readable image.*exceeds limit"):
+        Preprocessing(64).read(path)
 
 
 def test_settings_come_back_from_a_checkpoints_config():

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from filelock import FileLock
 from rich.console import Console
 
+from btxrd.cli import main
 from btxrd.files import write_csv, write_json
 from btxrd.params import StudyParams
 from btxrd.stages import LOCK_FILE, RUN_FILE, STUDY_FILE
@@ -59,16 +61,24 @@ def test_time_left_counts_the_epochs_to_come_and_what_finished_runs_took_besides
 
 def test_status_says_who_runs_the_study_and_how_long_still(training):
     with FileLock(training.study_dir / LOCK_FILE):
-        lines = study_status(training.study_dir)
+        lines, _ = study_status(training.study_dir)
     assert lines[0].endswith("training, epoch 2/10, val loss 0.500")
     assert lines[1].endswith("waiting")
     assert lines[-1] == "run by ann on host, at most about 3 min left"
 
 
 def test_status_of_a_killed_study_says_that_nobody_runs_it(training):
-    lines = study_status(training.study_dir)
+    lines, _ = study_status(training.study_dir)
     assert lines[0].endswith("interrupted, epoch 2/10, val loss 0.500")
     assert lines[-1] == "nobody runs this study now; the same command goes on from here"
+
+
+@pytest.mark.parametrize(("status", "code"), [("running", 0), ("finished", 0), ("failed", 1)])
+def test_the_exit_status_says_whether_a_run_failed(training, status, code):
+    write_json(training.runs()[0].run_dir / RUN_FILE, {"status": status, "error": "died"})
+    result = CliRunner().invoke(main, ["status", str(training.study_dir)])
+    assert result.exit_code == code
+    assert f"of 2 runs finished, {code} failed" in result.stdout
 
 
 def test_lines_come_with_changes_only(training):

@@ -30,6 +30,7 @@ RANKS = (
     ("evaluation",),
     ("report",),
     ("example", "predict", "study"),
+    ("external",),
     ("cli",),
 )
 """The rooms from the lowest up. Each may import itself and those below its rank."""

@@ -55,6 +55,7 @@ def study(tmp_path):
         write_csv(folder / "gradcam.csv", cams)
     broken = tmp_path / "runs" / "broken" / "stratified" / "seed-42"
     write_json(broken / "run.json", {"status": "failed", "error": "the kernel died"})
+    (broken / "03_train.html").touch()
     write_json(tmp_path / "runs" / "x" / "center" / "seed-42.old-20260101" / "run.json", {})
     return tmp_path
 
@@ -94,6 +95,28 @@ def test_the_recommendation_is_read_on_validation(comparison):
     assert recommend(comparison.drop("tied_on_val")) == "best_on_val"
     assert recommend(comparison.loc[["broken"]]) is None
     assert recommend(comparison_table([], seed_figures([], "", FEW))) is None
+
+
+def test_an_experiment_whose_only_run_failed_is_not_recommended(study):
+    folder = study / "runs" / "best_on_val" / "stratified" / "seed-42"
+    intervals_of = {"n": 60, "intervals": intervals(0.99, 0.99, 0.99)}
+    write_run(study, "best_on_val", "stratified", {"val": intervals_of, "test": intervals_of})
+    assert recommend(compared(study)) == "best_on_val"
+    write_json(folder / "run.json", {"status": "failed", "error": "no maps"})
+    table = compared(study).set_index("Experiment ID", drop=False)
+    assert recommend(table) == "tied_on_val"
+    assert table.loc["best_on_val", "Errors"] == "stratified: no maps"
+
+
+def compared(study):
+    runs = collect_runs(study)
+    return comparison_table(runs, seed_figures(runs, study, FEW))
+
+
+def test_a_run_knows_which_pages_it_has(study):
+    pages = {run.experiment: run.pages for run in collect_runs(study)}
+    assert pages["broken"] == {"training": "03_train.html"}
+    assert pages["tied_on_val"] == {}
 
 
 def test_success_criteria_are_checked(comparison):

@@ -39,6 +39,7 @@ def test_a_run_has_three_files(predictions):
         ([1, 1], [1, 1], ["val", "test"]),
         ([1, 2], [2, 3], ["val", "test"]),
         ([1, 1], [2, 3], ["val", "test", "test, center 2", "test, center 3"]),
+        ([1, 1], [2, 2], ["val", "test"]),
     ],
 )
 def test_centers_that_val_lacks_are_reported_apart(predictions, val, test, parts):

@@ -239,7 +239,7 @@ def test_ctrl_c(interruptible, times):
     states = {run["status"] for run in study.states()}
     assert "finished" not in states
     assert times == 2 or states == {"interrupted"}
-    assert study_status(study.dir)[-1].startswith("nobody runs this study now")
+    assert study_status(study.dir)[0][-1].startswith("nobody runs this study now")
 
 
 def test_data_that_change_under_a_study_are_noticed(tmp_path, phantom, cache_dir):

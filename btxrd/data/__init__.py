@@ -7,7 +7,7 @@ from btxrd.data.annotations import lesion_mask, read_annotation
 from btxrd.data.audit import audit
 from btxrd.data.cache import ImageCache, open_cache
 from btxrd.data.preprocessing import Preprocessing
-from btxrd.data.release import open_release
+from btxrd.data.release import open_images, open_release
 from btxrd.data.splits import STRATEGIES, make_split, near_duplicates, study_groups
 from btxrd.data.table import read_table
 
@@ -20,6 +20,7 @@ __all__ = [
     "make_split",
     "near_duplicates",
     "open_cache",
+    "open_images",
     "open_release",
     "read_annotation",
     "read_table",

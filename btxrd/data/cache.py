@@ -20,7 +20,7 @@ from btxrd.data.annotations import annotation_file, read_annotation
 from btxrd.data.preprocessing import Preprocessing
 from btxrd.files import atomic_path, clear_scratch, digest, file_digest, read_json, write_json
 
-__all__ = ["ImageCache", "data_fingerprint", "file_digests", "open_cache"]
+__all__ = ["ImageCache", "data_fingerprint", "file_digests", "image_digests", "open_cache"]
 
 LAYOUT = 2
 """Raise it when the meaning of the cached arrays changes: old caches are then built anew."""
@@ -117,6 +117,12 @@ def file_digests(table: pd.DataFrame, cache_dir: str | Path) -> dict[str, str | 
     if changed:
         write_json(memo_file, memo)
     return digests
+
+
+def image_digests(table: pd.DataFrame, cache_dir: str | Path) -> pd.Series:
+    """Return the digest of each image's file, by image_id; as `file_digests` remembers it."""
+    digests = file_digests(table, cache_dir)
+    return pd.Series([digests[path] for path in table["path"]], index=table["image_id"])
 
 
 def _build(table: pd.DataFrame, preprocessing: Preprocessing, folder: Path, progress: bool) -> None:

@@ -9,11 +9,12 @@ from filelock import FileLock
 
 from btxrd.data.audit import audit, finding, findings_table, unusable_images
 from btxrd.data.cache import ImageCache, open_cache
+from btxrd.data.listing import read_listing
 from btxrd.data.preprocessing import Preprocessing
 from btxrd.data.table import read_table, table_file
 from btxrd.files import atomic_path, digest, file_digest, write_csv
 
-__all__ = ["Release", "open_release", "usable_table"]
+__all__ = ["Release", "open_images", "open_release", "usable_table"]
 
 INSPECTORS = ("annotations.py", "audit.py", "table.py")
 """Whose code decides what is found."""
@@ -24,10 +25,10 @@ MOST_SET_ASIDE = 0.02
 
 @dataclass(frozen=True)
 class Release:
-    """What later stages read of a data set in the release's layout.
+    """What later stages read of a data set.
 
-    `table` holds the usable rows, `cache` at least their images; `findings` are the audit's, and
-    the images that could not be decoded.
+    `table` holds the usable rows (of a listing with their `group`), `cache` at least their images;
+    `findings` are the audit's, and the images that could not be decoded.
     """
 
     table: pd.DataFrame
@@ -97,6 +98,29 @@ def open_release(
     _refuse_too_many(bad + len(late), bad + len(table), root)
     usable = table[~table["image_id"].isin(broken["image_id"])].reset_index(drop=True)
     return Release(usable, cache, pd.concat([findings, findings_table(late)], ignore_index=True))
+
+
+def open_images(
+    source: str | Path, preprocessing: Preprocessing, cache_dir: str | Path, progress: bool = True
+) -> Release:
+    """Open a data set in the release's layout, as `open_release`, or the images that a CSV lists.
+
+    Of a CSV, whose table is that of `read_listing`, nothing is set aside: its owner can mend it.
+
+    Raises:
+        FileNotFoundError: there is neither.
+        ImportError: an image is DICOM, and what reads it is not installed.
+        ValueError: as `open_release` and `read_listing` do; or names the images of the CSV that
+            cannot be decoded, and why.
+    """
+    if Path(source).is_dir():
+        return open_release(source, preprocessing, cache_dir, progress)
+    table = read_listing(source)
+    cache = open_cache(table, preprocessing, cache_dir, progress)
+    broken = cache.index["error"].dropna()
+    if len(broken):
+        raise ValueError("\n".join(f"{source} lists what is no image: {why}" for why in broken))
+    return Release(table, cache, findings_table([]))
 
 
 def _refuse_too_many(bad: int, images: int, root: str | Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 __all__ = [
+    "CELL_RULES",
     "CLASS_COLUMNS",
     "FLAG_COLUMNS",
     "REGION_COLUMNS",
@@ -23,6 +24,7 @@ __all__ = [
     "listed",
     "one_hot_name",
     "other_ending",
+    "read_cells",
     "read_table",
     "table_file",
 ]
@@ -130,24 +132,44 @@ def inspect_table(
     """Read the cells of an .xlsx or .csv table and find everything that makes it unusable.
 
     Returns:
-        The cells as they stand in the file, None where they are empty, indexed by the file's row
-        numbers (empty where it cannot be read); and the faults, those of the whole table first.
+        The cells, as `read_cells` returns them (empty where it cannot be read); and the faults,
+        those of the whole table first.
     """
     try:
-        is_csv = source.suffix == ".csv"
-        cells = _read_csv(source) if is_csv else pd.read_excel(source, dtype=object)
-    except Exception as error:  # zip, XML and CSV parsers raise whatever the bytes provoke
-        reason = " ".join(str(error).split())
-        return pd.DataFrame(), [Fault("table-unreadable", f"it cannot be read: {reason:.160}")]
-    cells = cells.astype(object).where(cells.notna(), None)
-    cells.index += 2
+        cells = read_cells(source, texts=("image_id", "gender"))
+    except ValueError as error:
+        return pd.DataFrame(), [Fault("table-unreadable", str(error))]
     faults = list(_table_faults(cells))
     if set_aside and "image_id" in cells.columns:
         cells = cells[~cells["image_id"].isin(set_aside)]
     return cells, [*faults, *_cell_faults(cells), *_duplicates(cells)]
 
 
-def _read_csv(source: Path) -> pd.DataFrame:
+def read_cells(source: Path, texts: Sequence[str]) -> pd.DataFrame:
+    """Read the cells of an .xlsx or .csv table.
+
+    Args:
+        texts: the columns in which a number of a .csv stays text.
+
+    Returns:
+        The cells as they stand in the file, None where they are empty, indexed by the file's row
+        numbers.
+
+    Raises:
+        ValueError: it is no such table; says why, without the file's name.
+    """
+    try:
+        is_csv = source.suffix == ".csv"
+        cells = _read_csv(source, texts) if is_csv else pd.read_excel(source, dtype=object)
+    except Exception as error:  # zip, XML and CSV parsers raise whatever the bytes provoke
+        reason = " ".join(str(error).split())
+        raise ValueError(f"it cannot be read: {reason:.160}") from error
+    cells = cells.astype(object).where(cells.notna(), None)
+    cells.index += 2
+    return cells
+
+
+def _read_csv(source: Path, texts: Sequence[str]) -> pd.DataFrame:
     """Read each cell by itself: a cell of text in a column of numbers leaves the others numbers."""
     with source.open(encoding="utf-8-sig") as file:
         header = file.readline().strip()
@@ -158,7 +180,7 @@ def _read_csv(source: Path) -> pd.DataFrame:
     if not isinstance(cells.index, pd.RangeIndex):
         raise ValueError("its rows have more cells than its first line names")
     cells = cells.dropna(how="all").astype(object)
-    for column in cells.columns.difference(["image_id", "gender"]):
+    for column in cells.columns.difference(list(texts)):
         number = pd.to_numeric(cells[column], errors="coerce").notna()
         cells.loc[number, column] = pd.to_numeric(cells.loc[number, column]).astype(object)
     return cells

@@ -225,17 +225,17 @@ def calibration_summary(
     Returns:
         Two rows an outcome: `outcome`, `n` images, `positive` ones of them, `temperature` (held
         fixed in the intervals; in a pool the mean over the images), `when` (before or after it),
-        `ece` and `brier` (one-vs-rest, Brier 1950, in [0, 1]) with their ends.
+        `ece` and `brier` (one-vs-rest, Brier 1950, in [0, 1]) with their ends. Where `val` is
+        empty, only the rows before, and no temperature.
 
     Raises:
-        ValueError: `val` or `test` is empty.
+        ValueError: `test` is empty.
     """
-    temperatures = fitted_temperatures(val, test)
     weights = bootstrap.weights(labels(test), test["group"])
-    outcomes = {
-        "before": calibration_outcomes(test),
-        "after": calibration_outcomes(apply_temperature(test, temperatures)),
-    }
+    temperatures = fitted_temperatures(val, test) if len(val) else np.array([np.nan])
+    outcomes = {"before": calibration_outcomes(test)}
+    if len(val):
+        outcomes["after"] = calibration_outcomes(apply_temperature(test, temperatures))
     rows = []
     for name in outcomes["before"]:
         for when, described in outcomes.items():

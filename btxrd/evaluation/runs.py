@@ -27,7 +27,7 @@ from btxrd.evaluation.comparisons import (
 from btxrd.evaluation.intervals import Bootstrap
 from btxrd.files import read_json
 from btxrd.predictions import read_predictions
-from btxrd.stages import RUN_FILE
+from btxrd.stages import RUN_FILE, RUN_STAGES
 
 __all__ = [
     "COMPARED",
@@ -104,6 +104,7 @@ class RunResult:
         metrics: part → metrics, as `summarise` returns them; empty without `metrics.json`.
         gradcam: one row an explained image; None without `gradcam.csv`.
         training: the content of `training.json`; empty without it.
+        pages: the files of its pages that exist, by what reports call them.
     """
 
     path: Path
@@ -117,6 +118,12 @@ class RunResult:
     metrics: dict[str, dict[str, Any]]
     gradcam: pd.DataFrame | None
     training: dict[str, Any]
+    pages: dict[str, str]
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether it has figures and did not fail: a failed run may have some all the same."""
+        return bool(self.metrics) and self.status in ("finished", "by hand")
 
     @property
     def is_pool(self) -> bool:
@@ -183,6 +190,7 @@ def _collect(path: Path, study_dir: Path) -> RunResult:
         metrics=read_json(folder / "metrics.json"),
         gradcam=pd.read_csv(gradcam) if gradcam.is_file() else None,
         training=training,
+        pages={s.title: s.page for s in RUN_STAGES.values() if (folder / s.page).is_file()},
     )
 
 
@@ -220,7 +228,7 @@ def compare_runs(study_dir: str | Path, bootstrap: Bootstrap) -> dict[str, pd.Da
 def _trainings(runs: list[RunResult]) -> dict[tuple[str, str], list[RunResult]]:
     """Return split and experiment → its evaluated seeds, in order of these."""
     trained: dict[tuple[str, str], list[RunResult]] = {}
-    single = [run for run in runs if run.is_whole and run.metrics and run.seed != ENSEMBLE]
+    single = [run for run in runs if run.is_whole and run.is_evaluated and run.seed != ENSEMBLE]
     for run in sorted(single, key=attrgetter("split", "experiment", "seed")):
         trained.setdefault((run.split, run.experiment), []).append(run)
     for first, *others in trained.values():
@@ -258,19 +266,19 @@ def _figures(
     runs: list[RunResult], part: str, study_dir: Path, bootstrap: Bootstrap
 ) -> dict[str, Any]:
     """Return the row of `seed_figures` of one experiment and split, or of its ensemble."""
-    evaluated = sorted((run for run in runs if run.metrics), key=attrgetter("seed"))
-    first, *others = evaluated or runs
+    evaluated = sorted((run for run in runs if run.is_evaluated), key=attrgetter("seed"))
+    first = (evaluated or runs)[0]
     states = Counter(run.status for run in runs)
     row = {
         "part": part,
         "experiment": first.experiment,
         "split": first.split,
         "seeds": ENSEMBLE if first.seed == ENSEMBLE else str(len(evaluated)),
-        "n": first.metrics.get(part, {}).get("n", pd.NA),
+        "n": first.metrics.get(part, {}).get("n", pd.NA) if evaluated else pd.NA,
         "mean_iou": _mean([run.mean_iou for run in evaluated]),
         "status": ", ".join(s if n == len(runs) else f"{n} {s}" for s, n in states.items()),
     }
-    if others:
+    if len(evaluated) > 1:
         frames = [_predictions(run, study_dir, part) for run in evaluated]
         table = seed_summary(frames, bootstrap, list(COMPARED)).set_index("metric")
         table = table.rename(columns={"mean": "", "low": "_low", "high": "_high", "sd": "_sd"})
@@ -282,7 +290,8 @@ def _figures(
                 ends["_low"], ends["_high"] = np.mean(own, axis=0)
     else:
         ends = ("", "_low", "_high")
-        found = {m: dict(zip(ends, first.interval(m, part), strict=True)) for m in COMPARED}
+        alone = {m: first.interval(m, part) if evaluated else [np.nan] * 3 for m in COMPARED}
+        found = {metric: dict(zip(ends, own, strict=True)) for metric, own in alone.items()}
     return row | {f"{m}{end}": value for m, ends in found.items() for end, value in ends.items()}
 
 
@@ -337,7 +346,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def recommend(table: pd.DataFrame) -> str | None:
-    """Return the recommended experiment; None where no experiment has a stratified run.
+    """Return the recommended experiment; None where none has a stratified run that finished.
 
     Highest stratified accuracy, ties by stratified malignant sensitivity, then center-holdout
     accuracy, all read on the validation sets: test figures are never selected on.

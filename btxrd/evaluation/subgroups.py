@@ -32,24 +32,27 @@ def subgroup_attributes(table: pd.DataFrame, lesion_area: pd.Series | None = Non
     """Derive what images are grouped by.
 
     Args:
-        table: as `btxrd.data.table.read_table` returns it.
+        table: as `read_table` or `read_listing` of `btxrd.data` returns it.
         lesion_area: area of the lesion mask by image_id, as in `lesion_sizes`.
 
     Returns:
         A frame of ordered categories indexed by `image_id`, in the table's order: `center`,
         `age_band` (0–17, 18–39, 40–64, 65+ years), `sex`, `region`, `view`, `subtype` (each the
-        first that is set, or `none`) and, where `lesion_area` is given, `lesion_size`.
+        first that is set, or `none`), those whose columns the table has; and, where there are
+        lesions, `lesion_size`.
     """
     centers = table["center"].astype(str)
-    columns = {
-        "center": _ordered(centers, [str(center) for center in sorted(set(table["center"]))]),
-        "age_band": pd.cut(table["age"], AGE_EDGES, right=False, labels=AGE_BANDS),
-        "sex": _ordered(table["gender"].map({"F": "female", "M": "male"}), ["female", "male"]),
-    }
+    columns = {"center": _ordered(centers, [str(c) for c in sorted(set(table["center"]))])}
+    if "age" in table:
+        columns["age_band"] = pd.cut(table["age"], AGE_EDGES, right=False, labels=AGE_BANDS)
+    if "gender" in table:
+        sexes = table["gender"].map({"F": "female", "M": "male"})
+        columns["sex"] = _ordered(sexes, ["female", "male"])
     named = {"region": REGION_COLUMNS, "view": VIEW_COLUMNS, "subtype": SUBTYPE_COLUMNS}
     for attribute, names in named.items():
-        columns[attribute] = _ordered(one_hot_name(table, names), [*names, "none"])
-    if lesion_area is not None:
+        if set(names) <= set(table):
+            columns[attribute] = _ordered(one_hot_name(table, names), [*names, "none"])
+    if lesion_area is not None and lesion_area.any():
         columns["lesion_size"] = lesion_sizes(table["image_id"].map(lesion_area))
     return pd.DataFrame(columns).set_axis(pd.Index(table["image_id"], name="image_id"))
 

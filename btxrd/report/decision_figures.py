@@ -76,33 +76,30 @@ def decision_curve_figure(
 
 
 def reliability_figure(
-    tables_before: Mapping[str, pd.DataFrame],
-    tables_after: Mapping[str, pd.DataFrame],
-    bootstrap: Bootstrap,
-    title: str = "Reliability",
+    stages: Mapping[str, Mapping[str, pd.DataFrame]], bootstrap: Bootstrap, title: str
 ) -> Figure:
-    """Draw reliability diagrams before and after temperature scaling, one column an outcome.
+    """Draw reliability diagrams, one row a stage and one column an outcome.
+
+    Args:
+        stages: name of each, such as before and after temperature scaling → `reliability_tables`.
 
     Raises:
-        ValueError: the outcomes before and after differ, or there are none.
+        ValueError: the outcomes of the stages differ, or there are none.
     """
-    if not tables_before or list(tables_before) != list(tables_after):
-        raise ValueError(
-            "tables before and after must have the same outcomes, found "
-            f"{list(tables_before)} and {list(tables_after)}"
-        )
-    columns = len(tables_before)
-    figure, axes = panels(2, columns, (WIDTH, 1 + 18 / columns), sharex=True, sharey=True)
-    stages = {"Before temperature scaling": tables_before, "After": tables_after}
+    outcomes = [list(tables) for tables in stages.values()]
+    if not any(outcomes) or any(names != outcomes[0] for names in outcomes):
+        raise ValueError(f"the stages must have the same outcomes, found {outcomes}")
+    columns, height = len(outcomes[0]), 1 + 9 * len(stages) / len(outcomes[0])
+    figure, axes = panels(len(stages), columns, (WIDTH, height), sharex=True, sharey=True)
     for row, (stage, tables) in zip(axes, stages.items(), strict=True):
         for axis, (name, table) in zip(row, tables.items(), strict=True):
             _reliability(axis, table, CLASS_PALETTE.get(name, NEUTRAL))
         row[0].set_ylabel(f"{stage}\nObserved share")
-    for axis, name in zip(axes[0], tables_before, strict=True):
+    for axis, name in zip(axes[0], outcomes[0], strict=True):
         axis.set_title(name[:1].upper() + name[1:])
-    for axis in axes[1]:
+    for axis in axes[-1]:
         axis.set_xlabel("Mean probability")
-    images = int(next(iter(tables_before.values()))["n"].sum())
+    images = int(next(iter(tables.values()))["n"].sum())
     figure.suptitle(
         f"{title}, {bootstrap.name} intervals ({image_count(images)} a panel; dotted: calibrated)"
     )

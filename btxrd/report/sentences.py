@@ -13,7 +13,6 @@ from btxrd.params import ResultParams
 from btxrd.predictions import probabilities
 from btxrd.provenance import code_version, data_name, now, package_versions
 from btxrd.report.tables import TITLES, format_interval
-from btxrd.stages import EVALUATE, RUN_STAGES
 
 __all__ = [
     "case_titles",
@@ -60,7 +59,7 @@ def recommendation(
     `shortcut_table`, `comparison` and `gaps` the tables of `compare_runs`.
     """
     if best is None:
-        return "**No experiment can be recommended:** no stratified run has been evaluated."
+        return "**No experiment can be recommended:** no stratified run has finished."
     chosen = comparison.set_index("Experiment ID").loc[best]
     quoted = {metric: _quoted(chosen, f"Stratified {title}") for metric, title in COMPARED.items()}
     sentences = [
@@ -170,24 +169,18 @@ def run_line(run: RunResult) -> str:
     """Return one run's or pool's line of Markdown: its state, and links to its pages that exist."""
     seed = "ensemble" if run.seed == "ensemble" else f"seed {run.seed}"
     line = f"- **{run.experiment}**, {run.where}, {seed}: {run.status}"
-    if run.error:
-        return f"{line}. {run.error} ([error.txt]({run.path}/error.txt))"
-    if run.is_pool:
-        return f"{line} · [{EVALUATE.title}]({run.path}/{EVALUATE.page})"
-    if run.training:
+    if "epochs" in run.training:
         line += " ({epochs} epochs, {seconds:.0f} s, {device})".format(**run.training)
-    links = (f"[{stage.title}]({run.path}/{stage.page})" for stage in RUN_STAGES.values())
-    return f"{line} · {' · '.join(links)}"
+    if run.error:
+        line += f". {run.error} ([error.txt]({run.path}/error.txt))"
+    return " · ".join([line, *(f"[{title}]({run.path}/{p})" for title, p in run.pages.items())])
 
 
 def runs_note(runs: list[RunResult]) -> str:
     """Count the runs that are finished: trained and evaluated; and the pools made of them."""
     pools = [run for run in runs if run.is_pool]
     trained = [run for run in runs if not run.is_pool]
-    done, made = (
-        sum(bool(run.metrics) and run.status in ("finished", "by hand") for run in part)
-        for part in (trained, pools)
-    )
+    done, made = (sum(run.is_evaluated for run in part) for part in (trained, pools))
     text = f"{done} of {len(trained)} runs finished"
     unevaluated = sum(not run.metrics and run.status == "by hand" for run in trained)
     if unevaluated:

@@ -167,7 +167,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def study_status(study_dir: str | Path) -> list[str]:
+def study_status(study_dir: str | Path) -> tuple[list[str], int]:
     """Say how far a study is, from its files alone: while it runs, or after it.
 
     Args:
@@ -175,7 +175,7 @@ def study_status(study_dir: str | Path) -> list[str]:
 
     Returns:
         A line a run, in the study's order, then a line a pool; how many are finished and failed;
-        who runs the study.
+        who runs the study. And the number of failed runs.
 
     Raises:
         FileNotFoundError: there is no study in `study_dir`.
@@ -204,11 +204,11 @@ def study_status(study_dir: str | Path) -> list[str]:
         lines.append(f"{made} of {len(pools)} pools made of them")
     if running:
         left = _time_left(states, plan["sessions"][-1].get("slots", 1))
-        return [*lines, _joined(f"run by {plan['owner']}", left)]
+        return [*lines, _joined(f"run by {plan['owner']}", left)], failed
     ended = (
         "" if all(s.state == "finished" for s in states) else "; the same command goes on from here"
     )
-    return [*lines, f"nobody runs this study now{ended}"]
+    return [*lines, f"nobody runs this study now{ended}"], failed
 
 
 def _is_locked(path: Path) -> bool:

@@ -1,0 +1,293 @@
+"""A checkpoint on other people's radiographs: what is read, refused, warned of and written."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from btxrd import CLASS_NAMES
+from btxrd.cli import main
+from btxrd.data.cache import image_digests
+from btxrd.evaluation.summary import parts_of
+from btxrd.external import evaluate_checkpoints
+from btxrd.files import write_csv, write_json
+from btxrd.models import BTXRDClassifier, save_checkpoint
+from btxrd.params import RunParams
+from btxrd.predict import predict
+from btxrd.predictions import probabilities, read_predictions, write_predictions
+from btxrd.study.notebooks import execute_notebook
+
+ROWS = slice(20, 50)
+"""Of the phantom's table: those that are evaluated."""
+
+
+@pytest.fixture
+def make_run(tmp_path, table, cache_dir, predicted):
+    """Make a run's folder with an untrained network that tells images apart; return its model."""
+
+    def make(seed: int = 42, seen: slice = slice(50, 60), val_seed: int = 0) -> Path:
+        config = {"model": {"backbone": "resnet10t", "pretrained": False}}
+        config |= {"data": {"image_size": 64}, "experiment": "E1", "seed": seed}
+        params = RunParams.parse(config, "test")
+        torch.manual_seed(seed)
+        network = BTXRDClassifier("resnet10t", pretrained=False)
+        nn.init.normal_(network.model.fc.weight)
+        model = tmp_path / "runs" / f"seed-{seed}" / "model.pt"
+        optimizer = torch.optim.AdamW(network.parameters())
+        weights = [1.0, 1.0, 1.0]
+        save_checkpoint(network, optimizer, None, 1, 0.5, params.model_dump(), weights, model)
+        write_json(model.with_name("training.json"), {"parameters": params.model_dump()})
+        val = predicted((9, 9, 9), seed, part="val")
+        val["image_id"] += f" of {val_seed}"
+        write_predictions(model.with_name("predictions.csv"), val)
+        digests = image_digests(table, cache_dir).iloc[seen].rename("digest").reset_index()
+        parts = np.where(np.arange(len(digests)) % 2, "val", "train")
+        write_csv(model.with_name("seen.csv"), digests.assign(part=parts))
+        return model
+
+    return make
+
+
+@pytest.fixture
+def listing(tmp_path, table):
+    """Write some of the phantom's images into a CSV, with changes; return its path."""
+
+    def write(name: str = "cases", **columns) -> Path:
+        rows = table.iloc[ROWS][["path", "label"]].reset_index(drop=True).assign(**columns)
+        write_csv(tmp_path / f"{name}.csv", rows)
+        return tmp_path / f"{name}.csv"
+
+    return write
+
+
+@pytest.fixture
+def evaluate(tmp_path, cache_dir, monkeypatch):
+    """Evaluate without the notebook; return the folder, and the lines that were told."""
+
+    def run(data: Path, *checkpoints: Path, **options) -> tuple[Path, list[str]]:
+        monkeypatch.setattr("btxrd.external.execute_notebook", lambda *_: None)
+        lines: list[str] = []
+        options = {"cache_dir": cache_dir, "tell": lines.append} | options
+        page = evaluate_checkpoints(data, checkpoints, reports_dir=tmp_path / "out", **options)
+        return page.parent, lines
+
+    return run
+
+
+def test_predictions_are_those_of_predict_with_the_runs_validation(evaluate, listing, make_run):
+    model = make_run()
+    data = listing(group=[f"p{i // 2}" for i in range(30)], center=["Ulm", "Bern"] * 15)
+    folder, lines = evaluate(data, model)
+    assert lines == []
+    predictions = read_predictions(folder / "predictions.csv")
+    test = predictions[predictions["part"] == "test"]
+    rows = pd.read_csv(data)
+    np.testing.assert_allclose(
+        probabilities(test), probabilities(predict(rows["path"], model)), atol=1e-6
+    )
+    assert test["image_id"].tolist() == rows["path"].tolist()
+    for column in ("label", "group", "center"):
+        assert test[column].tolist() == rows[column].tolist()
+    own = read_predictions(model.with_name("predictions.csv"))
+    np.testing.assert_array_equal(probabilities(predictions[:27]), probabilities(own))
+    assert set(parts_of(predictions)) == {"val", "test", "test, center Bern", "test, center Ulm"}
+
+
+def test_labels_are_names_or_numbers_and_paths_count_from_the_csv(
+    evaluate, tmp_path, table, make_run
+):
+    rows = table.iloc[ROWS]
+    names = rows["label"].map(dict(enumerate(CLASS_NAMES))).where(rows["label"] != 1, "benign ")
+    (tmp_path / "images").mkdir()
+    for path in rows["path"]:
+        shutil.copy(path, tmp_path / "images")
+    paths = [f"images/{Path(path).name}" for path in rows["path"]]
+    write_csv(tmp_path / "named.csv", pd.DataFrame({"path": paths, "label": names}))
+    folder, _ = evaluate(tmp_path / "named.csv", make_run())
+    test = read_predictions(folder / "predictions.csv").query("part == 'test'")
+    assert test["label"].tolist() == rows["label"].tolist()
+    assert test["image_id"].tolist() == paths
+
+
+def test_every_row_that_cannot_be_used_is_a_line_that_names_it(evaluate, listing, make_run):
+    data = listing()
+    rows = pd.read_csv(data, dtype=str).assign(age="40", gender="F")
+    rows.loc[2, "label"] = "Sarcoma"
+    rows.loc[4, "path"] = "gone.png"
+    rows.loc[6, "path"] = rows.loc[7, "path"]
+    rows.loc[9, ["age", "gender", "label"]] = ["old", "x", ""]
+    write_csv(data, rows)
+    with pytest.raises(ValueError, match=r"cases\.csv row 4") as caught:
+        evaluate(data, make_run())
+    assert [line.partition("cases.csv ")[2] for line in str(caught.value).splitlines()] == [
+        "row 4: label is 'Sarcoma', not Normal, Benign, Malignant or 0 to 2",
+        f"row 6: there is no file {data.parent / 'gone.png'}",
+        f"row 8: {rows.loc[7, 'path']} stands in several rows",
+        f"row 9: {rows.loc[7, 'path']} stands in several rows",
+        "row 11: label is empty, not Normal, Benign, Malignant or 0 to 2",
+        "row 11: age is 'old', not a number from 0 to 120",
+        "row 11: gender is 'x', not M or F",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("path;label\na;1\n", "separated by something other than commas"),
+        ("file,label\na,1\n", "has no column path"),
+        ("path,label\n", "has no rows"),
+        (f"path,label\n{__file__},1\n", "is not a readable image"),
+    ],
+)
+def test_a_csv_that_is_no_listing_is_one_line(evaluate, tmp_path, make_run, content, words):
+    (tmp_path / "bad.csv").write_text(content)
+    with pytest.raises(ValueError, match=words) as caught:
+        evaluate(tmp_path / "bad.csv", make_run())
+    assert "bad.csv" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_images_that_the_checkpoint_has_seen_are_named(evaluate, listing, table, make_run):
+    model = make_run(seen=slice(46, 60))
+    folder, lines = evaluate(listing(group="one patient"), model)
+    train, val = (table["path"].iloc[places].tolist() for places in ([46, 48], [47, 49]))
+    assert lines[:2] == [
+        f"2 of 30 images were in the training set of a checkpoint ({', '.join(train)}): the "
+        "figures are too good. leaks.csv names them all.",
+        f"2 of 30 images were in the validation set of a checkpoint ({', '.join(val)}): the "
+        "figures are too good. leaks.csv names them all.",
+    ]
+    assert json.loads((folder / "training.json").read_text())["warnings"] == lines
+    leaks = pd.read_csv(folder / "leaks.csv")
+    assert leaks["image_id"].tolist() == table["path"].iloc[46:50].tolist()
+    assert leaks["part"].tolist() == ["train", "val"] * 2
+
+
+def test_several_checkpoints_are_an_ensemble(evaluate, listing, make_run):
+    models = [make_run(seed) for seed in (1, 2)]
+    folder, lines = evaluate(listing(group="one patient"), *models)
+    assert "E1 · stratified · seed 1" in lines[0]
+    predictions = read_predictions(folder / "predictions.csv")
+    rows = pd.read_csv(listing())
+    for part, members in (
+        ("test", [predict(rows["path"], model) for model in models]),
+        ("val", [read_predictions(model.with_name("predictions.csv")) for model in models]),
+    ):
+        mean = np.mean([probabilities(member) for member in members], axis=0)
+        found = probabilities(predictions[predictions["part"] == part])
+        np.testing.assert_allclose(found, mean, atol=1e-6)
+
+
+def test_an_ensemble_of_different_validation_sets_has_no_thresholds(evaluate, listing, make_run):
+    models = [make_run(seed, val_seed=seed) for seed in (1, 2)]
+    folder, lines = evaluate(listing(group="one patient"), *models)
+    assert lines[0].endswith("the checkpoints were validated on different images.")
+    assert set(read_predictions(folder / "predictions.csv")["part"]) == {"test"}
+
+
+@pytest.mark.parametrize("left", ["nothing", "another run"])
+def test_a_checkpoint_without_its_run_has_no_thresholds(
+    evaluate, listing, make_run, tmp_path, left
+):
+    model = make_run()
+    if left == "nothing":
+        model = Path(shutil.copy(model, tmp_path / "model.pt"))
+    else:
+        shutil.copy(make_run(7).with_name("training.json"), model.parent)
+    folder, lines = evaluate(listing(group="one patient"), model)
+    assert lines == [
+        f"Thresholds and temperature are not available: no run that made it stands beside {model}.",
+        f"Which images {model} has been trained on is not known: no seen.csv beside it.",
+    ]
+    assert set(read_predictions(folder / "predictions.csv")["part"]) == {"test"}
+
+
+def test_what_is_not_read_or_not_known_of_a_listing_is_said(evaluate, listing, make_run):
+    _, lines = evaluate(listing(patient="p", age=np.r_[np.nan, np.arange(29)]), make_run())
+    assert "name them in the column `group`" in lines[0]
+    assert lines[1:] == ["Columns that are not read: patient."]
+
+
+def test_a_folder_in_the_releases_layout_has_its_study_groups(
+    evaluate, phantom, table, duplicates, make_run
+):
+    from btxrd.data import study_groups
+
+    folder, lines = evaluate(phantom, make_run())
+    test = read_predictions(folder / "predictions.csv").query("part == 'test'")
+    assert test["image_id"].tolist() == table["image_id"].tolist()
+    assert test["group"].tolist() == study_groups(table, duplicates).astype(str).tolist()
+    assert len(lines) == 2
+    assert lines[0].startswith("5 of 120 images were in the training set")
+
+
+def test_another_evaluation_is_not_overwritten(evaluate, listing, make_run, tmp_path):
+    first, second = make_run(1), make_run(2)
+    folder, _ = evaluate(listing(), first)
+    assert evaluate(listing(), first)[0] == folder
+    with pytest.raises(ValueError, match=r"out/cases holds .* give another --name"):
+        evaluate(listing(), second)
+    assert evaluate(listing(), second, name="again")[0] == tmp_path / "out" / "again"
+    with pytest.raises(ValueError, match="no name of a folder"):
+        evaluate(listing(), first, name="../elsewhere")
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Run the command with its folders elsewhere, and few replicates."""
+
+    def execute(stage, folder, parameters):
+        execute_notebook(stage, folder, parameters | {"replicates": 50})
+
+    monkeypatch.setattr("btxrd.files.PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr("btxrd.external.execute_notebook", execute)
+
+    def run(*words: str | Path):
+        return CliRunner().invoke(main, ["evaluate", *map(str, words)])
+
+    return run
+
+
+def test_the_page_warns_on_top_and_has_no_thresholds_without_a_run(
+    command, listing, make_run, tmp_path
+):
+    model = make_run(seen=slice(45, 60))
+    data = listing(center=["Ulm", "Bern"] * 15, age=30, frontal=1)
+    result = command(data, "--checkpoint", model)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("were in the training set") == 1
+    page = Path(re.fullmatch(r"report: (.+)\n", result.stdout)[1])
+    text = page.read_text()
+    assert text.index("3 of 30 images were in the training set") < text.index("The numbers")
+    assert "E1 · stratified · seed 42</strong> on the images that" in text
+    assert "After temperature scaling" in text
+    metrics = json.loads((page.parent / "metrics.json").read_text())
+    assert set(metrics) == {"val", "test", "test, center Bern", "test, center Ulm"}
+    assert pd.read_csv(page.parent / "operating_points.csv")["threshold"].notna().all()
+    alone = shutil.copy(model, tmp_path / "alone.pt")
+    rows = pd.read_csv(data).query("label > 0")
+    write_csv(tmp_path / "tumours.csv", rows[["path", "label"]])
+    result = command(tmp_path / "tumours.csv", "--checkpoint", alone, model)
+    assert result.exit_code == 0, result.stderr
+    page = Path(result.stdout.removeprefix("report: ").strip())
+    assert "mean of 2 checkpoints" in page.read_text()
+    assert "Thresholds and temperature are not available" in page.read_text()
+    assert pd.read_csv(page.parent / "operating_points.csv")["threshold"].isna().all()
+    assert set(pd.read_csv(page.parent / "calibration.csv")["when"]) == {"before"}
+
+
+def test_wrong_data_are_a_line_without_a_traceback(command, listing, make_run, tmp_path):
+    data = listing(label="Sarcoma")
+    result = command(data, "--checkpoint", make_run())
+    assert result.exit_code == 1
+    assert "cases.csv row 2: label is 'Sarcoma'" in result.stderr
+    assert "Traceback" not in result.output
+    assert command(tmp_path, "--checkpoint", make_run()).exit_code == 1
+    assert command(tmp_path / "gone.csv", "--checkpoint", make_run()).exit_code == 2
