@@ -190,6 +190,14 @@ def _build(section: dict[str, Any], arguments: dict[str, Any]) -> BTXRDClassifie
             f"model.attn_layer: {section.get('backbone')} does not take "
             f"{section['attn_layer']!r} ({error})"
         ) from error
+    except RuntimeError as error:
+        if "img_size" not in arguments or "size mismatch" not in str(error):
+            raise
+        backbone, published = section["backbone"], timm.get_pretrained_cfg(section["backbone"])
+        raise ValueError(
+            f"data.image_size: these weights fit no {backbone} for {arguments['img_size']} pixels; "
+            f"try {published.input_size[-1]}"
+        ) from error
 
 
 def _names_in(weights: Path) -> set[str]:

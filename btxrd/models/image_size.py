@@ -32,8 +32,7 @@ def size_arguments(backbone: str, size: int) -> dict[str, int]:
         near = {size // step * step, -(-size // step) * step, *published.input_size[1:]}
         can = [str(other) for other in sorted(near) if _takes(backbone, other)]
         raise ValueError(
-            f"data.image_size: {backbone} takes no images of {size} pixels; near it, it takes "
-            f"{' and '.join(can)}"
+            f"data.image_size: {backbone} takes no images of {size} pixels; try {', '.join(can)}"
         )
     return {"img_size": size} if published.fixed_input_size else {}
 
