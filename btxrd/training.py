@@ -21,7 +21,13 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassRecall
 
 from btxrd import CLASS_NAMES
 from btxrd.files import write_csv
-from btxrd.models import BTXRDClassifier, EarlyStopping, save_checkpoint, to_input
+from btxrd.models import (
+    BTXRDClassifier,
+    EarlyStopping,
+    features_and_logits,
+    save_checkpoint,
+    to_input,
+)
 from btxrd.models.checkpoints import load_tensors, save_tensors
 from btxrd.models.inference import autocast, mixed_precision
 from btxrd.params import RunParams
@@ -243,12 +249,12 @@ class _Trainer:
     def _step(self, batch: Sequence[torch.Tensor], place: str) -> None:
         images, labels, *masks = (part.to(self.device, non_blocking=True) for part in batch)
         with autocast(self.device):
+            inputs = to_input(images, self.network.normalization)
             if self.params.cam_weight:
-                features = self.network.model.forward_features(to_input(images))
-                logits = self.network.model.forward_head(features)
+                features, logits = features_and_logits(self.network, inputs)
                 extra = self.params.cam_weight * self._cam_loss(features, labels, *masks)
             else:
-                logits, extra = self.network(to_input(images)), 0.0
+                logits, extra = self.network(inputs), 0.0
             loss = self.criterion(logits, labels)
             total = loss + extra
         value = total.item()
@@ -281,7 +287,8 @@ class _Trainer:
                 _memory_advice(f"in validation, epoch {epoch}", self.params.batch_size),
                 autocast(self.device),
             ):
-                logits = self.network(to_input(images.to(self.device))).float()
+                inputs = to_input(images.to(self.device), self.network.normalization)
+                logits = self.network(inputs).float()
             self.metrics["val"].update(F.cross_entropy(logits, labels), logits, labels)
         row = self.metrics["val"].compute_and_reset()
         loss = row["val_loss"]

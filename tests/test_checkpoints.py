@@ -16,8 +16,10 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 from btxrd import CLASS_NAMES, NORMALIZATION
 from btxrd.models import (
     BTXRDClassifier,
+    create_model,
     load_checkpoint,
     model_from_checkpoint,
+    predict_logits,
     save_checkpoint,
 )
 
@@ -79,7 +81,7 @@ def test_round_trip(trained: Trained, tmp_path: Path) -> None:
     assert (checkpoint["epoch"], checkpoint["val_loss"]) == (4, 0.75)
     assert checkpoint["config"] == CONFIG
     assert checkpoint["class_names"] == list(CLASS_NAMES)
-    assert checkpoint["normalization"] == NORMALIZATION
+    assert checkpoint["normalization"] == model.normalization != NORMALIZATION
     assert checkpoint["class_weights"] == [0.5, 1.0, 2.0]
     assert checkpoint["scheduler_state_dict"] == scheduler.state_dict()
     for name, tensor in model.state_dict().items():
@@ -106,6 +108,23 @@ def test_the_model_is_rebuilt_without_hub_or_weights_file(
     with torch.no_grad():
         torch.testing.assert_close(rebuilt(images), trained[0].eval()(images))
     assert not rebuilt.training
+
+
+def test_the_model_is_rebuilt_for_its_images_and_with_its_own_normalisation(
+    trained: Trained, tmp_path: Path
+) -> None:
+    config = CONFIG | {"model": {"backbone": "test_vit", "pretrained": False}}
+    model = create_model(config | {"data": {"image_size": 64}})
+    save((model, *trained[1:]), tmp_path / "model.pt", config=config | {"data": {"image_size": 64}})
+    checkpoint = load_checkpoint(tmp_path / "model.pt")
+    rebuilt = model_from_checkpoint(checkpoint)
+    images = torch.randint(256, (2, 64, 64), dtype=torch.uint8)
+    expected = predict_logits(model, [(images,)])
+    np.testing.assert_array_equal(predict_logits(rebuilt, [(images,)]), expected)
+    old = model_from_checkpoint(checkpoint | {"normalization": NORMALIZATION})
+    with_its_own = predict_logits(model, [(images,)], NORMALIZATION)
+    np.testing.assert_array_equal(predict_logits(old, [(images,)]), with_its_own)
+    assert not np.array_equal(with_its_own, expected)
 
 
 def test_a_checkpoint_without_a_model_section_builds_nothing() -> None:

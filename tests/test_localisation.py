@@ -192,6 +192,14 @@ def test_whole_studies_are_drawn(scores):
     assert width(twice) < 0.85 * width(apart)
 
 
+def test_without_maps_of_the_network_the_references_are_averaged_alone(scores):
+    without = scores.filter(regex="group|label|_chance|_center")
+    table, whole = localisation_table(without, FEW), localisation_table(scores, FEW)
+    assert set(table["source"]) == {"chance", "center prior"}
+    expected = whole[whole["source"].isin(table["source"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(table, expected)
+
+
 def test_parts_are_averaged_apart(scores):
     table = localisation_table(scores.assign(size=["a", "b"] * 20), FEW, by="size")
     assert list(dict.fromkeys(table["part"])) == ["a", "b"]

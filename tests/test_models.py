@@ -1,6 +1,7 @@
 """The classifier and its factory: sizes, target layers, weights, and no network."""
 
 import math
+import re
 import socket
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 import btxrd.models
+from btxrd import NORMALIZATION
 from btxrd.models import (
     BTXRDClassifier,
     compute_class_weights,
@@ -22,6 +24,7 @@ from btxrd.models import (
     get_device,
     to_input,
 )
+from btxrd.models.image_size import size_arguments
 
 
 def model_section(backbone: str = "resnet18", **changes: Any) -> dict[str, Any]:
@@ -84,6 +87,7 @@ def test_sizes(config: dict[str, Any], parameters: float, features: int) -> None
     )
     assert classifier.num_features == features
     assert classifier.num_classes == 3
+    assert classifier.normalization == NORMALIZATION
     assert all(parameter.requires_grad for parameter in classifier.parameters())
 
 
@@ -103,6 +107,69 @@ def test_dropout_reaches_the_backbone() -> None:
 def test_keyword_arguments_reach_timm() -> None:
     classifier = BTXRDClassifier("resnet18", pretrained=False, in_chans=1)
     assert classifier(torch.zeros(2, 1, 32, 32)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "grid"),
+    [("vit_small_patch14_dinov2", 224, (16, 16)), ("test_vit", 64, (4, 4))],
+)
+def test_a_network_is_built_for_the_image_size(
+    backbone: str, size: int, grid: tuple[int, int]
+) -> None:
+    config = model_section(backbone) | {"data": {"image_size": size}}
+    classifier = create_model(config).eval()
+    assert classifier.model.patch_embed.grid_size == grid
+    assert classifier(torch.zeros(1, 3, size, size)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "sizes"),
+    [
+        ("vit_small_patch14_dinov2", 225, "224, 238, 518"),
+        ("swin_tiny_patch4_window7_224", 225, "224, 228"),
+        ("maxvit_nano_rw_256", 240, "224, 256"),
+        ("efficientformer_l1", 256, "224"),
+        ("nest_tiny", 225, "224"),
+        ("inception_v3", 64, "299"),
+        ("hrnet_w18_small", 240, "224, 256"),
+    ],
+)
+def test_a_size_that_cannot_be_names_sizes_that_can(backbone: str, size: int, sizes: str) -> None:
+    line = f"data.image_size: {backbone} takes no images of {size} pixels; try {sizes}"
+    with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
+        create_model(model_section(backbone) | {"data": {"image_size": size}})
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_b3", "test_vit"])
+def test_another_size_draws_no_random_number(backbone: str) -> None:
+    state = torch.get_rng_state()
+    size_arguments(backbone, 96)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("data", [{}, {"data": None}, {"data": {"contrast": "clahe"}}])
+def test_without_an_image_size_it_is_the_published_one(data: dict[str, Any]) -> None:
+    classifier = create_model({"model": model_section("test_vit")["model"]} | data)
+    assert classifier.model.patch_embed.img_size == (160, 160)
+
+
+def test_weights_are_fitted_to_another_size(tmp_path: Path) -> None:
+    weights = str(tmp_path / "weights.pth")
+    torch.save(timm.create_model("test_vit").state_dict(), weights)
+    classifier = create_model(model_section("test_vit", weights=weights))
+    assert classifier.model.pos_embed.shape == (1, 1 + 4 * 4, 64)
+
+
+def test_weights_that_cannot_be_fitted_name_the_published_size(tmp_path: Path) -> None:
+    weights = str(tmp_path / "weights.pth")
+    torch.save(timm.create_model("gmlp_ti16_224").state_dict(), weights)
+    with pytest.raises(ValueError, match=r"fit no gmlp_ti16_224 for 64 pixels; try 224"):
+        create_model(model_section("gmlp_ti16_224", weights=weights))
+
+
+def test_the_normalisation_is_the_backbones() -> None:
+    half = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    assert BTXRDClassifier("tf_efficientnet_lite0", pretrained=False).normalization == half
 
 
 def test_the_target_layer_is_a_head_norm_or_a_last_block() -> None:

@@ -2,15 +2,17 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
+import torch
 
 from btxrd.evaluation import classification_metrics
 from btxrd.files import file_digest
-from btxrd.models import load_checkpoint
+from btxrd.models import create_model, load_checkpoint, save_checkpoint
 from btxrd.params import run_directory
 from btxrd.predictions import labels, probabilities, read_predictions
 from btxrd.stages import STAGES
@@ -60,6 +62,21 @@ def evaluated(places, trained) -> str:
 @pytest.fixture(scope="module")
 def explained(places, trained) -> str:
     return execute("05_gradcam", places, run_dir=str(trained), gallery=2)
+
+
+@pytest.fixture(scope="module")
+def mapless(places, trained, evaluated) -> tuple[Path, str]:
+    """The run once more, with a network whose last feature map has a single place; its page."""
+    folder = run_directory(places["study_dir"], "mapless", "center", 7)
+    checkpoint = load_checkpoint(trained / "model.pt")
+    model = {"backbone": "efficientvit_m0", "pretrained": False}
+    config = checkpoint["config"] | {"experiment": "mapless", "model": model}
+    network = create_model(config)
+    optimizer = torch.optim.AdamW(network.parameters())
+    save_checkpoint(network, optimizer, None, 1, 1.0, config, [1, 1, 1], folder / "model.pt")
+    for name in ("predictions.csv", "training.json", "metrics.json"):
+        shutil.copy(trained / name, folder)
+    return folder, execute("05_gradcam", places, run_dir=str(folder), gallery=1)
 
 
 def test_the_data_are_named_as_phantoms(eda):
@@ -118,10 +135,20 @@ def test_every_annotated_test_tumour_is_explained(trained, explained):
     assert explained.count("<img") >= 5
 
 
-def test_the_comparison_takes_runs_made_by_hand(places, evaluated, explained):
+def test_a_page_says_why_a_network_has_no_maps(mapless):
+    folder, page = mapless
+    assert "There are no heat maps of this network:</strong> the last feature map of" in page
+    assert "a single place for images of 64 × 64 pixels" in page
+    maps = pd.read_csv(folder / "gradcam.csv")
+    assert maps["iou_chance"].notna().sum() == (maps["label"] > 0).sum() > 10
+    assert "iou" not in maps
+    assert page.count("<img") >= 4
+
+
+def test_the_comparison_takes_runs_made_by_hand(places, evaluated, explained, mapless):
     page = execute("06_compare", places, study_dir=places["study_dir"])
     comparison = pd.read_csv(Path(places["study_dir"]) / "comparison.csv")
-    assert comparison["Experiment ID"].tolist() == ["tiny"]
+    assert comparison["Experiment ID"].tolist() == ["mapless", "tiny"]
     assert comparison["Stratified Accuracy"].isna().all()
     assert "No experiment can be recommended" in page
     assert "by hand" in page

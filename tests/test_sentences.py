@@ -202,6 +202,12 @@ def test_a_score_that_never_varies_is_not_called(scores):
     assert "against chance **no different**" in missed
 
 
+def test_without_maps_of_the_network_the_finding_says_so(scores):
+    assert finding(scores.filter(regex="group|label|_chance|_center")) == (
+        "On 40 annotated test tumours of 20 studies there are no maps of the network to score."
+    )
+
+
 @pytest.fixture
 def cases():
     shares = np.array([[6, 1, 3], [1, 1, 8], [8, 1, 1]]) / 10

@@ -11,6 +11,7 @@ from btxrd.models import (
     compute_class_weights,
     create_model,
     load_checkpoint,
+    model_from_checkpoint,
     predict_logits,
     to_input,
 )
@@ -91,6 +92,16 @@ def test_the_checkpoint_is_the_best_epoch(whole):
     assert checkpoint["config"]["data"]["contrast"] == "clahe"
 
 
+def test_training_normalises_as_prediction_does(whole, cache, split):
+    result, run_dir, _ = whole
+    checkpoint = load_checkpoint(run_dir / "model.pt")
+    assert checkpoint["normalization"]["mean"] == [0.5, 0.5, 0.5]
+    samples = make_datasets(cache, split, RunParams.parse(SMALL, "test").data, 42)["val"]
+    logits = predict_logits(model_from_checkpoint(checkpoint), make_loader(samples, 32, 42, False))
+    loss = nn.functional.cross_entropy(torch.tensor(logits), torch.tensor(samples.labels))
+    assert loss.item() == pytest.approx(result.history["val_loss"].min())
+
+
 def test_the_same_seed_gives_the_same_numbers(whole, train):
     np.testing.assert_array_equal(whole[2], train()[2])
 
@@ -162,10 +173,10 @@ def test_without_its_best_epoch_a_training_starts_anew(train, whole, tmp_path):
 def test_out_of_memory_says_where_and_which_batch_size_to_try(train, monkeypatch, error, words):
     calls = iter([None, None, error])
 
-    def step(batch):
+    def step(batch, normalization):
         if (raised := next(calls)) is not None:
             raise raised
-        return to_input(batch)
+        return to_input(batch, normalization)
 
     monkeypatch.setattr("btxrd.training.to_input", step)
     with pytest.raises(MemoryError) as raised:

@@ -1,8 +1,9 @@
 """Class activation maps in batches, of a network and of its untrained copy.
 
 Maps are *raw*: rectified, at the scale the method gives them. The grad-cam package scales every
-map to [0, 1] on its own, which is right for a picture and wrong for an energy, so only its hooks
-and its weighting of the channels are used here.
+map to [0, 1] on its own, which is right for a picture and wrong for an energy, and hooks a layer,
+where the last feature map of some networks is no layer's output: only its weighting of the channels
+is used here.
 """
 
 import copy
@@ -15,11 +16,10 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM
 from pytorch_grad_cam.base_cam import BaseCAM
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from btxrd.models.classifier import BTXRDClassifier
+from btxrd.models import BTXRDClassifier, features_and_logits
 
 __all__ = ["METHODS", "class_activation_maps", "randomised_copy"]
 
@@ -44,8 +44,8 @@ def class_activation_maps(
 ) -> np.ndarray:
     """Return one raw class activation map an image, in one pass of the model over each batch.
 
-    The map is made at the resolution of `model.gradcam_target_layer` and resized bilinearly. The
-    model is put into eval mode; no gradient reaches its parameters.
+    The map is made at the resolution of the last feature map, that of `features_and_logits`, and
+    resized bilinearly. The model is put into eval mode; no gradient reaches its parameters.
 
     Args:
         images: uint8 (N, S, S), preprocessed; an array or a slice of a memmap.
@@ -59,8 +59,8 @@ def class_activation_maps(
         float32 (N, S, S), each at least 0.
 
     Raises:
-        ValueError: an unknown method; images, targets or batch size of the wrong form; or a
-            target layer whose activations have no spatial extent.
+        FeatureMapError: the model has no last feature map, or one of a single place.
+        ValueError: an unknown method; images, targets or batch size of the wrong form.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
@@ -74,9 +74,9 @@ def class_activation_maps(
     if np.any((targets < 0) | (targets >= model.num_classes)):
         raise ValueError(f"targets must lie in 0 … {model.num_classes - 1}")
     device = next(model.parameters()).device
-    model.eval()
+    cam = METHODS[method](model.eval(), target_layers=[])
     maps = np.empty(images.shape, dtype=np.float32)
-    with _parameters_frozen(model), _hooked(METHODS[method], model) as cam:
+    with _parameters_frozen(model), torch.enable_grad():
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
             pixels = torch.from_numpy(np.array(images[batch])).to(device)
@@ -99,37 +99,13 @@ def _parameters_frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-@contextmanager
-def _hooked(method: type[BaseCAM], model: BTXRDClassifier) -> Iterator[BaseCAM]:
-    """Hold the library's hooks inside the block.
-
-    Not the library's own `with`, which swallows an IndexError. A hook put in before the library's
-    makes the layer's output the start of the graph, so that backward runs through the head only.
-    """
-    layer = model.gradcam_target_layer
-    start = layer.register_forward_hook(lambda _, __, output: output.detach().requires_grad_())
-    cam = method(model=model, target_layers=[layer])
-    try:
-        yield cam
-    finally:
-        cam.activations_and_grads.release()
-        start.remove()
-
-
 def _raw_maps(cam: BaseCAM, inputs: torch.Tensor, targets: np.ndarray) -> np.ndarray:
-    """Return rectified maps, float32 (B, h, w), at the resolution of the target layer."""
-    with torch.enable_grad():
-        logits = cam.activations_and_grads(inputs)
-        chosen = [ClassifierOutputTarget(int(target)) for target in targets]
-        sum(target(row) for target, row in zip(chosen, logits, strict=True)).backward()
-    activations = cam.activations_and_grads.activations[0].float().numpy()
-    gradients = cam.activations_and_grads.gradients[0].float().numpy()
-    if activations.ndim != 4 or activations.shape[2:] == (1, 1):
-        raise ValueError(
-            f"the Grad-CAM layer gives activations of shape {activations.shape}: a map needs "
-            "(B, C, h, w) with more than one place"
-        )
-    maps = cam.get_cam_image(inputs, cam.target_layers[0], chosen, activations, gradients, False)
+    """Return rectified maps, float32 (B, h, w), at the resolution of the last feature map."""
+    features, logits = features_and_logits(cam.model, inputs)
+    score = logits[np.arange(len(targets)), targets].sum()
+    (gradients,) = torch.autograd.grad(score, features)
+    arrays = (tensor.detach().float().cpu().numpy() for tensor in (features, gradients))
+    maps = cam.get_cam_image(inputs, None, targets, *arrays, False)
     return np.maximum(maps, 0).astype(np.float32)
 
 

@@ -190,7 +190,8 @@ def localisation_table(
 ) -> pd.DataFrame:
     """Average the scores of annotated images, and the network's leads over its references.
 
-    Leads are paired: the difference is taken image by image, under the same replicates.
+    Leads are paired: the difference is taken image by image, under the same replicates. Without
+    maps of the network there are scores of the references alone.
 
     Args:
         scores: columns of `reference_scores`, `label` (0, 1, 2) and `group`; images without an
@@ -212,7 +213,7 @@ def localisation_table(
     1            chance   iou       0.1
     2  network − chance   iou       0.2
     """
-    scores = scores[scores["iou"].notna()]
+    scores = scores[scores["iou_chance"].notna()]
     if scores.empty:
         raise ValueError("no image has an annotated lesion: there is nothing to score")
     values = _sources_and_leads(scores)
@@ -242,6 +243,6 @@ def _sources_and_leads(scores: pd.DataFrame) -> pd.DataFrame:
     leads = {
         (f"network − {source}", score): columns["network", score] - reference
         for (source, score), reference in columns.items()
-        if source != "network"
+        if source != "network" and ("network", score) in columns
     }
     return pd.DataFrame(columns | leads).rename_axis(columns=["source", "score"])

@@ -152,8 +152,11 @@ class RunResult:
 
     @property
     def mean_iou(self) -> float:
-        """Mean IoU of the activation maps with the lesion masks of the annotated test tumours."""
-        if self.gradcam is None:
+        """Mean IoU of the activation maps with the lesion masks of the annotated test tumours.
+
+        NaN where there are no maps: not yet, or none of such a network.
+        """
+        if self.gradcam is None or "iou" not in self.gradcam:
             return np.nan
         return float(self.gradcam.loc[self.gradcam["label"] > 0, "iou"].mean())
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from btxrd import CLASS_NAMES, NORMALIZATION
+from btxrd import CLASS_NAMES
 from btxrd.files import atomic_path
 from btxrd.models.classifier import BTXRDClassifier, create_model
 
@@ -31,7 +30,7 @@ PLAIN = (str, int, float, bool, type(None))
 
 
 def save_checkpoint(
-    model: nn.Module,
+    model: BTXRDClassifier,
     optimizer: Optimizer,
     scheduler: LRScheduler | None,
     epoch: int,
@@ -62,7 +61,7 @@ def save_checkpoint(
         # tell whether the training had been interrupted.
         "config": pickle.loads(pickle.dumps(config)),
         "class_names": list(CLASS_NAMES),
-        "normalization": copy.deepcopy(NORMALIZATION),
+        "normalization": copy.deepcopy(model.normalization),
         "class_weights": [float(weight) for weight in class_weights],
     }
     save_tensors(filepath, checkpoint)
@@ -125,13 +124,18 @@ def load_checkpoint(filepath: str | Path, device: str | torch.device = "cpu") ->
 def model_from_checkpoint(checkpoint: dict[str, Any]) -> BTXRDClassifier:
     """Build the trained classifier from `load_checkpoint`'s dict, on the CPU and in eval mode.
 
+    Its normalisation is the one that it was trained with, whatever the backbone's is today.
+
     Raises:
         ValueError: the checkpoint's configuration describes no model.
         RuntimeError: the stored weights do not fit the model that the configuration describes.
     """
-    section = checkpoint["config"].get("model") or {}
+    config = checkpoint["config"]
+    section = config.get("model") or {}
     if "backbone" not in section:
         raise ValueError("the checkpoint's config names no model.backbone")
-    classifier = create_model({"model": {**section, "pretrained": False, "weights": None}})
+    plain = {**section, "pretrained": False, "weights": None}
+    classifier = create_model({"model": plain, "data": config.get("data")})
     classifier.load_state_dict(checkpoint["model_state_dict"])
+    classifier.normalization = checkpoint["normalization"]
     return classifier.eval()

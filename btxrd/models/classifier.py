@@ -15,17 +15,21 @@ from huggingface_hub import (
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import HfHubHTTPError
+from timm.data import resolve_model_data_config
 from timm.layers import BatchNormAct2d
 from timm.models import ResNet, load_state_dict
 from torch import nn
 
 from btxrd import CLASS_NAMES
 from btxrd.files import project_path
+from btxrd.models.image_size import size_arguments
 
 __all__ = ["BTXRDClassifier", "compute_class_weights", "create_model", "get_device"]
 
 HUB_WEIGHTS = "model.safetensors"
 HUB_TIMEOUT_S = 5.0
+ONEDNN_BLOCK = 16
+"""Channels that oneDNN takes at once, at most."""
 CONV_OR_NORM = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -42,6 +46,8 @@ class BTXRDClassifier(nn.Module):
     Attributes:
         model: the timm model.
         num_features: width of the pooled features (1280 for efficientnet_b0).
+        normalization: channel `mean` and `std` that the backbone's weights were published for, of
+            pixels in [0, 1], three numbers each; `model_from_checkpoint` takes the checkpoint's.
 
     Raises:
         ValueError: timm knows no such backbone; close names are suggested.
@@ -76,7 +82,10 @@ class BTXRDClassifier(nn.Module):
             raise _unfetched(backbone, error) from None
         self.num_classes = num_classes
         self.num_features: int = self.model.num_features
+        published = resolve_model_data_config(self.model)
+        self.normalization = {key: list(published[key]) for key in ("mean", "std")}
         _start_undecided(self.model.get_classifier())
+        _subsample_first(self.model)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map normalised images, float (B, 3, H, W), to logits, float (B, num_classes)."""
@@ -84,10 +93,11 @@ class BTXRDClassifier(nn.Module):
 
     @property
     def gradcam_target_layer(self) -> nn.Module:
-        """The layer whose activations Grad-CAM weighs; else `AttributeError`.
+        """The layer whose output is the last feature map of a convolutional network.
 
-        The head norm `model.bn2` of an EfficientNet, `model.layer4[-1]` of a ResNet (whose
-        *blocks* have a `bn2`), else the last convolution or norm in the order of registration.
+        For hooks; `features_and_logits` knows the map of every backbone. The head norm `model.bn2`
+        of an EfficientNet, `model.layer4[-1]` of a ResNet (whose *blocks* have a `bn2`), else the
+        last convolution or norm in the order of registration; without any, `AttributeError`.
         """
         if isinstance(getattr(self.model, "bn2", None), BatchNormAct2d):
             return self.model.bn2
@@ -110,17 +120,34 @@ def _start_undecided(head: nn.Module) -> None:
         nn.init.zeros_(head.bias)
 
 
+def _subsample_first(model: nn.Module) -> None:
+    """Let 1 × 1 convolutions of few channels take every second place instead of striding: the same.
+
+    oneDNN's backward pass of a strided one in channels-last layout writes past its buffer, which
+    ends torch 2.14.1 with a segmentation fault: https://github.com/uxlfoundation/oneDNN/issues/6035
+    """
+    for conv in model.modules():
+        if not (isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1) and conv.groups == 1):
+            continue
+        if conv.stride != (1, 1) and conv.in_channels < ONEDNN_BLOCK:
+            rows, columns = (slice(None, None, step) for step in conv.stride)
+            conv.register_forward_pre_hook(lambda _, x, at=(..., rows, columns): x[0][at])
+            conv.stride = (1, 1)
+
+
 def create_model(config: dict[str, Any]) -> BTXRDClassifier:
-    """Build the classifier that `config["model"]` describes; other sections are not read.
+    """Build the classifier that `config["model"]` describes, for images of `data.image_size`.
 
     Its keys are those of `btxrd.params.ModelParams`. `attn_layer` puts attention such as `cbam`
     into every block of a ResNet. `weights` is a local file, relative to the project's root; it is
-    loaded without its head whatever `pretrained` says, and the hub is never asked.
+    loaded without its head whatever `pretrained` says, and the hub is never asked. Without a
+    `data.image_size` the backbone takes images of its published size.
 
     Raises:
         FileNotFoundError: the file of `model.weights` does not exist.
         ValueError: no section `model`; an unknown backbone; an `attn_layer` that the backbone
-            does not take; a `model.weights` that holds no weights of this backbone.
+            does not take; a `data.image_size` that it does not take, with sizes that it does; a
+            `model.weights` that holds no weights of this backbone.
         RuntimeError: the pretrained weights could not be fetched.
     """
     section = config.get("model")
@@ -131,6 +158,10 @@ def create_model(config: dict[str, Any]) -> BTXRDClassifier:
     arguments = {key: section[key] for key in same if key in section}
     if "dropout" in section:
         arguments["drop_rate"] = section["dropout"]
+    size = (config.get("data") or {}).get("image_size")
+    if size is not None and "backbone" in section:
+        _require_known(section["backbone"])
+        arguments |= size_arguments(section["backbone"], size)
     if "attn_layer" in section:
         arguments["block_args"] = {"attn_layer": section["attn_layer"]}
     if "weights" not in section:
@@ -158,6 +189,14 @@ def _build(section: dict[str, Any], arguments: dict[str, Any]) -> BTXRDClassifie
         raise ValueError(
             f"model.attn_layer: {section.get('backbone')} does not take "
             f"{section['attn_layer']!r} ({error})"
+        ) from error
+    except RuntimeError as error:
+        if "img_size" not in arguments or "size mismatch" not in str(error):
+            raise
+        backbone, published = section["backbone"], timm.get_pretrained_cfg(section["backbone"])
+        raise ValueError(
+            f"data.image_size: these weights fit no {backbone} for {arguments['img_size']} pixels; "
+            f"try {published.input_size[-1]}"
         ) from error
 
 

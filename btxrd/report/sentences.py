@@ -193,8 +193,14 @@ def localisation_finding(table: pd.DataFrame) -> str:
 
     The network is called better (or worse) than a reference in a score where the whole interval
     of its paired lead lies above (or below) 0. A score that is the same for all images, such as a
-    peak that never hits, does not vary in the bootstrap and is not called either.
+    peak that never hits, does not vary in the bootstrap and is not called either. Without maps of
+    the network, that is what is said.
     """
+    n, groups = table[["n", "groups"]].iloc[0]
+    where = f"On {n} annotated test tumours of {groups} studies"
+    own = table[table["source"] == "network"]
+    if own.empty:
+        return f"{where} there are no maps of the network to score."
     references = [source for source in SOURCES if source in set(table["source"]) - {"network"}]
     cells = {
         (row.source, row.score): format_interval(row.estimate, row.low, row.high)
@@ -206,15 +212,13 @@ def localisation_finding(table: pd.DataFrame) -> str:
         for score in ("iou", "pointing")
         if ("network", score) in cells
     ]
-    own = table[table["source"] == "network"]
     varied = set(own["score"][own["low"] < own["high"]])
     verdicts = [
         f"against {source} {_verdict(table[table['source'] == f'network − {source}'], varied)}"
         for source in references
     ]
-    n, groups = table[["n", "groups"]].iloc[0]
     return (
-        f"On {n} annotated test tumours of {groups} studies: {'; '.join(figures)}. "
+        f"{where}: {'; '.join(figures)}. "
         f"Paired image by image, the network is {'; '.join(verdicts)}."
     )
 

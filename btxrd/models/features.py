@@ -1,0 +1,120 @@
+"""The last feature map of any backbone, and the logits computed from it."""
+
+import torch
+from torch import nn
+
+from btxrd.models.classifier import BTXRDClassifier
+
+__all__ = ["FeatureMapError", "features_and_logits"]
+
+
+class FeatureMapError(ValueError):
+    """A network has no feature map that its head reads, or one of a single place."""
+
+
+def features_and_logits(
+    network: BTXRDClassifier, images: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the map that the head reads, (B, C, h, w), and the logits from it, (B, num_classes).
+
+    timm cuts every network into `forward_features` and `forward_head`; the map is what passes
+    between them, whatever its layout, without the tokens that stand for no place. A transformer
+    that classifies from its class token reads no other token there: its map is what its last
+    attention reads (as the grad-cam package advises).
+
+    The logits can be derived by the map. Where nothing before it wants a gradient, that is where
+    backward ends.
+
+    Args:
+        images: normalised, float (B, 3, H, W).
+
+    Raises:
+        FeatureMapError: the head reads several maps or none that is known, or the map has a
+            single place; says which, in one sentence.
+
+    >>> network = BTXRDClassifier("test_vit", pretrained=False, img_size=64)
+    >>> features, logits = features_and_logits(network.eval(), torch.zeros(2, 3, 64, 64))
+    >>> features.shape, logits.shape
+    (torch.Size([2, 64, 4, 4]), torch.Size([2, 3]))
+    """
+    model = network.model
+    if getattr(model, "global_pool", None) == "token":
+        features, logits = _at_the_last_attention(model, images)
+    else:
+        raw = _the_one(model.forward_features(images), model)
+        features, again = _opened(raw, _grid(model, raw, images))
+        logits = model.forward_head(again)
+    if features.shape[2:].numel() == 1:
+        size = " × ".join(str(length) for length in images.shape[2:])
+        raise FeatureMapError(
+            f"the last feature map of {type(model).__name__} has a single place for images of "
+            f"{size} pixels"
+        )
+    return features, logits
+
+
+def _at_the_last_attention(
+    model: nn.Module, images: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    attentions = [module.attn for module in model.modules() if hasattr(module, "attn")]
+    if not attentions:
+        raise FeatureMapError(
+            f"{type(model).__name__} classifies from a class token, and where that reads the "
+            "others is not known"
+        )
+    grid, found = _token_grid(model, images), []
+
+    def open_up(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        features, again = _opened(inputs[0], grid)
+        found.append(features)
+        return again, *inputs[1:]
+
+    hook = attentions[-1].register_forward_pre_hook(open_up)
+    try:
+        logits = model(images)
+    finally:
+        hook.remove()
+    return found[0], logits
+
+
+def _opened(raw: torch.Tensor, grid: torch.Size | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what passes through a network as (B, C, h, w), and a copy of it made from that.
+
+    A copy, because what follows may work in place.
+
+    Args:
+        raw: (B, C, h, w) where there is no `grid`; else (B, h, w, C), or tokens, (B, n, C), of
+            which the last h · w stand for places.
+        grid: h and w.
+    """
+    if grid is None:
+        features = raw if raw.requires_grad else raw.requires_grad_()
+        return features, features.clone()
+    tokens = raw.flatten(1, -2)
+    others, places = tokens.tensor_split([tokens.shape[1] - grid.numel()], dim=1)
+    features = places.transpose(1, 2).unflatten(2, grid)
+    if not features.requires_grad:
+        features.requires_grad_()
+    again = torch.cat([others, features.flatten(2).transpose(1, 2)], dim=1)
+    return features, again.view(raw.shape)
+
+
+def _grid(model: nn.Module, raw: torch.Tensor, images: torch.Tensor) -> torch.Size | None:
+    """Return the rows and columns of a layout whose channels come last; None for (B, C, h, w)."""
+    if raw.ndim == 3:
+        return _token_grid(model, images)
+    return raw.shape[1:3] if getattr(model, "output_fmt", "NCHW") == "NHWC" else None
+
+
+@torch.no_grad()
+def _token_grid(model: nn.Module, images: torch.Tensor) -> torch.Size:
+    """Return in how many rows and columns timm lays the tokens out."""
+    raw, (last,) = model.forward_intermediates(images[:1], indices=1, output_fmt="NCHW")
+    _the_one(raw, model)
+    return last.shape[2:]
+
+
+def _the_one(features: object, model: nn.Module) -> torch.Tensor:
+    if not isinstance(features, torch.Tensor):
+        raise FeatureMapError(f"the head of {type(model).__name__} reads several feature maps")
+    return features
