@@ -21,12 +21,13 @@ from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 from btxrd.data.loader import BatchRequest, RadiographDataset
-from btxrd.files import atomic_path, clear_scratch, digest, project_path, write_csv
+from btxrd.files import atomic_path, clear_scratch, digest, project_path, write_csv, write_json
 from btxrd.models import BTXRDClassifier, load_checkpoint, save_checkpoint
 from btxrd.models.inference import head_inputs, linear_head
 from btxrd.models.weights import body_digest
 from btxrd.params import PROBE_C, RunParams
 from btxrd.session import check_stop
+from btxrd.stages import FEATURES_FILE
 from btxrd.training import EpochMetrics, Fit, memory_advice
 
 __all__ = ["fit_head", "head_logits", "open_features"]
@@ -126,7 +127,10 @@ def _compute(
     # The same batches however often it is interrupted: another size gives other last digits.
     batches = np.array_split(np.arange(len(samples)), math.ceil(len(samples) / size))
     bar = {"desc": "features", "unit": "batch", "disable": not progress}
-    for batch in tqdm(batches, **bar):
+    started = time.perf_counter()
+    for done, batch in enumerate(tqdm(batches, **bar)):
+        if 10 * done % len(batches) < 10:
+            _note(run, done / len(batches), started)
         if np.isnan(features[batch]).any():
             check_stop(project_path(run.study_dir))
             images, *_ = samples[BatchRequest(batch, 0)]
@@ -135,6 +139,13 @@ def _compute(
     if not np.isfinite(features).all():
         raise FloatingPointError(f"{run.model.backbone} gives features that are no finite numbers")
     features.flush()
+    _note(run, 1.0, started)
+
+
+def _note(run: RunParams, share: float, started: float) -> None:
+    """Say how far the features are to whoever follows the study."""
+    facts = {"share": share, "seconds": time.perf_counter() - started}
+    write_json(run.run_dir / FEATURES_FILE, facts)
 
 
 def fit_head(

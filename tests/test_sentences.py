@@ -1,6 +1,7 @@
 """What the reports say in words, and that the figures in it are computed."""
 
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,8 @@ def test_every_run_has_a_line_with_links_or_its_error():
         "[evaluation](runs/E1/center/seed-42/04_evaluate.html) · "
         "[heat maps](runs/E1/center/seed-42/05_gradcam.html)"
     )
+    facts = {"best_C": 0.002, "epochs": 0, "seconds": 4.2, "device": "cpu"}
+    assert "finished (a probe, C = 0.002, 4 s, cpu) ·" in run_line(replace(RUNS[1], training=facts))
     broken = run_line(result("stratified", np.nan, "failed", "the kernel died"))
     assert broken.endswith("the kernel died ([error.txt](runs/E1/stratified/seed-42/error.txt))")
 

@@ -16,7 +16,7 @@ from rich.table import Column
 
 from btxrd.files import read_json
 from btxrd.params import RunParams, StudyParams
-from btxrd.stages import LOCK_FILE, RUN_FILE, RUN_STAGES, STUDY_FILE
+from btxrd.stages import FEATURES_FILE, LOCK_FILE, RUN_FILE, RUN_STAGES, STUDY_FILE
 
 __all__ = ["RunState", "StudyProgress", "run_state", "seconds_left", "study_status"]
 
@@ -24,6 +24,7 @@ MOST_LINES = 24
 """A larger study shows its running and failed runs only."""
 
 WHOLE = "all runs"
+TRAINING_FILES = (FEATURES_FILE, "history.csv", "seconds.csv")
 STYLES = {"finished": "green", "failed": "red", "waiting": "dim", "interrupted": "yellow"}
 
 
@@ -39,7 +40,9 @@ class RunState:
         val_loss: of the last epoch, in nats; None before the first.
         error: one line, where the run failed.
         epoch_seconds: mean over the finished epochs; None before the first.
-        other_seconds: what a finished run took besides its epochs; None before its end.
+        other_seconds: what a finished run took besides its epochs, and besides features that are
+            kept for others; None before its end.
+        features: in [0, 1], how many a probe has; None where it computes none.
     """
 
     experiment: str
@@ -51,6 +54,7 @@ class RunState:
     error: str | None
     epoch_seconds: float | None
     other_seconds: float | None
+    features: float | None = None
 
     @property
     def is_over(self) -> bool:
@@ -59,8 +63,10 @@ class RunState:
 
     @property
     def loss(self) -> str:
-        """The validation loss in words; empty before the first epoch."""
-        return "" if self.val_loss is None else f"val loss {self.val_loss:.3f}"
+        """The validation loss in words; before the first epoch, how far a probe's features are."""
+        if self.val_loss is not None:
+            return f"val loss {self.val_loss:.3f}"
+        return "" if self.features is None else f"features {self.features:.0%}"
 
     def __str__(self) -> str:
         """Say it in a line."""
@@ -73,7 +79,7 @@ class RunState:
 
 def run_state(run: RunParams) -> RunState:
     """Read a run's state from its folder; its files are read again only if they changed."""
-    files = (run.run_dir / name for name in (RUN_FILE, "history.csv", "seconds.csv"))
+    files = (run.run_dir / name for name in (RUN_FILE, *TRAINING_FILES))
     return _run_state(run.model_dump_json(), tuple(_stamp(file) for file in files))
 
 
@@ -92,9 +98,11 @@ def _run_state(parameters: str, stamps: tuple[object, ...]) -> RunState:
     state = record.get("status", "waiting")
     history = _column(run.run_dir / "history.csv", "val_loss")
     seconds = _column(run.run_dir / "seconds.csv", "seconds")
+    features = read_json(run.run_dir / FEATURES_FILE)
     other = None
     if state == "finished" and len(seconds):
-        other = max(0.0, sum(record.get("stage_seconds", {}).values()) - float(seconds.sum()))
+        once = float(seconds.sum()) + features.get("seconds", 0)
+        other = max(0.0, sum(record.get("stage_seconds", {}).values()) - once)
     if state == "running":
         first, *_ = RUN_STAGES
         state = RUN_STAGES[record.get("stage", first)].doing
@@ -108,6 +116,7 @@ def _run_state(parameters: str, stamps: tuple[object, ...]) -> RunState:
         error=record.get("error"),
         epoch_seconds=float(seconds.mean()) if len(seconds) else None,
         other_seconds=other,
+        features=features.get("share"),
     )
 
 
