@@ -10,9 +10,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -20,6 +22,7 @@ from btxrd.files import digest, project_path, read_yaml
 
 __all__ = [
     "FOLDS",
+    "PROBE_C",
     "CompareParams",
     "DataParams",
     "EdaParams",
@@ -39,6 +42,8 @@ Strategy = Literal["stratified", "center", "grouped", "random", "grouped_cv", "c
 FOLDS: dict[str, tuple[int, ...]] = {"grouped_cv": (1, 2, 3, 4, 5), "center_cv": (1, 2, 3)}
 """The strategies of several folds, and their numbers; in `center_cv` those of the test centers."""
 CamMethod = Literal["gradcam", "hirescam", "gradcam++", "eigencam"]
+PROBE_C = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
+"""The inverse penalties that a probe's logistic regression tries."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Prevalences = list[Annotated[float, Field(gt=0, lt=1)]]
@@ -138,8 +143,11 @@ class DataParams(_Section):
 
 
 class TrainingParams(_Section):
-    """The optimiser, its schedule and when to stop."""
+    """How the network is trained: which mode; the optimiser, its schedule and when to stop."""
 
+    mode: Literal["finetune", "probe"] = "finetune"
+    """`probe`: the network stays as it is, and a linear head is fitted on its features. Of the
+    other parameters only `batch_size`, `workers` and `device` count then."""
     epochs: int = Field(default=50, ge=1)
     batch_size: int = Field(default=32, ge=2)
     lr: float = Field(default=3e-4, gt=0)
@@ -152,6 +160,30 @@ class TrainingParams(_Section):
     patience: int = Field(default=15, ge=1)
     workers: int = Field(default=0, ge=0)
     device: str = "auto"
+
+    @model_validator(mode="after")
+    def _probes_have_no_maps_to_train(self) -> Self:
+        if self.mode == "probe" and self.cam_weight:
+            raise ValueError("mode: probe trains no activation maps, so cam_weight must be 0")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_default_mode(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the mode that runs had before there were others: they are still the same."""
+        values = dump(self)
+        if values.get("mode") == "finetune":
+            del values["mode"]
+        return values
+
+    @property
+    def step(self) -> str:
+        """What the history has a row of."""
+        return "C" if self.mode == "probe" else "epoch"
+
+    @property
+    def steps(self) -> int:
+        """The most rows that the history can have."""
+        return len(PROBE_C) if self.mode == "probe" else self.epochs
 
 
 class ResultParams(_Section):

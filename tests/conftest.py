@@ -208,6 +208,11 @@ def real_table() -> Path:
     return _shared("btxrd-table")
 
 
+@pytest.fixture(scope="session")
+def real_images() -> Path:
+    return _shared("btxrd-256")
+
+
 def _shared(name: str) -> Path:
     if not (SHARED / name).is_dir():
         pytest.skip(f"the real {name} is not beside this clone")

@@ -56,9 +56,9 @@ def trained() -> Trained:
 def save(trained: Trained, path: Path, **changes: Any) -> None:
     """Write a checkpoint of the fixture, with some arguments changed."""
     model, optimizer, scheduler = trained
-    arguments = {"scheduler": scheduler, "config": CONFIG, "class_weights": WEIGHTS} | changes
+    arguments = {"optimizer": optimizer, "scheduler": scheduler, "config": CONFIG} | changes
     save_checkpoint(
-        model=model, optimizer=optimizer, epoch=4, val_loss=0.75, filepath=path, **arguments
+        model=model, epoch=4, val_loss=0.75, class_weights=WEIGHTS, filepath=path, **arguments
     )
 
 
@@ -91,8 +91,9 @@ def test_round_trip(trained: Trained, tmp_path: Path) -> None:
     assert torch.equal(
         resumed.state_dict()["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"]
     )
-    save(trained, path, scheduler=None)
-    assert load_checkpoint(path)["scheduler_state_dict"] is None
+    save(trained, path, scheduler=None, optimizer=None)
+    again = load_checkpoint(path)
+    assert again["scheduler_state_dict"] is again["optimizer_state_dict"] is None
 
 
 def test_the_model_is_rebuilt_without_hub_or_weights_file(
@@ -101,7 +102,7 @@ def test_the_model_is_rebuilt_without_hub_or_weights_file(
     def ask(_: str) -> NoReturn:
         raise AssertionError("the hub was asked")
 
-    monkeypatch.setattr("btxrd.models.classifier._published_weights", ask)
+    monkeypatch.setattr("btxrd.models.classifier.published_weights", ask)
     save(trained, tmp_path / "model.pt")
     rebuilt = model_from_checkpoint(load_checkpoint(tmp_path / "model.pt"))
     images = torch.randn(2, 3, 32, 32)

@@ -72,15 +72,24 @@ def test_roc_and_pr(test, drawn, classes):
         assert len(named) == classes + 1
 
 
-@pytest.mark.parametrize("epochs", [1, 30])
-def test_history(drawn, epochs):
+@pytest.mark.parametrize(
+    ("step", "rows", "best", "label"),
+    [
+        ("epoch", 1, "epoch 1)", "Epoch"),
+        ("epoch", 30, "epoch 30)", "Epoch"),
+        ("C", 4, "C 0.0001)", "C (inverse penalty)"),
+    ],
+)
+def test_history(drawn, step, rows, best, label):
     columns = [f"{p}_{q}" for p in ("train", "val") for q in ("loss", "top1", "top2")]
     columns += [f"{p}_recall_{name}" for p in ("train", "val") for name in CLASS_NAMES]
-    values = np.linspace(0.9, 0.5, epochs)
-    history = pd.DataFrame({"epoch": range(1, epochs + 1), **dict.fromkeys(columns, values)})
-    figure = drawn(figures.history_figure(history), epochs)
-    assert f"epoch {epochs})" in figure.get_suptitle()
-    assert all(axis.get_xlabel() == "Epoch" for axis in figure.axes)
+    values = np.linspace(0.9, 0.5, rows)
+    places = range(1, rows + 1) if step == "epoch" else np.geomspace(0.1, 1e-4, rows)
+    history = pd.DataFrame({step: places, **dict.fromkeys(columns, values)})
+    figure = drawn(figures.history_figure(history), rows)
+    assert best in figure.get_suptitle()
+    assert all(axis.get_xlabel() == label for axis in figure.axes)
+    assert {axis.get_xscale() for axis in figure.axes} == {"log" if step == "C" else "linear"}
 
 
 def test_forest_plot(drawn):

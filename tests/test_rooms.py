@@ -27,6 +27,7 @@ RANKS = (
     ("data",),
     ("fetch", "phantom", "models"),
     ("training",),
+    ("probe",),
     ("evaluation",),
     ("report",),
     ("example", "predict", "study"),

@@ -106,6 +106,8 @@ def test_every_run_has_a_line_with_its_error_and_links_to_its_pages():
         "[training](runs/E1/center/seed-42/03_train.html) · "
         "[evaluation](runs/E1/center/seed-42/04_evaluate.html)"
     )
+    facts = {"best_C": 0.002, "epochs": 0, "seconds": 4.2, "device": "cpu"}
+    assert "finished (a probe, C = 0.002, 4 s, cpu) ·" in run_line(replace(RUNS[1], training=facts))
     broken = run_line(result("stratified", np.nan, "failed", "the kernel died"))
     assert ": failed (9 epochs, 61 s, cpu). the kernel died ([error.txt](runs/E1/" in broken
     assert broken.endswith("[evaluation](runs/E1/stratified/seed-42/04_evaluate.html)")

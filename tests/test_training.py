@@ -87,7 +87,7 @@ def test_the_history_has_a_row_an_epoch_with_every_metric(whole):
 def test_the_checkpoint_is_the_best_epoch(whole):
     result, run_dir, _ = whole
     checkpoint = load_checkpoint(run_dir / "model.pt")
-    assert checkpoint["epoch"] == result.best_epoch
+    assert checkpoint["epoch"] == result.best["epoch"]
     assert checkpoint["val_loss"] == pytest.approx(result.history["val_loss"].min())
     assert checkpoint["config"]["data"]["contrast"] == "clahe"
 
@@ -226,7 +226,7 @@ def test_a_diverging_loss_stops_at_once_and_says_where(train):
 def test_early_stopping_ends_a_training(train):
     result, _, _ = train(epochs=30, patience=1, lr=0.05)
     assert len(result.history) < 30
-    assert result.best_epoch == len(result.history) - 1
+    assert result.best["epoch"] == len(result.history) - 1
 
 
 @pytest.mark.parametrize(

@@ -124,8 +124,9 @@ def make_datasets(
     seed: int,
     regions: pd.Series | None = None,
     masks: bool = False,
+    augment: bool = True,
 ) -> dict[str, RadiographDataset]:
-    """Return the datasets of the parts of a split: train augmented and annotated, others plain.
+    """Return the datasets of the parts of a split: train annotated and augmented, others plain.
 
     With `annotations: roi_dim` every annotated training image has a second sample, dimmed outside
     its lesion mask; with `balanced_dim` every image has one, those without a lesion around the
@@ -136,6 +137,7 @@ def make_datasets(
         seed: of the borrowing, and of the shuffled labels of a control experiment.
         regions: body region by image_id; needed only for `balanced_dim`.
         masks: whether the training batches hold the lesion masks.
+        augment: whether the training images are augmented; those of a probe are not.
 
     Returns:
         `train`, `val` and `test`, each in the split's order.
@@ -163,7 +165,7 @@ def make_datasets(
         np.concatenate([labels, labels[copies]]),
         np.concatenate([np.full(len(rows), -1), rows[lenders]]),
         params.dim_factor,
-        augment=True,
+        augment=augment,
         masks=masks,
     )
     return datasets

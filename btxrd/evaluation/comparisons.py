@@ -45,6 +45,7 @@ EXPERIMENT_KEYS = (
     "data.image_size",
     "training.batch_size",
     "training.cam_weight",
+    "training.mode",
 )
 """The parameters in which two experiments of the grid may differ and still be compared."""
 

@@ -31,7 +31,7 @@ PLAIN = (str, int, float, bool, type(None))
 
 def save_checkpoint(
     model: BTXRDClassifier,
-    optimizer: Optimizer,
+    optimizer: Optimizer | None,
     scheduler: LRScheduler | None,
     epoch: int,
     val_loss: float,
@@ -42,6 +42,7 @@ def save_checkpoint(
     """Write one file with the nine keys of a checkpoint, whole or not at all.
 
     Args:
+        optimizer, scheduler: None where none was used; so is their state then.
         epoch: epochs trained so far.
         config: the parameters, of plain types only (dict, list, tuple, str, number, bool, None).
         filepath: the final name; parent folders are made.
@@ -54,7 +55,7 @@ def save_checkpoint(
     checkpoint = {
         "epoch": int(epoch),
         "model_state_dict": model.state_dict(),
-        "optimizer_state_dict": optimizer.state_dict(),
+        "optimizer_state_dict": None if optimizer is None else optimizer.state_dict(),
         "scheduler_state_dict": None if scheduler is None else scheduler.state_dict(),
         "val_loss": float(val_loss),
         # With strings of its own: shared ones would be stored once, and the file's bytes would

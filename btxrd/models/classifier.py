@@ -2,32 +2,24 @@
 
 import difflib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import torch
-from huggingface_hub import (
-    get_hf_file_metadata,
-    hf_hub_download,
-    hf_hub_url,
-    try_to_load_from_cache,
-)
 from huggingface_hub.errors import HfHubHTTPError
 from timm.data import resolve_model_data_config
 from timm.layers import BatchNormAct2d
-from timm.models import ResNet, load_state_dict
+from timm.models import ResNet
 from torch import nn
 
 from btxrd import CLASS_NAMES
 from btxrd.files import project_path
 from btxrd.models.image_size import size_arguments
+from btxrd.models.weights import published_weights, read_weights, unfetched
 
 __all__ = ["BTXRDClassifier", "compute_class_weights", "create_model", "get_device"]
 
-HUB_WEIGHTS = "model.safetensors"
-HUB_TIMEOUT_S = 5.0
 ONEDNN_BLOCK = 16
 """Channels that oneDNN takes at once, at most."""
 CONV_OR_NORM = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
@@ -38,8 +30,8 @@ class BTXRDClassifier(nn.Module):
 
     Args:
         backbone: a name that timm knows, with or without a tag of its pretrained weights.
-        pretrained: start from the published weights, of the local hub cache or else of the hub; a
-            `pretrained_cfg_overlay=dict(file=…)` among `kwargs` names a file instead.
+        pretrained: start from the published weights: of an installed package, of the local hub
+            cache or else of the hub; a `pretrained_cfg_overlay` among `kwargs` names others.
         drop_rate: dropout probability before the head, in [0, 1).
         kwargs: of `timm.create_model`.
 
@@ -48,6 +40,7 @@ class BTXRDClassifier(nn.Module):
         num_features: width of the pooled features (1280 for efficientnet_b0).
         normalization: channel `mean` and `std` that the backbone's weights were published for, of
             pixels in [0, 1], three numbers each; `model_from_checkpoint` takes the checkpoint's.
+        weights: where the first weights came from, in a line.
 
     Raises:
         ValueError: timm knows no such backbone; close names are suggested.
@@ -68,8 +61,11 @@ class BTXRDClassifier(nn.Module):
     ) -> None:
         super().__init__()
         _require_known(backbone)
+        self.weights = "drawn at random"
         if pretrained and not kwargs.get("pretrained_cfg_overlay"):
-            kwargs["pretrained_cfg_overlay"] = _published_weights(backbone)
+            published = published_weights(backbone)
+            self.weights = published.note
+            kwargs["pretrained_cfg_overlay"] = published.overlay
         try:
             self.model = timm.create_model(
                 backbone,
@@ -79,7 +75,9 @@ class BTXRDClassifier(nn.Module):
                 **kwargs,
             )
         except (OSError, HfHubHTTPError) as error:
-            raise _unfetched(backbone, error) from None
+            raise unfetched(backbone, error) from None
+        # It may hold the weights themselves, which the network has by now.
+        self.model.pretrained_cfg.pop("state_dict", None)
         self.num_classes = num_classes
         self.num_features: int = self.model.num_features
         published = resolve_model_data_config(self.model)
@@ -139,9 +137,10 @@ def create_model(config: dict[str, Any]) -> BTXRDClassifier:
     """Build the classifier that `config["model"]` describes, for images of `data.image_size`.
 
     Its keys are those of `btxrd.params.ModelParams`. `attn_layer` puts attention such as `cbam`
-    into every block of a ResNet. `weights` is a local file, relative to the project's root; it is
-    loaded without its head whatever `pretrained` says, and the hub is never asked. Without a
-    `data.image_size` the backbone takes images of its published size.
+    into every block of a ResNet. `weights` is a local file, relative to the project's root, as
+    `btxrd.models.weights.read_weights` takes it; it is loaded without its head whatever
+    `pretrained` says, and the hub is never asked. Without a `data.image_size` the backbone takes
+    images of its published size.
 
     Raises:
         FileNotFoundError: the file of `model.weights` does not exist.
@@ -166,17 +165,18 @@ def create_model(config: dict[str, Any]) -> BTXRDClassifier:
         arguments["block_args"] = {"attn_layer": section["attn_layer"]}
     if "weights" not in section:
         return _build(section, arguments)
-    weights = project_path(section["weights"])
-    names = _names_in(weights)
-    arguments |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}}
-    misfit = f"model.weights: {weights} holds no weights of {section.get('backbone')}"
+    path = project_path(section["weights"])
+    with torch.device("meta"):
+        unfilled = _build(section, arguments | {"pretrained": False})
+    weights = read_weights(path, unfilled.model)
+    arguments |= {"pretrained": True, "pretrained_cfg_overlay": weights.overlay}
     try:
         classifier = _build(section, arguments)
     except RuntimeError as error:
-        raise ValueError(f"{misfit}: {error}") from error
-    wanted = classifier.model.state_dict().keys()
-    if 2 * len(names & wanted) < len(wanted):  # timm passes over names that it does not find
-        raise ValueError(misfit)
+        first = " ".join(line.strip() for line in str(error).splitlines()[:2])
+        misfit = f"model.weights: {path} holds no weights of {section.get('backbone')}"
+        raise ValueError(f"{misfit}: {first}") from error
+    classifier.weights = weights.note
     return classifier
 
 
@@ -200,50 +200,12 @@ def _build(section: dict[str, Any], arguments: dict[str, Any]) -> BTXRDClassifie
         ) from error
 
 
-def _names_in(weights: Path) -> set[str]:
-    if not weights.is_file():
-        raise FileNotFoundError(f"model.weights: there is no file {weights}")
-    try:
-        return set(load_state_dict(str(weights)))
-    except Exception as error:  # each file format has its own errors, without a common base
-        raise ValueError(f"model.weights: {weights} cannot be read as weights: {error}") from error
-
-
 def _require_known(backbone: str) -> None:
     if timm.is_model(backbone):
         return
     close = difflib.get_close_matches(backbone.lower(), timm.list_models(), n=3)
     hint = f"; did you mean {', '.join(close)}?" if close else ""
     raise ValueError(f"timm knows no backbone {backbone!r}{hint}")
-
-
-def _published_weights(backbone: str) -> dict[str, str] | None:
-    """Find the weights on this machine or download them; return where they are, for timm.
-
-    None where timm must find them in its own way. An unreachable hub is asked once; timm and
-    huggingface_hub would try again for most of a minute.
-    """
-    published = timm.get_pretrained_cfg(backbone)
-    if published is None or not published.hf_hub_id:
-        return None
-    repository = published.hf_hub_id
-    cached = try_to_load_from_cache(repository, HUB_WEIGHTS)
-    try:
-        if not isinstance(cached, str):
-            get_hf_file_metadata(hf_hub_url(repository, HUB_WEIGHTS), timeout=HUB_TIMEOUT_S)
-            cached = hf_hub_download(repository, HUB_WEIGHTS)
-    except HfHubHTTPError:  # the hub answered: the file has another name there, timm knows it
-        return None
-    except Exception as error:  # the errors of the HTTP library that huggingface_hub happens to use
-        raise _unfetched(backbone, error) from None
-    return {"file": cached}
-
-
-def _unfetched(backbone: str, error: Exception) -> RuntimeError:
-    return RuntimeError(
-        f"pretrained weights of {backbone} could not be fetched (no network?): give "
-        f"`weights: <local file>` or `pretrained: false` [{type(error).__name__}]"
-    )
 
 
 def compute_class_weights(

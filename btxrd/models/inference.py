@@ -4,11 +4,19 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import nn
 
 from btxrd import NORMALIZATION
 from btxrd.models.classifier import BTXRDClassifier
 
-__all__ = ["autocast", "mixed_precision", "predict_logits", "to_input"]
+__all__ = [
+    "autocast",
+    "head_inputs",
+    "linear_head",
+    "mixed_precision",
+    "predict_logits",
+    "to_input",
+]
 
 
 def to_input(
@@ -66,3 +74,38 @@ def predict_logits(
             for images, *_ in loader
         ]
     return torch.cat(batches).numpy()
+
+
+def linear_head(network: BTXRDClassifier) -> nn.Linear:
+    """Return the one linear layer that a network ends in.
+
+    Raises:
+        ValueError: it ends in something else.
+    """
+    head = network.model.get_classifier()
+    if not isinstance(head, nn.Linear):
+        name = network.model.pretrained_cfg["architecture"]
+        raise ValueError(f"{name} does not end in one linear layer, so it has no linear head")
+    return head
+
+
+@torch.inference_mode()
+def head_inputs(network: BTXRDClassifier, images: torch.Tensor) -> np.ndarray:
+    """Return the features that a network's linear head reads, in single precision.
+
+    Args:
+        network: in eval mode; it computes where it is.
+        images: uint8 (B, S, S).
+
+    Returns:
+        float32 (B, D): the head of these are the network's logits.
+
+    Raises:
+        ValueError: the network does not end in a linear head.
+    """
+    head = linear_head(network)
+    read: list[torch.Tensor] = []
+    with head.register_forward_pre_hook(lambda _, given: read.append(given[0])):
+        network(to_input(images.to(head.weight.device), network.normalization))
+    [features] = read
+    return features.cpu().numpy()

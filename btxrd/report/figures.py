@@ -177,37 +177,43 @@ def history_figure(history: pd.DataFrame, title: str = "Training history") -> Fi
     """Draw loss, top-1 accuracy and per-class recall by epoch, for train and validation.
 
     Args:
-        history: one row an epoch, as `btxrd.training.fit` returns it. The training loss is weighted
-            and smoothed, the validation loss neither, so the two are not on one scale.
+        history: as `btxrd.training.Fit` holds it: one row an epoch, or of a probe one a C, which is
+            drawn on a logarithmic axis. The training loss is weighted, that of an epoch also
+            smoothed, the validation loss neither, so the two are not on one scale.
     """
     figure, axes = panels(1, 3, (WIDTH, 4.4))
-    epochs = history["epoch"]
-    best = epochs.loc[history["val_loss"].idxmin()]
+    step, steps = ("C", "values of C") if "C" in history else ("epoch", "epochs")
+    places = history[step]
+    best = places.loc[history["val_loss"].idxmin()]
     lines = {"train": ("--", 1.3), "val": ("-", 2.0)}
     marker = "o" if len(history) <= 10 else None
     for part, (dashes, width) in lines.items():
         style = {"linestyle": dashes, "linewidth": width, "marker": marker, "markersize": 4}
         for axis, quantity in zip(axes[0], ("loss", "top1"), strict=False):
-            axis.plot(epochs, history[f"{part}_{quantity}"], color="0.15", label=part, **style)
+            axis.plot(places, history[f"{part}_{quantity}"], color="0.15", label=part, **style)
         for name, colour in CLASS_PALETTE.items():
             label = name if part == "val" else None
             axes[0, 2].plot(
-                epochs, history[f"{part}_recall_{name}"], color=colour, label=label, **style
+                places, history[f"{part}_recall_{name}"], color=colour, label=label, **style
             )
     labels = ("Loss (nats)", "Top-1 accuracy", "Recall (sensitivity)")
     headings = ("Loss", "Top-1 accuracy", "Recall by class")
     for axis, heading, label in zip(axes[0], headings, labels, strict=True):
         axis.axvline(best, **REFERENCE_LINE)
-        axis.set(title=heading, xlabel="Epoch", ylabel=label)
-        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axis.set(title=heading, ylabel=label)
+        if step == "C":
+            axis.set(xlabel="C (inverse penalty)", xscale="log")
+        else:
+            axis.set_xlabel("Epoch")
+            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "frameon": False}
         axis.legend(ncols=3, columnspacing=1, handlelength=1.6, handletextpad=0.4, **place)
     for axis in axes[0, 1:]:
         axis.set_ylim(-0.02, 1.02)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     figure.suptitle(
-        f"{title} (n = {len(history)} epochs; dashed: train, solid: validation;\n"
-        f"dotted: lowest validation loss, epoch {best})"
+        f"{title} (n = {len(history)} {steps}; dashed: train, solid: validation;\n"
+        f"dotted: lowest validation loss, {step} {best:g})"
     )
     return figure
 

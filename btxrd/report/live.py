@@ -18,7 +18,7 @@ REDRAW_SECONDS = 3.0
 
 
 class TrainingView:
-    """Shows a bar with the last epoch and the time left, and under it the curve so far.
+    """Shows a bar with the last epoch (or C) and the time left, and under it the curve so far.
 
     Both stay in place. The curve goes when the training is over, since the notebook draws it in
     full then; a study's kernels, which nobody watches, show the bar only.
@@ -36,18 +36,19 @@ class TrainingView:
     def __call__(self, row: Mapping[str, float]) -> None:
         """Show a row of the history, as `btxrd.training.fit` passes it to `on_epoch`."""
         self.seconds.append(row["seconds"])
-        epoch, epochs = int(row["epoch"]), self.run.training.epochs
+        step, steps = self.run.training.step, self.run.training.steps
+        done = int(row.get("epoch", len(self.seconds)))
         mean = sum(self.seconds) / len(self.seconds)
         _show(
             self.bar,
             HTML(
-                f'<progress value="{epoch}" max="{epochs}" style="width: 16em"></progress> '
-                f"epoch <b>{epoch}/{epochs}</b> · train loss {row['train_loss']:.3f} · "
+                f'<progress value="{done}" max="{steps}" style="width: 16em"></progress> '
+                f"{step} <b>{done}/{steps}</b> · train loss {row['train_loss']:.3f} · "
                 f"val loss {row['val_loss']:.3f} · val top-1 {row['val_top1']:.1%} · "
-                f"{mean:.1f} s an epoch · at most {mean * (epochs - epoch):.0f} s left"
+                f"{mean:.1f} s each · at most {mean * (steps - done):.0f} s left"
             ),
         )
-        if self.curve is not None and epoch > 1 and time.monotonic() - self.drawn > REDRAW_SECONDS:
+        if self.curve is not None and done > 1 and time.monotonic() - self.drawn > REDRAW_SECONDS:
             history = pd.read_csv(self.run.run_dir / "history.csv")
             _show(self.curve, history_figure(history, title=self.run.name))
             self.drawn = time.monotonic()

