@@ -6,8 +6,7 @@ and its weighting of the channels are used here.
 """
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from btxrd.models.classifier import BTXRDClassifier
+from btxrd.models.inference import fold_norms
 
 __all__ = ["METHODS", "class_activation_maps", "randomised_copy"]
 
@@ -44,8 +44,8 @@ def class_activation_maps(
 ) -> np.ndarray:
     """Return one raw class activation map an image, in one pass of the model over each batch.
 
-    The map is made at the resolution of `model.gradcam_target_layer` and resized bilinearly. The
-    model is put into eval mode; no gradient reaches its parameters.
+    The map is made at the resolution of `model.gradcam_target_layer` and resized bilinearly. A
+    copy of the model is looked at, in eval mode and with its batch norms folded away.
 
     Args:
         images: uint8 (N, S, S), preprocessed; an array or a slice of a memmap.
@@ -74,46 +74,26 @@ def class_activation_maps(
     if np.any((targets < 0) | (targets >= model.num_classes)):
         raise ValueError(f"targets must lie in 0 … {model.num_classes - 1}")
     device = next(model.parameters()).device
-    model.eval()
+    cam = _hooked(METHODS[method], fold_norms(model).requires_grad_(False))
     maps = np.empty(images.shape, dtype=np.float32)
-    with _parameters_frozen(model), _hooked(METHODS[method], model) as cam:
-        for start in range(0, len(images), batch_size):
-            batch = slice(start, start + batch_size)
-            pixels = torch.from_numpy(np.array(images[batch])).to(device)
-            raw = torch.from_numpy(_raw_maps(cam, to_input(pixels), targets[batch])).to(device)
-            resized = F.interpolate(raw[:, None], images.shape[1:], mode="bilinear")
-            maps[batch] = resized[:, 0].cpu().numpy()
+    for start in range(0, len(images), batch_size):
+        batch = slice(start, start + batch_size)
+        pixels = torch.from_numpy(np.array(images[batch])).to(device)
+        raw = torch.from_numpy(_raw_maps(cam, to_input(pixels), targets[batch])).to(device)
+        resized = F.interpolate(raw[:, None], images.shape[1:], mode="bilinear")
+        maps[batch] = resized[:, 0].cpu().numpy()
     return maps
 
 
-@contextmanager
-def _parameters_frozen(model: nn.Module) -> Iterator[None]:
-    """Let no parameter collect a gradient inside the block: maps need none."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
+def _hooked(method: type[BaseCAM], model: BTXRDClassifier) -> BaseCAM:
+    """Give a model the library's hooks.
 
-
-@contextmanager
-def _hooked(method: type[BaseCAM], model: BTXRDClassifier) -> Iterator[BaseCAM]:
-    """Hold the library's hooks inside the block.
-
-    Not the library's own `with`, which swallows an IndexError. A hook put in before the library's
-    makes the layer's output the start of the graph, so that backward runs through the head only.
+    A hook put in before the library's makes the layer's output the start of the graph, so that
+    backward runs through the head only.
     """
     layer = model.gradcam_target_layer
-    start = layer.register_forward_hook(lambda _, __, output: output.detach().requires_grad_())
-    cam = method(model=model, target_layers=[layer])
-    try:
-        yield cam
-    finally:
-        cam.activations_and_grads.release()
-        start.remove()
+    layer.register_forward_hook(lambda _, __, output: output.detach().requires_grad_())
+    return method(model=model, target_layers=[layer])
 
 
 def _raw_maps(cam: BaseCAM, inputs: torch.Tensor, targets: np.ndarray) -> np.ndarray:

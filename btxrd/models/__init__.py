@@ -3,13 +3,14 @@
 from btxrd.models.checkpoints import load_checkpoint, model_from_checkpoint, save_checkpoint
 from btxrd.models.classifier import BTXRDClassifier, compute_class_weights, create_model, get_device
 from btxrd.models.early_stopping import EarlyStopping
-from btxrd.models.inference import predict_logits, to_input
+from btxrd.models.inference import fold_norms, predict_logits, to_input
 
 __all__ = [
     "BTXRDClassifier",
     "EarlyStopping",
     "compute_class_weights",
     "create_model",
+    "fold_norms",
     "get_device",
     "load_checkpoint",
     "model_from_checkpoint",
