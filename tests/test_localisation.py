@@ -153,9 +153,12 @@ def test_the_center_prior_is_a_round_gaussian(size):
     assert bump[middle, size // 4] / bump.max() == pytest.approx(np.exp(-0.5), rel=0.05)
 
 
-def test_the_best_threshold_is_the_one_of_the_highest_mean_iou(masks):
+@pytest.mark.parametrize("steps", [20, 1000])
+@pytest.mark.parametrize("noise", [0.1, 0.8, 3])
+def test_the_best_threshold_is_the_one_of_the_highest_mean_iou(masks, noise, steps):
     rng = np.random.default_rng(0)
-    maps = masks + 0.8 * rng.random(masks.shape)
+    # In 20 steps, values lie on the thresholds.
+    maps = np.round(steps * (masks + noise * rng.random(masks.shape))) / steps
     candidates = np.arange(1, 20) / 20
     means = [np.nanmean(cam_mask_iou(maps, masks, threshold)) for threshold in candidates]
     assert best_threshold(maps, masks) == candidates[np.argmax(means)]

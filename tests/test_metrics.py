@@ -9,7 +9,7 @@ from sklearn import metrics as sk
 
 from btxrd import CLASS_NAMES
 from btxrd.evaluation import classification_metrics
-from btxrd.evaluation.metrics import PER_CLASS, metric_table
+from btxrd.evaluation.metrics import METRIC_NAMES, PER_CLASS, metric_table
 
 LABELS = range(3)
 EXACT = {"rel": 1e-12, "abs": 1e-12, "nan_ok": True}
@@ -96,6 +96,20 @@ def test_weighted_table_agrees_with_scikit_learn(digits):
     for row, weight in enumerate(weights):
         got = {name: values[row] for name, values in table.items()}
         assert got == pytest.approx(sklearn_metrics(y, p, weight), **EXACT)
+
+
+@pytest.mark.parametrize(
+    "names", [["macro_auc"], ["auc/Malignant", "accuracy"], ["average_precision/Normal", "brier"]]
+)
+def test_wanted_metrics_are_those_of_the_whole_table(names):
+    y, p = random_case(3, digits=1)
+    weights = np.random.default_rng(0).poisson(1, (6, len(y)))
+    whole = metric_table(y, p, weights)
+    assert tuple(whole) == METRIC_NAMES
+    table = metric_table(y, p, weights, names)
+    assert list(table) == names
+    for name, values in table.items():
+        np.testing.assert_array_equal(values, whole[name])
 
 
 def test_weights_are_multiplicities():

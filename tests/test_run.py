@@ -5,6 +5,9 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -341,6 +344,25 @@ def test_kernels_end_with_the_process_that_forked_them(own_notebook, tmp_path):
         notebooks.execute_notebook(TRAIN, tmp_path, {})
     own_notebook(f"import os\nopen({str(tmp_path / 'parent')!r}, 'w').write(str(os.getppid()))")
     assert parent_of_kernel(tmp_path) > 0
+
+
+def test_what_a_killed_worker_left_of_its_kernel_is_removed(own_notebook, tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left, used = (
+        Path(tempfile.mkdtemp(prefix=f"btxrd-kernel-{pid}-")) for pid in (gone.pid, os.getpid())
+    )
+    (left / "kernel.json").touch()
+    own_notebook(
+        "from ipykernel import get_connection_file\n"
+        f"open({str(tmp_path / 'file')!r}, 'w').write(get_connection_file())"
+    )
+    notebooks.execute_notebook(TRAIN, tmp_path, {})
+    assert not left.exists()
+    used.rmdir()
+    own = Path((tmp_path / "file").read_text()).parent
+    assert own.name.startswith(f"btxrd-kernel-{os.getpid()}-")
+    assert not own.exists()
 
 
 def test_a_page_that_cannot_be_made_does_not_hide_why_the_notebook_failed(

@@ -278,11 +278,7 @@ def _by_training(
 
 def _values(frame: pd.DataFrame, weights: Floats, metrics: Sequence[str]) -> dict[str, Floats]:
     """Return the values of each metric: metric → (1 + R,)."""
-    table = metric_table(labels(frame), probabilities(frame), weights)
-    for metric in metrics:
-        if metric not in table:
-            raise ValueError(f"unknown metric {metric!r}; allowed: {', '.join(table)}")
-    return {metric: table[metric] for metric in metrics}
+    return metric_table(labels(frame), probabilities(frame), weights, metrics)
 
 
 def _bootstrap_p(differences: Floats) -> float:

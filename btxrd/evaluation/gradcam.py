@@ -7,8 +7,7 @@ is used here.
 """
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from pytorch_grad_cam.base_cam import BaseCAM
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from btxrd.models import BTXRDClassifier, features_and_logits
+from btxrd.models import BTXRDClassifier, features_and_logits, fold_norms
 
 __all__ = ["METHODS", "class_activation_maps", "randomised_copy"]
 
@@ -45,7 +44,8 @@ def class_activation_maps(
     """Return one raw class activation map an image, in one pass of the model over each batch.
 
     The map is made at the resolution of the last feature map, that of `features_and_logits`, and
-    resized bilinearly. The model is put into eval mode; no gradient reaches its parameters.
+    resized bilinearly. A copy of the model is looked at, in eval mode and with its batch norms
+    folded away.
 
     Args:
         images: uint8 (N, S, S), preprocessed; an array or a slice of a memmap.
@@ -74,9 +74,9 @@ def class_activation_maps(
     if np.any((targets < 0) | (targets >= model.num_classes)):
         raise ValueError(f"targets must lie in 0 … {model.num_classes - 1}")
     device = next(model.parameters()).device
-    cam = METHODS[method](model.eval(), target_layers=[])
+    cam = METHODS[method](fold_norms(model).requires_grad_(False), target_layers=[])
     maps = np.empty(images.shape, dtype=np.float32)
-    with _parameters_frozen(model), torch.enable_grad():
+    with torch.enable_grad():
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
             pixels = torch.from_numpy(np.array(images[batch])).to(device)
@@ -84,19 +84,6 @@ def class_activation_maps(
             resized = F.interpolate(raw[:, None], images.shape[1:], mode="bilinear")
             maps[batch] = resized[:, 0].cpu().numpy()
     return maps
-
-
-@contextmanager
-def _parameters_frozen(model: nn.Module) -> Iterator[None]:
-    """Let no parameter collect a gradient inside the block: maps need none."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
 
 
 def _raw_maps(cam: BaseCAM, inputs: torch.Tensor, targets: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ bootstrap of Field and Welsh (2007), stratified as in Efron and Tibshirani (1993
 Intervals are percentile intervals (ibid., section 13.3).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from btxrd import CLASS_NAMES
-from btxrd.evaluation.metrics import cumulative_weights, metric_table
+from btxrd.evaluation.metrics import METRIC_NAMES, cumulative_weights, metric_table
 from btxrd.predictions import check_predictions
 
 __all__ = ["Bootstrap", "bootstrap_curves", "bootstrap_metrics"]
@@ -155,9 +156,13 @@ def _multiplicities(rng: np.random.Generator, replicates: int, size: int) -> NDA
 
 
 def bootstrap_metrics(
-    y_true: ArrayLike, probabilities: ArrayLike, groups: ArrayLike | None, bootstrap: Bootstrap
+    y_true: ArrayLike,
+    probabilities: ArrayLike,
+    groups: ArrayLike | None,
+    bootstrap: Bootstrap,
+    names: Sequence[str] = METRIC_NAMES,
 ) -> pd.DataFrame:
-    """Estimate every scalar metric with its interval.
+    """Estimate scalar metrics with their intervals.
 
     Arguments and errors as in `metric_table` and `Bootstrap.weights`.
 
@@ -165,7 +170,7 @@ def bootstrap_metrics(
         A frame indexed by `metric` with the float columns `estimate`, `low`, `high`.
     """
     labels, scores = check_predictions(y_true, probabilities)
-    table = metric_table(labels, scores, bootstrap.weights(labels, groups))
+    table = metric_table(labels, scores, bootstrap.weights(labels, groups), names)
     columns = bootstrap.columns("estimate", np.stack(list(table.values()), axis=1))
     return pd.DataFrame(columns, index=pd.Index(list(table), name="metric"))
 

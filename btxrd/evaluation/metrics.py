@@ -9,6 +9,7 @@ Definitions agree with scikit-learn's, `sample_weight` included; they are comput
 the bootstrap needs them for 2,000 weight vectors at once.
 """
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from btxrd import CLASS_NAMES
 from btxrd.predictions import MALIGNANT, check_predictions
 
 __all__ = [
+    "METRIC_NAMES",
     "PER_CLASS",
     "classification_metrics",
     "cumulative_weights",
@@ -27,6 +29,14 @@ __all__ = [
 
 PER_CLASS = ("auc", "average_precision", "sensitivity", "specificity", "precision", "npv", "f1")
 """The one-vs-rest metrics of each class, in the order of every table."""
+
+METRIC_NAMES = (
+    *("accuracy", "balanced_accuracy", "macro_f1", "quadratic_kappa", "malignant_as_normal"),
+    *(f"{name}/{c}" for name in PER_CLASS[2:] for c in CLASS_NAMES),
+    *("brier", "log_loss", "macro_auc"),
+    *(f"{name}/{c}" for name in PER_CLASS[:2] for c in CLASS_NAMES),
+)
+"""Every scalar metric; those of a class have its name after a slash."""
 
 CHUNK_ELEMENTS = 250_000
 """Weights worked on at a time: 2 MB an array and some 13 MB in all, kind to the caches."""
@@ -73,7 +83,10 @@ def classification_metrics(y_true: ArrayLike, probabilities: ArrayLike) -> dict[
 
 
 def metric_table(
-    y_true: ArrayLike, probabilities: ArrayLike, weights: ArrayLike
+    y_true: ArrayLike,
+    probabilities: ArrayLike,
+    weights: ArrayLike,
+    names: Sequence[str] = METRIC_NAMES,
 ) -> dict[str, Floats]:
     """Compute every scalar metric for many weightings of the same images at once.
 
@@ -82,28 +95,32 @@ def metric_table(
 
     Args:
         weights: (R, n) finite floats ≥ 0.
+        names: of the metrics that are wanted. Areas under curves take most of the time.
 
     Returns:
-        Metric name → (R,) float64. Names of classes stand after a slash: `accuracy`,
-        `macro_auc`, …, `auc/Malignant`, `sensitivity/Malignant`, …
+        Metric name → (R,) float64, in the order of `names`.
 
     Raises:
-        ValueError: the weights have another shape, are negative or not finite.
+        ValueError: the weights have another shape, are negative or not finite; or there is no
+            metric of that name.
 
     >>> table = metric_table([0, 1], [[0.9, 0.1, 0], [0.6, 0.4, 0]], [[1, 1], [3, 1]])
     >>> table["accuracy"].tolist()
     [0.5, 0.75]
     """
+    for name in names:
+        if name not in METRIC_NAMES:
+            raise ValueError(f"unknown metric {name!r}; allowed: {', '.join(METRIC_NAMES)}")
     labels, scores = check_predictions(y_true, probabilities)
     weights = _check_weights(weights, len(labels))
     rows = max(1, CHUNK_ELEMENTS // len(labels))
     chunks = [
         _threshold_metrics(_confusion_matrices(labels, scores, chunk))
         | _probability_metrics(labels, scores, chunk)
-        | _ranking_metrics(labels, scores, chunk)
+        | _ranking_metrics(labels, scores, chunk, names)
         for chunk in np.split(weights, range(rows, len(weights), rows))
     ]
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in names}
 
 
 def _check_weights(weights: ArrayLike, n: int) -> Floats:
@@ -179,15 +196,21 @@ def _probability_metrics(labels: Integers, scores: Floats, weights: Floats) -> d
     return {"brier": brier, "log_loss": log_loss}
 
 
-def _ranking_metrics(labels: Integers, scores: Floats, weights: Floats) -> dict[str, Floats]:
-    """One-vs-rest AUC and average precision, and the mean of the AUCs."""
-    pairs = [
-        _auc_and_average_precision(labels == c, scores[:, c], weights)
-        for c in range(len(CLASS_NAMES))
-    ]
-    auc, average_precision = (np.stack(values, axis=1) for values in zip(*pairs, strict=True))
-    by_class = {"auc": auc, "average_precision": average_precision}
-    return {"macro_auc": auc.mean(axis=1), **_flatten(by_class)}
+def _ranking_metrics(
+    labels: Integers, scores: Floats, weights: Floats, names: Collection[str]
+) -> dict[str, Floats]:
+    """One-vs-rest AUC and average precision, those that are wanted, and the mean of the AUCs."""
+    aucs = [f"auc/{name}" for name in CLASS_NAMES]
+    wanted = {*names, *(aucs if "macro_auc" in names else ())}
+    table = {
+        f"{metric}/{name}": area(labels == c, scores[:, c], weights)
+        for metric, area in (("auc", _auc), ("average_precision", _average_precision))
+        for c, name in enumerate(CLASS_NAMES)
+        if f"{metric}/{name}" in wanted
+    }
+    if "macro_auc" in names:
+        table["macro_auc"] = np.stack([table[name] for name in aucs], axis=1).mean(axis=1)
+    return table
 
 
 def cumulative_weights(
@@ -221,21 +244,30 @@ def cumulative_weights(
     return positives.cumsum(axis=1), everyone.cumsum(axis=1)
 
 
-def _auc_and_average_precision(
-    positive: NDArray[np.bool_], scores: Floats, weights: Floats
-) -> tuple[Floats, Floats]:
-    """Area under the ROC curve (trapezoids: ties count a half) and average precision (steps)."""
-    above, everyone = cumulative_weights(positive, scores, weights)
-    n_positive = weights @ positive
-    n_negative = weights @ ~positive
-    gained = np.diff(above, axis=1, prepend=0)
-    false_alarms = np.diff(everyone - above, axis=1, prepend=0)
-    concordant = np.einsum("rg,rg->r", false_alarms, above - gained / 2)
-    precision = np.divide(above, everyone, out=np.zeros_like(above), where=everyone > 0)
-    return (
-        ratio(concordant, n_positive * n_negative),
-        ratio(np.einsum("rg,rg->r", gained, precision), n_positive),
+def _auc(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
+    """Share of pairs of a positive and a negative that are in order; ties count a half.
+
+    The area under the ROC curve (Hanley and McNeil 1982). Pairs of whole weights are counted
+    without rounding, whatever the order of the images.
+    """
+    order = np.argsort(scores[~positive], kind="stable")
+    negatives = weights[:, ~positive][:, order]
+    below = np.concatenate([np.zeros((len(weights), 1)), negatives.cumsum(axis=1)], axis=1)
+    least, most = (
+        np.searchsorted(scores[~positive][order], scores[positive], side)
+        for side in ("left", "right")
     )
+    positives = weights[:, positive]
+    pairs = np.einsum("rp,rp->r", positives, (below[:, least] + below[:, most]) / 2)
+    return ratio(pairs, positives.sum(axis=1) * below[:, -1])
+
+
+def _average_precision(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
+    """Precision at each distinct score, weighted by the recall gained there (in steps)."""
+    above, everyone = cumulative_weights(positive, scores, weights)
+    gained = np.diff(above, axis=1, prepend=0)
+    precision = np.divide(above, everyone, out=np.zeros_like(above), where=everyone > 0)
+    return ratio(np.einsum("rg,rg->r", gained, precision), weights @ positive)
 
 
 def _flatten(by_class: dict[str, Floats]) -> dict[str, Floats]:

@@ -4,7 +4,7 @@ A model that scores no better than these may have learned who was imaged, where,
 was exported, and nothing about tumours (Zech et al. 2018; DeGrave et al. 2021).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -21,7 +21,8 @@ from threadpoolctl import threadpool_limits
 from btxrd import CLASS_NAMES
 from btxrd.data.cache import ImageCache
 from btxrd.data.table import REGION_COLUMNS, SITE_COLUMNS, VIEW_COLUMNS
-from btxrd.evaluation.intervals import Bootstrap, bootstrap_metrics
+from btxrd.evaluation.intervals import Bootstrap
+from btxrd.evaluation.metrics import metric_table
 
 __all__ = ["SHORTCUTS", "shortcut_features", "shortcut_table"]
 
@@ -134,14 +135,15 @@ def shortcut_table(
         "image": _deal(StratifiedKFold, labels, None, folds, bootstrap.seed),
         "grouped": _deal(StratifiedGroupKFold, labels, units, folds, bootstrap.seed),
     }
+    weights = bootstrap.weights(labels, units)
     rows = []
     for name, features in shortcut_features(table, cache).items():
         for split, deal in deals.items():
-            interval = [np.nan] * 3
+            interval: Sequence[float] = [np.nan] * 3
             if deal:
                 chances = _out_of_fold(name, np.asarray(features), labels, deal)
-                metrics = bootstrap_metrics(labels, chances, units, bootstrap)
-                interval = metrics.loc["macro_auc", ["estimate", "low", "high"]]
+                values = metric_table(labels, chances, weights, ["macro_auc"])
+                interval = bootstrap.estimate(values["macro_auc"])
             rows.append((name, SHORTCUTS[name], split, len(table), *interval))
     columns = ["shortcut", "sees", "split", "n", "estimate", "low", "high"]
     return pd.DataFrame(rows, columns=columns)

@@ -123,7 +123,7 @@ def subgroup_table(
         estimable = _estimable(len(chosen), malignant)
         if estimable:
             estimates = bootstrap_metrics(
-                labels(chosen), probabilities(chosen), chosen["group"], bootstrap
+                labels(chosen), probabilities(chosen), chosen["group"], bootstrap, estimable
             )
         for metric in SUBGROUP_METRICS:
             interval = estimates.loc[metric] if metric in estimable else [np.nan] * 3

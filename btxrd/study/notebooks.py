@@ -3,10 +3,11 @@
 import json
 import logging
 import os
+import shutil
 import tempfile
 import traceback
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ def execute_notebook(
     source, output, failure = notebook_file(stage), Path(folder, f"{stage.name}.ipynb"), None
     read_notebook(source)
     killed = _killed_for_memory()
-    with atomic_path(output) as temporary, tempfile.TemporaryDirectory(prefix="btxrd-") as sockets:
+    with atomic_path(output) as temporary, _kernel_folder() as own:
         try:
             papermill.execute_notebook(
                 source,
@@ -80,7 +81,7 @@ def execute_notebook(
                 progress_bar=False,
                 cwd=NOTEBOOKS,
                 kernel_name="python3",
-                config=_kernel_config(sockets, environment or os.environ),
+                config=_kernel_config(own, environment or os.environ),
             )
         except PapermillExecutionError as error:
             lines = str(error.evalue).strip().splitlines()[:6]
@@ -134,8 +135,29 @@ def _killed_for_memory() -> int:
     return 0
 
 
+@contextmanager
+def _kernel_folder() -> Iterator[str]:
+    """Make a kernel's folder, named after this process; remove those of processes that died."""
+    for folder in Path(tempfile.gettempdir()).glob("btxrd-kernel-*"):
+        if not _is_running(int(folder.name.split("-")[2])):
+            shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"btxrd-kernel-{os.getpid()}-") as own:
+        yield own
+
+
+def _is_running(pid: int) -> bool:
+    if os.name == "posix":  # elsewhere, signal 0 does not only ask
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # somebody else's
+            pass
+    return True
+
+
 def _kernel_config(folder: str, environment: Mapping[str, str]) -> "Config":
-    """Let the kernel talk through sockets in a folder of its own.
+    """Let the kernel have its key and its sockets in a folder of its own.
 
     Kernels that start together cannot take each other's TCP port then, and nobody else on the
     machine can talk to them.
@@ -152,6 +174,10 @@ def _kernel_config(folder: str, environment: Mapping[str, str]) -> "Config":
                 # Its own log would break into the progress on the terminal.
                 "extra_arguments": ["--IPKernelApp.log_level=CRITICAL"],
             },
-            "WarmKernelManager": {"environment": dict(environment), **sockets},
+            "WarmKernelManager": {
+                "connection_file": f"{folder}/kernel.json",
+                "environment": dict(environment),
+                **sockets,
+            },
         }
     )
