@@ -21,7 +21,7 @@ from btxrd.models.weights import published_weights, read_weights, unfetched
 __all__ = ["BTXRDClassifier", "compute_class_weights", "create_model", "get_device"]
 
 ONEDNN_BLOCK = 16
-"""Channels that oneDNN takes at once, at most."""
+"""Channels that a convolution of oneDNN takes at once; the most of any processor."""
 CONV_OR_NORM = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -119,10 +119,11 @@ def _start_undecided(head: nn.Module) -> None:
 
 
 def _subsample_first(model: nn.Module) -> None:
-    """Let 1 × 1 convolutions of few channels take every second place instead of striding: the same.
+    """Let strided 1 × 1 convolutions of few channels skip places before, not within: the same.
 
-    oneDNN's backward pass of a strided one in channels-last layout writes past its buffer, which
-    ends torch 2.14.1 with a segmentation fault: https://github.com/uxlfoundation/oneDNN/issues/6035
+    oneDNN's backward pass of them in channels-last layout writes past its buffer and ends the
+    process (torch 2.14.1, https://github.com/uxlfoundation/oneDNN/issues/6035). FastViT, MobileOne
+    and RepVGG begin with one.
     """
     for conv in model.modules():
         if not (isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1) and conv.groups == 1):

@@ -20,17 +20,18 @@ def features_and_logits(
     timm cuts every network into `forward_features` and `forward_head`; the map is what passes
     between them, whatever its layout, without the tokens that stand for no place. A transformer
     that classifies from its class token reads no other token there: its map is what its last
-    attention reads (as the grad-cam package advises).
+    attention reads, as the grad-cam package advises.
 
-    The logits can be derived by the map. Where nothing before it wants a gradient, that is where
-    backward ends.
+    The logits can be derived by the map. Where nothing before it wants a gradient, backward ends
+    there.
 
     Args:
+        network: in eval mode where its features are tokens: a pass of one image more counts them.
         images: normalised, float (B, 3, H, W).
 
     Raises:
-        FeatureMapError: the head reads several maps or none that is known, or the map has a
-            single place; says which, in one sentence.
+        FeatureMapError: the head reads several maps, or none that is known, or the map has a
+            single place; says which in one sentence, without a full stop.
 
     >>> network = BTXRDClassifier("test_vit", pretrained=False, img_size=64)
     >>> features, logits = features_and_logits(network.eval(), torch.zeros(2, 3, 64, 64))
