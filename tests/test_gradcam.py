@@ -1,5 +1,8 @@
 """Class activation maps against plain autograd and the library, and untrained copies."""
 
+import copy
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ import torch.nn.functional as F
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
-from btxrd.evaluation.gradcam import METHODS, class_activation_maps, randomised_copy
+from btxrd.evaluation.gradcam import METHODS, class_activation_maps, fold_norms, randomised_copy
 from btxrd.evaluation.localisation import normalise_maps
 from btxrd.models import BTXRDClassifier
 
@@ -181,3 +184,27 @@ def test_parameters_that_no_module_can_reset_are_drawn_too():
     assert torch.equal(drawn.scale, own.scale)  # all equal: there is nothing to draw
     assert not torch.isclose(drawn.place, own.place).all()
     assert drawn.place.std().item() == pytest.approx(own.place.std().item(), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options", "norms"),
+    [
+        ("efficientnet_b0", {}, 0),
+        ("resnet10t", {}, 1),  # that of a deep stem stands elsewhere than its convolution
+        ("resnet26", {"block_args": {"attn_layer": "cbam"}}, 0),
+        ("mobilenetv3_small_050", {}, 34),
+    ],
+)
+def test_folded_norms_compute_the_same(backbone: str, options: dict[str, Any], norms: int) -> None:
+    torch.manual_seed(0)
+    network = BTXRDClassifier(backbone, pretrained=False, **options).train()
+    for _ in range(3):  # norms that have seen data
+        network(torch.randn(8, 3, 64, 64))
+    network.eval()
+    before = copy.deepcopy(network.state_dict())
+    folded = fold_norms(network)
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules()) == norms
+    images = torch.randn(2, 3, 64, 64)
+    features = [model.model.forward_features(images) for model in (network, folded)]
+    torch.testing.assert_close(*features, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

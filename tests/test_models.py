@@ -1,6 +1,5 @@
 """The classifier and its factory: sizes, target layers, weights, and no network."""
 
-import copy
 import math
 import re
 import socket
@@ -22,7 +21,6 @@ from btxrd.models import (
     BTXRDClassifier,
     compute_class_weights,
     create_model,
-    fold_norms,
     get_device,
     to_input,
 )
@@ -339,27 +337,3 @@ def test_the_networks_input_is_normalised_in_three_equal_channels():
     assert values.shape == (1, 3, 1, 2)
     assert values.dtype == torch.float32
     assert values[0, :, 0].tolist() == [[-1, 1], [-2, 2], [-1, 3]]
-
-
-@pytest.mark.parametrize(
-    ("backbone", "options", "norms"),
-    [
-        ("efficientnet_b0", {}, 0),
-        ("resnet10t", {}, 1),  # that of a deep stem stands elsewhere than its convolution
-        ("resnet26", {"block_args": {"attn_layer": "cbam"}}, 0),
-        ("mobilenetv3_small_050", {}, 34),
-    ],
-)
-def test_folded_norms_compute_the_same(backbone: str, options: dict[str, Any], norms: int) -> None:
-    torch.manual_seed(0)
-    network = BTXRDClassifier(backbone, pretrained=False, **options).train()
-    for _ in range(3):  # norms that have seen data
-        network(torch.randn(8, 3, 64, 64))
-    network.eval()
-    before = copy.deepcopy(network.state_dict())
-    folded = fold_norms(network)
-    assert sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules()) == norms
-    images = torch.randn(2, 3, 64, 64)
-    features = [model.model.forward_features(images) for model in (network, folded)]
-    torch.testing.assert_close(*features, rtol=1e-4, atol=1e-4)
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

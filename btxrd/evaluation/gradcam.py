@@ -8,6 +8,7 @@ is used here.
 
 import copy
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -15,12 +16,14 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM
 from pytorch_grad_cam.base_cam import BaseCAM
+from timm.models import EfficientNet, ResNet
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import fuse_conv_bn_eval
 
-from btxrd.models import BTXRDClassifier, features_and_logits, fold_norms
+from btxrd.models import BTXRDClassifier, features_and_logits
 
-__all__ = ["METHODS", "class_activation_maps", "randomised_copy"]
+__all__ = ["METHODS", "class_activation_maps", "fold_norms", "randomised_copy"]
 
 METHODS: dict[str, type[BaseCAM]] = {
     "gradcam": GradCAM,
@@ -84,6 +87,28 @@ def class_activation_maps(
             resized = F.interpolate(raw[:, None], images.shape[1:], mode="bilinear")
             maps[batch] = resized[:, 0].cpu().numpy()
     return maps
+
+
+def fold_norms(network: BTXRDClassifier) -> BTXRDClassifier:
+    """Return a copy for eval mode whose convolutions do what the batch norms behind them did.
+
+    It computes the same, but for the last digits, in a third less of a CPU's time. In families
+    other than EfficientNets and ResNets, modules need not run in the order of their names: these
+    are only copied.
+    """
+    training = network.training
+    # LeViT keeps what it computed in eval mode, which cannot be copied, until it trains again.
+    folded = copy.deepcopy(network.train()).eval()
+    network.train(training)
+    if not isinstance(folded.model, EfficientNet | ResNet):
+        return folded
+    for module in list(folded.modules()):
+        for (place, conv), (behind, norm) in pairwise(module.named_children()):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, place, fuse_conv_bn_eval(conv, norm))
+                # A norm of timm's also activates.
+                setattr(module, behind, getattr(norm, "act", nn.Identity()))
+    return folded
 
 
 def _raw_maps(cam: BaseCAM, inputs: torch.Tensor, targets: np.ndarray) -> np.ndarray:

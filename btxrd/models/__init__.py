@@ -4,7 +4,7 @@ from btxrd.models.checkpoints import load_checkpoint, model_from_checkpoint, sav
 from btxrd.models.classifier import BTXRDClassifier, compute_class_weights, create_model, get_device
 from btxrd.models.early_stopping import EarlyStopping
 from btxrd.models.features import FeatureMapError, features_and_logits
-from btxrd.models.inference import fold_norms, predict_logits, to_input
+from btxrd.models.inference import predict_logits, to_input
 
 __all__ = [
     "BTXRDClassifier",
@@ -13,7 +13,6 @@ __all__ = [
     "compute_class_weights",
     "create_model",
     "features_and_logits",
-    "fold_norms",
     "get_device",
     "load_checkpoint",
     "model_from_checkpoint",
