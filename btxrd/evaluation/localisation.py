@@ -49,7 +49,9 @@ def normalise_maps(maps: np.ndarray) -> np.ndarray:
     """Scale each map to [0, 1], float32, by its own extremes; a constant map becomes 0."""
     lowest = maps.min(axis=(1, 2), keepdims=True)
     span = maps.max(axis=(1, 2), keepdims=True) - lowest
-    return ((maps - lowest) / np.where(span > 0, span, 1)).astype(np.float32)
+    scaled = maps - lowest
+    scaled /= np.where(span > 0, span, 1)
+    return scaled.astype(np.float32, copy=False)
 
 
 def cam_mask_iou(maps: np.ndarray, masks: np.ndarray, threshold: float = 0.5) -> np.ndarray:
@@ -66,9 +68,8 @@ def cam_mask_iou(maps: np.ndarray, masks: np.ndarray, threshold: float = 0.5) ->
         raise ValueError(f"threshold must lie in (0, 1], not {threshold}")
     lesion = _lesions(maps, masks)
     hot = normalise_maps(maps) >= threshold
-    intersection = (hot & lesion).sum(axis=(1, 2))
-    union = (hot | lesion).sum(axis=(1, 2))
-    return _share(intersection, union, lesion.any(axis=(1, 2)))
+    intersection, area = _areas(hot & lesion), _areas(lesion)
+    return _share(intersection, _areas(hot) + area - intersection, area > 0)
 
 
 def pointing_game(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -103,6 +104,11 @@ def _lesions(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
     if maps.ndim != 3 or maps.shape != masks.shape:
         raise ValueError(f"maps {maps.shape} and masks {masks.shape} must both be (N, S, S)")
     return masks.astype(bool)
+
+
+def _areas(flags: np.ndarray) -> np.ndarray:
+    # Image by image: a sum over two axes takes ten times as long.
+    return np.array([np.count_nonzero(flag) for flag in flags], dtype=np.int64)
 
 
 def _share(part: np.ndarray, whole: np.ndarray, defined: np.ndarray) -> np.ndarray:
