@@ -13,7 +13,7 @@ import torch
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
-from btxrd import CLASS_NAMES
+from btxrd import CLASS_NAMES, NORMALIZATION
 from btxrd.models import (
     BTXRDClassifier,
     load_checkpoint,
@@ -79,7 +79,7 @@ def test_round_trip(trained: Trained, tmp_path: Path) -> None:
     assert (checkpoint["epoch"], checkpoint["val_loss"]) == (4, 0.75)
     assert checkpoint["config"] == CONFIG
     assert checkpoint["class_names"] == list(CLASS_NAMES)
-    assert checkpoint["normalization"] == model.normalization
+    assert checkpoint["normalization"] == model.normalization != NORMALIZATION
     assert checkpoint["class_weights"] == [0.5, 1.0, 2.0]
     assert checkpoint["scheduler_state_dict"] == scheduler.state_dict()
     for name, tensor in model.state_dict().items():

@@ -1,5 +1,6 @@
 """Checkpoints: a trained model and all that is needed to use it or train it on, in one file."""
 
+import copy
 import pickle
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -61,7 +62,7 @@ def save_checkpoint(
         # tell whether the training had been interrupted.
         "config": pickle.loads(pickle.dumps(config)),
         "class_names": list(CLASS_NAMES),
-        "normalization": model.normalization,
+        "normalization": copy.deepcopy(model.normalization),
         "class_weights": [float(weight) for weight in class_weights],
     }
     save_tensors(filepath, checkpoint)

@@ -8,6 +8,7 @@ import numpy as np
 import timm
 import torch
 from huggingface_hub.errors import HfHubHTTPError
+from timm.data import resolve_model_data_config
 from timm.layers import BatchNormAct2d
 from timm.models import ResNet
 from torch import nn
@@ -34,6 +35,8 @@ class BTXRDClassifier(nn.Module):
     Attributes:
         model: the timm model.
         num_features: width of the pooled features (1280 for efficientnet_b0).
+        normalization: channel `mean` and `std` that the backbone's weights were published for, of
+            pixels in [0, 1], three numbers each; `model_from_checkpoint` takes the checkpoint's.
         weights: where the first weights came from, in a line.
 
     Raises:
@@ -57,9 +60,9 @@ class BTXRDClassifier(nn.Module):
         _require_known(backbone)
         self.weights = "drawn at random"
         if pretrained and not kwargs.get("pretrained_cfg_overlay"):
-            published = published_weights(backbone)
-            self.weights = published.note
-            kwargs["pretrained_cfg_overlay"] = published.overlay
+            first = published_weights(backbone)
+            self.weights = first.note
+            kwargs["pretrained_cfg_overlay"] = first.overlay
         try:
             self.model = timm.create_model(
                 backbone,
@@ -74,16 +77,13 @@ class BTXRDClassifier(nn.Module):
         self.model.pretrained_cfg.pop("state_dict", None)
         self.num_classes = num_classes
         self.num_features: int = self.model.num_features
+        published = resolve_model_data_config(self.model)
+        self.normalization = {key: list(published[key]) for key in ("mean", "std")}
         _start_undecided(self.model.get_classifier())
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map normalised images, float (B, 3, H, W), to logits, float (B, num_classes)."""
         return self.model(images)
-
-    @property
-    def normalization(self) -> dict[str, list[float]]:
-        """Channel `mean` and `std` of the pixels in [0, 1] that the weights were made for."""
-        return {key: list(self.model.pretrained_cfg[key]) for key in ("mean", "std")}
 
     @property
     def gradcam_target_layer(self) -> nn.Module:

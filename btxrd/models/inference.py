@@ -56,14 +56,16 @@ def autocast(device: torch.device) -> torch.autocast:
 def predict_logits(
     network: BTXRDClassifier,
     loader: Iterable[Sequence[torch.Tensor]],
-    normalization: Mapping[str, Sequence[float]] = NORMALIZATION,
+    normalization: Mapping[str, Sequence[float]] | None = None,
 ) -> np.ndarray:
     """Return the logits, float32 (n, C), of every sample in the loader's order.
 
-    The batches begin with images, uint8 (B, S, S). The network is put into eval mode and
-    channels-last layout, and computes where it is.
+    The batches begin with images, uint8 (B, S, S), which get the network's own `normalization`
+    where no other is given. The network is put into eval mode and channels-last layout, and
+    computes where it is.
     """
     device = next(network.parameters()).device
+    normalization = normalization or network.normalization
     # Outside inference mode: a parameter whose layout changes inside can never be trained again.
     network.to(memory_format=torch.channels_last).eval()
     with torch.inference_mode(), autocast(device):
