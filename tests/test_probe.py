@@ -86,7 +86,7 @@ def fit(network, features, datasets, run, on_step=()):
 
 def logits_of(network, samples) -> np.ndarray:
     loader = make_loader(samples, 32, 0, shuffle=False)
-    return predict_logits(network, loader, network.normalization)
+    return predict_logits(network, loader)
 
 
 def test_features_are_what_the_head_reads(network, datasets, run):

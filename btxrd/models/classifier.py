@@ -63,9 +63,9 @@ class BTXRDClassifier(nn.Module):
         _require_known(backbone)
         self.weights = "drawn at random"
         if pretrained and not kwargs.get("pretrained_cfg_overlay"):
-            published = published_weights(backbone)
-            self.weights = published.note
-            kwargs["pretrained_cfg_overlay"] = published.overlay
+            first = published_weights(backbone)
+            self.weights = first.note
+            kwargs["pretrained_cfg_overlay"] = first.overlay
         try:
             self.model = timm.create_model(
                 backbone,
