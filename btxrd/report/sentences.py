@@ -8,7 +8,7 @@ import pandas as pd
 from btxrd import CLASS_NAMES, RESEARCH_ONLY, __version__
 from btxrd.data.table import SUBTYPE_COLUMNS, VIEW_COLUMNS, one_hot_name
 from btxrd.evaluation.localisation import SOURCES
-from btxrd.evaluation.runs import COMPARED, RunResult
+from btxrd.evaluation.runs import COMPARED, SPLIT_TITLES, RunResult, recommend
 from btxrd.params import ResultParams
 from btxrd.predictions import probabilities
 from btxrd.provenance import code_version, data_name, now, package_versions
@@ -46,8 +46,17 @@ def provenance_note(dataset_root: str, **facts: Any) -> str:
     return "\n".join([f"> **{RESEARCH_ONLY}**", "", *lines])
 
 
+ANSWERS = {
+    "grouped_cv": "every image tested once, by a network that saw nothing of its study",
+    "grouped": "one test set, of whole studies",
+    "stratified": "one test set, dealt by image",
+}
+"""What a figure from each of `ANSWER_SPLITS` is."""
+
+
 def recommendation(
     best: str | None,
+    split: str | None,
     comparison: pd.DataFrame,
     leakage: pd.DataFrame,
     shortcuts: pd.DataFrame,
@@ -55,19 +64,32 @@ def recommendation(
 ) -> str:
     """Say which experiment is recommended, how good, how sure, and what else could explain it.
 
-    `best` is what `recommend` returns, `leakage` and `shortcuts` are `leakage_table` and
-    `shortcut_table`, `comparison` and `gaps` the tables of `compare_runs`.
+    `best` and `split` are what `recommend` and `answer_split` return, `leakage` and `shortcuts`
+    are `leakage_table` and `shortcut_table`, `comparison` and `gaps` the tables of `compare_runs`.
     """
     if best is None:
-        return "**No experiment can be recommended:** no stratified run has finished."
+        return (
+            "**No experiment can be recommended:** none was evaluated on any of the splits "
+            f"{', '.join(ANSWERS)}."
+        )
     chosen = comparison.set_index("Experiment ID").loc[best]
-    quoted = {metric: _quoted(chosen, f"Stratified {title}") for metric, title in COMPARED.items()}
+    title = SPLIT_TITLES[split]
+    candidates = comparison[f"{title} Val Accuracy"].notna().sum()
     sentences = [
-        f"**Recommended: {best}**, the highest accuracy on the stratified *validation* set "
-        f"({chosen['Stratified Val Accuracy']:.3f}).",
-        f"On its test set: macro AUC **{quoted['macro_auc']}**, accuracy {quoted['accuracy']}, "
-        f"malignant sensitivity {quoted['sensitivity/Malignant']}.",
+        f"**Recommended: {best}**, the highest accuracy on the *validation* images of the split "
+        f"`{split}` ({chosen[f'{title} Val Accuracy']:.3f}), ties by malignant sensitivity, then "
+        f"by center-holdout accuracy; {candidates} of {len(comparison)} experiments were evaluated "
+        "there.",
+        f"On its test images ({ANSWERS[split]}): {_quoted_figures(chosen, title)}.",
+        _siblings(split, leakage),
     ]
+    if split == "grouped_cv":
+        sentences.append(
+            "In cross-validation the validation images are test images of another fold, so that "
+            "choosing among experiments is not wholly independent of the test figures."
+        )
+    if split != "stratified":
+        sentences += _stratified_beside(best, comparison, leakage)
     if pd.notna(chosen["Center-Holdout Macro AUC"]):
         held_out = _quoted(chosen, "Center-Holdout Macro AUC")
         sentences.append(f"Trained on center 1 and tested in other centers: macro AUC {held_out}.")
@@ -75,13 +97,38 @@ def recommendation(
     for row in gap.itertuples():
         figure = format_interval(row.difference, row.low, row.high, signed=True)
         includes = "includes" if row.low <= 0 <= row.high else "does not include"
-        sentences.append(f"That is a gap of {figure}; the interval {includes} 0.")
-    siblings = leakage.query("strategy == 'stratified' and part == 'test'")["sibling_share"]
-    sentences.append(
-        f"{siblings.iloc[0]:.0%} of the stratified test images have a sibling in train, so its "
-        "test figures are an upper bound."
-    )
+        sentences.append(
+            f"Against the stratified test set that is a gap of {figure}; the interval {includes} 0."
+        )
     return " ".join([*sentences, strongest_baseline(shortcuts)])
+
+
+def _quoted_figures(chosen: pd.Series, title: str) -> str:
+    quoted = {metric: _quoted(chosen, f"{title} {name}") for metric, name in COMPARED.items()}
+    return (
+        f"macro AUC **{quoted['macro_auc']}**, accuracy {quoted['accuracy']}, malignant "
+        f"sensitivity {quoted['sensitivity/Malignant']}"
+    )
+
+
+def _siblings(split: str, leakage: pd.DataFrame) -> str:
+    share = leakage.query("strategy == @split and part == 'test'")["sibling_share"].iloc[0]
+    bound = ", so these figures are an upper bound" if share else ""
+    return f"{share:.0%} of the `{split}` test images have a sibling in train{bound}."
+
+
+def _stratified_beside(best: str, comparison: pd.DataFrame, leakage: pd.DataFrame) -> list[str]:
+    """Say what the stratified split gives, where it was run: an upper bound, and another rule."""
+    chosen = comparison.set_index("Experiment ID").loc[best]
+    said = []
+    if pd.notna(chosen["Stratified Macro AUC"]):
+        figures = _quoted_figures(chosen, SPLIT_TITLES["stratified"])
+        said += [f"On the split `stratified`: {figures}.", _siblings("stratified", leakage)]
+    if "Stratified Val Rank" in comparison:
+        by_rule = recommend(comparison, "stratified")
+        agrees = "the same" if by_rule == best else f"**{by_rule}**"
+        said.append(f"The rule set before the study, by stratified validation, gives {agrees}.")
+    return said
 
 
 def _quoted(chosen: pd.Series, column: str) -> str:
