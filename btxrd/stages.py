@@ -13,6 +13,7 @@ __all__ = [
     "EVALUATE",
     "GRADCAM",
     "LOCK_FILE",
+    "PUBLISHED_FILE",
     "RUN_FILE",
     "RUN_STAGES",
     "SPLITS",
@@ -29,6 +30,8 @@ STUDY_FILE = "study.json"
 """A study's parameters and sessions, in its folder."""
 LOCK_FILE = ".lock"
 """Held by whoever runs a study, in its folder."""
+PUBLISHED_FILE = "params/published.csv"
+"""What others have published of the same data, for orientation, in the clone."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ COMPARE = Stage(
     title="comparison",
     doing="comparing the runs",
     of="study",
-    reads=("findings.csv", "shortcuts.csv", "splits/leakage.csv", "runs/"),
+    reads=("findings.csv", "shortcuts.csv", "splits/leakage.csv", "runs/", PUBLISHED_FILE),
     writes=("comparison.csv", "figures.csv", "differences.csv", "gaps.csv", "comparison.json"),
     page="index.html",
     rooms=("evaluation", "report", "predictions"),
