@@ -6,6 +6,7 @@ import pytest
 
 from btxrd.evaluation import Bootstrap
 from btxrd.evaluation.comparisons import METRICS, compare_experiments, holm, seed_summary
+from btxrd.evaluation.review import known_conflicts, labels_to_review
 from btxrd.evaluation.runs import (
     COMPARED,
     COMPARISON_COLUMNS,
@@ -15,13 +16,14 @@ from btxrd.evaluation.runs import (
     comparison_table,
     differences_from,
     recommend,
+    reviewed_pool,
     seed_figures,
     success_table,
 )
 from btxrd.evaluation.summary import summarise
 from btxrd.files import read_json, write_csv, write_json
 from btxrd.params import ResultParams
-from btxrd.predictions import write_predictions
+from btxrd.predictions import read_predictions, write_predictions
 
 FEW = Bootstrap(200)
 IDENTITY = ["split", "first_experiment", "second_experiment"]
@@ -344,7 +346,39 @@ def test_seeds_that_differ_in_more_are_refused_by_name(trained, tmp_path):
         compare_runs(tmp_path, FEW)
 
 
-def test_a_split_of_several_folds_is_its_pool(trained, tmp_path):
+@pytest.fixture
+def dealt(tmp_path):
+    """What notebook 02 leaves: here without duplicates."""
+    split = pd.DataFrame({"image_id": ["a"], "fold": 1, "split": "test", "label": 0, "group": 0})
+    write_csv(tmp_path / "splits" / "grouped_cv.csv", split)
+    columns = ["image_a", "image_b", "distance"]
+    write_csv(tmp_path / "splits" / "duplicates.csv", pd.DataFrame(columns=columns))
+
+
+def test_labels_are_doubted_by_the_recommended_pool(trained, tmp_path, dealt):
+    """Its ensemble where there is one; single folds and other splits have no say."""
+    for fold, seed, skill in ((1, 7, 5.0), ("pooled", 7, 1.0), ("pooled", 42, 1.0)):
+        trained("good", "grouped_cv", skill, seed, fold)
+    trained("poor", "grouped_cv", skill=0.2, fold="pooled")
+    trained("best", "stratified", skill=9.0)
+    for expected in (7, "ensemble"):
+        if expected == "ensemble":
+            trained("good", "grouped_cv", 1.2, "ensemble", "pooled")
+        runs = collect_runs(tmp_path)
+        pool = reviewed_pool(runs, comparison_table(runs, seed_figures(runs, tmp_path, FEW)))
+        assert (pool.experiment, pool.fold, pool.seed) == ("good", "pooled", expected)
+        written = read_predictions(tmp_path / pool.path / "predictions.csv")
+        review = compare_runs(tmp_path, FEW)["review.csv"]
+        pd.testing.assert_frame_equal(review, labels_to_review(written, known_conflicts(tmp_path)))
+        assert len(review)
+
+
+def test_without_folds_no_label_is_doubted(trained, tmp_path):
+    trained("good", "grouped")
+    assert compare_runs(tmp_path, FEW)["review.csv"].empty
+
+
+def test_a_split_of_several_folds_is_its_pool(trained, tmp_path, dealt):
     for fold in (1, 2):
         trained("good", "grouped_cv", skill=0.2, fold=fold)
     pool = trained("good", "grouped_cv", skill=2.0, fold="pooled")

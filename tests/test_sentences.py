@@ -22,6 +22,8 @@ from btxrd.report.sentences import (
     pool_note,
     provenance_note,
     recommendation,
+    review_note,
+    review_titles,
     run_line,
     runs_note,
     seeds_note,
@@ -171,6 +173,31 @@ def test_only_what_is_evaluated_is_finished():
     )
     pools = [replace(run, fold="pooled") for run in (RUNS[0], failed)]
     assert runs_note([*RUNS, *pools]) == "2 of 2 runs finished; 1 of 2 pools made of them."
+
+
+def test_labels_to_review_are_counted_and_titled():
+    review = pd.DataFrame(
+        {
+            "image_id": ["a", "b", "c"],
+            "label": ["Benign", "Normal", "Malignant"],
+            "most_probable": [None, None, "Normal"],
+            "self_confidence": [np.nan, np.nan, 0.0123],
+            "conflicts_with": ["b", "a", None],
+        }
+    )
+    pool = replace(RUNS[0], split="grouped_cv", fold="pooled", metrics={"test": {"n": 75}})
+    note = review_note(review, pool)
+    for words in (
+        "2 images have a duplicate that carries another label",
+        "Of 75 images tested by E1 (grouped_cv, pooled, seed 42), 1 carry",
+    ):
+        assert words in note
+    assert review_titles(review) == [
+        "a: Benign, contradicted by b",
+        "b: Normal, contradicted by a",
+        "c: Malignant, p = 0.012; Normal?",
+    ]
+    assert "No label is proposed" in review_note(review.head(0), None)
 
 
 @pytest.mark.parametrize(

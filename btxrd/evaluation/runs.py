@@ -25,6 +25,7 @@ from btxrd.evaluation.comparisons import (
     seed_summary,
 )
 from btxrd.evaluation.intervals import Bootstrap
+from btxrd.evaluation.review import REVIEW_COLUMNS, known_conflicts, labels_to_review
 from btxrd.files import read_json
 from btxrd.predictions import read_predictions
 from btxrd.stages import RUN_FILE, RUN_STAGES
@@ -42,6 +43,7 @@ __all__ = [
     "comparison_table",
     "differences_from",
     "recommend",
+    "reviewed_pool",
     "seed_figures",
     "success_table",
 ]
@@ -211,22 +213,26 @@ def compare_runs(study_dir: str | Path, bootstrap: Bootstrap) -> dict[str, pd.Da
         - `gaps.csv`: as `generalisation_gap` returns it, from the `stratified` to the `center`
           split, a block an experiment; `grouped_cv` and `center_cv` take no part, whether they
           were run or not.
+        - `review.csv`: as `labels_to_review` returns it, of `reviewed_pool`; no rows without one.
 
-        The last two have columns that name what is compared, and `note`: a pair whose parameters
-        differ in more than that is not subtracted; its row says why.
+        `differences.csv` and `gaps.csv` have columns that name what is compared, and `note`: a
+        pair whose parameters differ in more than that is not subtracted; its row says why.
 
     Raises:
+        FileNotFoundError: there is a pool to review, but notebook 02's files are missing.
         ValueError: seeds of one experiment and split differ in other parameters; names them.
     """
     study_dir = Path(study_dir)
     runs = collect_runs(study_dir)
     trained = _trainings(runs)
     figures = seed_figures(runs, study_dir, bootstrap)
+    comparison = comparison_table(runs, figures)
     return {
-        "comparison.csv": comparison_table(runs, figures),
+        "comparison.csv": comparison,
         "figures.csv": figures,
         "differences.csv": _joined(_differences(trained, study_dir, bootstrap), DIFFERENCE_COLUMNS),
         "gaps.csv": _joined(_gaps(trained, study_dir, bootstrap), GAP_COLUMNS),
+        "review.csv": _review(reviewed_pool(runs, comparison), study_dir),
     }
 
 
@@ -390,6 +396,29 @@ def recommend(table: pd.DataFrame, split: str | None) -> str | None:
     if split is None:
         return None
     return str(table.loc[table[_rank_column(split)].idxmin(), "Experiment ID"])
+
+
+def reviewed_pool(runs: list[RunResult], table: pd.DataFrame) -> RunResult | None:
+    """Return the pool whose out-of-fold predictions doubt labels; None without `grouped_cv`.
+
+    That of the recommended experiment: its ensemble over seeds, or else one of its seeds.
+
+    Args:
+        table: as `comparison_table` returns it.
+    """
+    if answer_split(table) != "grouped_cv":
+        return None
+    best = recommend(table, "grouped_cv"), "grouped_cv"
+    pools = [run for run in runs if run.is_evaluated and run.is_whole]
+    own = [run for run in pools if (run.experiment, run.split) == best]
+    return min(own, key=lambda run: (run.seed != ENSEMBLE, run.seed))
+
+
+def _review(pool: RunResult | None, study_dir: Path) -> pd.DataFrame:
+    if pool is None:
+        return pd.DataFrame(columns=list(REVIEW_COLUMNS))
+    predictions = read_predictions(study_dir / pool.path / "predictions.csv")
+    return labels_to_review(predictions, known_conflicts(study_dir))
 
 
 def success_table(row: pd.Series, split: str | None = None) -> pd.DataFrame:

@@ -21,6 +21,8 @@ __all__ = [
     "pool_note",
     "provenance_note",
     "recommendation",
+    "review_note",
+    "review_titles",
     "run_line",
     "runs_note",
     "seeds_note",
@@ -214,13 +216,16 @@ def pool_note(run: ResultParams, training: Mapping[str, Any]) -> str:
 
 def run_line(run: RunResult) -> str:
     """Return one run's or pool's line of Markdown: its state, and links to its pages that exist."""
-    seed = "ensemble" if run.seed == "ensemble" else f"seed {run.seed}"
-    line = f"- **{run.experiment}**, {run.where}, {seed}: {run.status}"
+    line = f"- **{run.experiment}**, {_trained_by(run)}: {run.status}"
     if "epochs" in run.training:
         line += " ({epochs} epochs, {seconds:.0f} s, {device})".format(**run.training)
     if run.error:
         line += f". {run.error} ([error.txt]({run.path}/error.txt))"
     return " · ".join([line, *(f"[{title}]({run.path}/{p})" for title, p in run.pages.items())])
+
+
+def _trained_by(run: RunResult) -> str:
+    return f"{run.where}, {'ensemble' if run.seed == 'ensemble' else f'seed {run.seed}'}"
 
 
 def runs_note(runs: list[RunResult]) -> str:
@@ -233,6 +238,37 @@ def runs_note(runs: list[RunResult]) -> str:
     if unevaluated:
         text += f", {unevaluated} trained but not evaluated"
     return text + (f"; {made} of {len(pools)} pools made of them." if pools else ".")
+
+
+def review_note(review: pd.DataFrame, pool: RunResult | None) -> str:
+    """Say where the rows of `labels_to_review` come from; `pool` is that of `reviewed_pool`."""
+    if pool is None:
+        return (
+            "No label is proposed for review: that takes predictions by networks that did not see "
+            "the image, a pool of `grouped_cv`, and none was evaluated."
+        )
+    known = review["conflicts_with"].notna().sum()
+    return (
+        f"{known} images have a duplicate that carries another label: one of the two is wrong. "
+        "Contradicted studies are in no test set, so the networks have no say on them. Of "
+        f"{pool.metrics['test']['n']} images tested by {pool.experiment} ({_trained_by(pool)}), "
+        f"{len(review) - known} carry a label less probable than another. They are ranked by the "
+        "margin between the two: a hard image stands here as well as a wrong label. All of them: "
+        "[review.csv](review.csv)."
+    )
+
+
+def review_titles(review: pd.DataFrame) -> list[str]:
+    """Write above each image of `labels_to_review` which label is doubted, and by what."""
+    return [
+        f"{row.image_id}: {row.label}, "
+        + (
+            f"contradicted by {row.conflicts_with}"
+            if isinstance(row.conflicts_with, str)
+            else f"p = {row.self_confidence:.3f}; {row.most_probable}?"
+        )
+        for row in review.itertuples()
+    ]
 
 
 def localisation_finding(table: pd.DataFrame) -> str:
