@@ -14,6 +14,7 @@ __all__ = [
     "FEATURES_FILE",
     "GRADCAM",
     "LOCK_FILE",
+    "PUBLISHED_FILE",
     "RUN_FILE",
     "RUN_STAGES",
     "SPLITS",
@@ -32,6 +33,8 @@ STUDY_FILE = "study.json"
 """A study's parameters and sessions, in its folder."""
 LOCK_FILE = ".lock"
 """Held by whoever runs a study, in its folder."""
+PUBLISHED_FILE = "params/published.csv"
+"""What others have published of the same data, for orientation, in the clone."""
 
 
 @dataclass(frozen=True)
@@ -150,10 +153,26 @@ COMPARE = Stage(
     title="comparison",
     doing="comparing the runs",
     of="study",
-    reads=("findings.csv", "shortcuts.csv", "splits/leakage.csv", "runs/"),
-    writes=("comparison.csv", "figures.csv", "differences.csv", "gaps.csv", "comparison.json"),
+    reads=(
+        "dataset_root",
+        "findings.csv",
+        "shortcuts.csv",
+        "splits/leakage.csv",
+        "splits/duplicates.csv",
+        "splits/grouped_cv.csv",
+        "runs/",
+        PUBLISHED_FILE,
+    ),
+    writes=(
+        "comparison.csv",
+        "figures.csv",
+        "differences.csv",
+        "gaps.csv",
+        "review.csv",
+        "comparison.json",
+    ),
     page="index.html",
-    rooms=("evaluation", "report", "predictions"),
+    rooms=("data", "evaluation", "report", "predictions"),
     packages=_STATISTICS,
 )
 

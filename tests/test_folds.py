@@ -207,3 +207,14 @@ def test_an_edited_fold_or_pool_is_noticed(finished, tmp_path, name, told):
     assert outcome.exit_code == 1
     for words in told:
         assert words in outcome.output
+
+
+def test_published_results_that_change_are_laid_beside_again(study, notebooks, monkeypatch):
+    published = study.study_dir / "published.csv"
+    monkeypatch.setattr("btxrd.study.study.PUBLISHED_FILE", str(published))
+    run_study(study)
+    for line, redone in (("source", True), ("source", False), ("other", True)):
+        published.write_text(line)
+        notebooks.done.clear()
+        run_study(study)
+        assert [done.split()[0] for done in notebooks.done] == ["comparison"] * redone

@@ -22,13 +22,21 @@ from btxrd.report.sentences import (
     pool_note,
     provenance_note,
     recommendation,
+    review_note,
+    review_titles,
     run_line,
     runs_note,
     seeds_note,
     strongest_baseline,
 )
 
-LEAKAGE = pd.DataFrame({"strategy": ["stratified"], "part": ["test"], "sibling_share": [0.6]})
+LEAKAGE = pd.DataFrame(
+    {
+        "strategy": ["stratified", "grouped", "grouped_cv"],
+        "part": "test",
+        "sibling_share": [0.6, 0, 0],
+    }
+)
 SHORTCUTS = pd.DataFrame(
     {
         "shortcut": ["metadata", "metadata", "sites", "file"],
@@ -63,9 +71,11 @@ def result(split, value, status="finished", error=None):
 RUNS = [result("stratified", 0.75), result("center", 0.55)]
 
 
-def compared(stratified=0.75, center=0.55):
-    row = {"Experiment ID": "E1", "Stratified Val Accuracy": stratified}
-    for split, value in (("Stratified", stratified), ("Center-Holdout", center)):
+def compared(stratified=0.75, center=0.55, **others):
+    row = {"Experiment ID": "E1", "Stratified Val Accuracy": stratified, "Stratified Val Rank": 1}
+    figures = {"Stratified": stratified, "Center-Holdout": center, **others}
+    row |= {f"{split} Val Accuracy": value for split, value in figures.items()}
+    for split, value in figures.items():
         for title in COMPARED.values():
             ends = {"": value, " Low": value - 0.1, " High": value + 0.1}
             row |= {f"{split} {title}{end}": found for end, found in ends.items()}
@@ -73,29 +83,63 @@ def compared(stratified=0.75, center=0.55):
 
 
 def test_the_recommendation_is_computed_from_the_comparison():
-    sentence = recommendation("E1", compared(), LEAKAGE, SHORTCUTS, GAPS)
+    sentence = recommendation("E1", "stratified", compared(), LEAKAGE, SHORTCUTS, GAPS)
     for words in (
         "**Recommended: E1**",
-        "*validation* set (0.750)",
-        "macro AUC **0.750 (0.650–0.850)**",
+        "*validation* images of the split `stratified` (0.750)",
+        "1 of 1 experiments",
+        "(one test set, dealt by image): macro AUC **0.750 (0.650–0.850)**",
         "in other centers: macro AUC 0.550 (0.450–0.650)",
         "a gap of +0.200 (+0.100 to +0.300); the interval does not include 0",
-        "60% of the stratified test images",
+        "60% of the `stratified` test images have a sibling in train, so these figures are an",
         "(the file) reaches a macro AUC of 0.610",
         "Left out of this is *sites* (0.950; notebook 01 counts it)",
     ):
         assert words in sentence
-    unsure = recommendation("E1", compared(), LEAKAGE, SHORTCUTS, GAPS.assign(low=-0.1))
+    assert sentence.count("`stratified`") == 2
+    unsure = recommendation(
+        "E1", "stratified", compared(), LEAKAGE, SHORTCUTS, GAPS.assign(low=-0.1)
+    )
     assert "the interval includes 0" in unsure
 
 
+@pytest.mark.parametrize(
+    ("split", "title", "words"),
+    [
+        ("grouped_cv", "Grouped CV", "validation images are test images of another fold"),
+        ("grouped", "Grouped", "(one test set, of whole studies)"),
+    ],
+)
+def test_the_answer_from_an_honest_split_has_the_stratified_one_beside_it(split, title, words):
+    table = compared(**{title: 0.7})
+    sentence = recommendation("E1", split, table, LEAKAGE, SHORTCUTS, GAPS)
+    for expected in (
+        words,
+        f"validation* images of the split `{split}` (0.700)",
+        "macro AUC **0.700 (0.600–0.800)**",
+        f"0% of the `{split}` test images have a sibling in train. ",
+        "On the split `stratified`: macro AUC **0.750 (0.650–0.850)**",
+        "60% of the `stratified` test images have a sibling in train, so these figures are an",
+        "by stratified validation, gives the same.",
+    ):
+        assert expected in sentence
+    # The rule set before the study may name another; without a stratified run it names none.
+    other = table.assign(**{"Experiment ID": "E2", "Stratified Val Rank": 1})
+    table = pd.concat([table.assign(**{"Stratified Val Rank": 2}), other], ignore_index=True)
+    assert "gives **E2**." in recommendation("E1", split, table, LEAKAGE, SHORTCUTS, GAPS)
+    table = compared(stratified=np.nan, **{title: 0.7}).drop(columns="Stratified Val Rank")
+    alone = recommendation("E1", split, table, LEAKAGE, SHORTCUTS, GAPS.head(0))
+    assert "stratified" not in alone
+
+
 def test_what_is_not_known_is_not_said():
-    sentence = recommendation("E1", compared(center=np.nan), LEAKAGE, SHORTCUTS, GAPS.head(0))
-    assert "other centers" not in sentence
+    facts = LEAKAGE, SHORTCUTS, GAPS.head(0)
+    sentence = recommendation("E1", "stratified", compared(center=np.nan), *facts)
+    assert "in other centers" not in sentence
     assert "gap" not in sentence
     refused = GAPS.assign(metric=None, difference=np.nan, low=np.nan, high=np.nan, note="lr")
-    assert "gap" not in recommendation("E1", compared(), LEAKAGE, SHORTCUTS, refused)
-    assert "No experiment" in recommendation(None, compared(), LEAKAGE, SHORTCUTS, GAPS)
+    assert "gap" not in recommendation("E1", "stratified", compared(), LEAKAGE, SHORTCUTS, refused)
+    assert "No experiment" in recommendation(None, None, compared(), LEAKAGE, SHORTCUTS, GAPS)
     blind = SHORTCUTS[SHORTCUTS["shortcut"] != "sites"]
     assert "Left out" not in strongest_baseline(blind)
 
@@ -131,6 +175,31 @@ def test_only_what_is_evaluated_is_finished():
     )
     pools = [replace(run, fold="pooled") for run in (RUNS[0], failed)]
     assert runs_note([*RUNS, *pools]) == "2 of 2 runs finished; 1 of 2 pools made of them."
+
+
+def test_labels_to_review_are_counted_and_titled():
+    review = pd.DataFrame(
+        {
+            "image_id": ["a", "b", "c"],
+            "label": ["Benign", "Normal", "Malignant"],
+            "most_probable": [None, None, "Normal"],
+            "self_confidence": [np.nan, np.nan, 0.0123],
+            "conflicts_with": ["b", "a", None],
+        }
+    )
+    pool = replace(RUNS[0], split="grouped_cv", fold="pooled", metrics={"test": {"n": 75}})
+    note = review_note(review, pool)
+    for words in (
+        "2 images have a duplicate that carries another label",
+        "Of 75 images tested by E1 (grouped_cv, pooled, seed 42), 1 carry",
+    ):
+        assert words in note
+    assert review_titles(review) == [
+        "a: Benign, contradicted by b",
+        "b: Normal, contradicted by a",
+        "c: Malignant, p = 0.012; Normal?",
+    ]
+    assert "No label is proposed" in review_note(review.head(0), None)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ from btxrd.evaluation.calibration import calibration_summary
 from btxrd.evaluation.operating_points import operating_points
 from btxrd.evaluation.subgroups import SUBGROUP_METRICS, subgroup_table
 from btxrd.evaluation.summary import HEADLINES
+from btxrd.files import project_path
 from btxrd.report.tables import TITLES, as_table, format_interval, title_of
+from btxrd.stages import PUBLISHED_FILE
 
 NAN = float("nan")
 LONG = pd.DataFrame(
@@ -177,3 +179,22 @@ def test_the_tables_of_a_run_are_laid_out(predicted):
     assert head[2:] == ["n", "Malignant", "Malignant AUC", "Accuracy", "Malignant sensitivity"]
     assert rows[2] == ["age_band", "young", "3", "3", *["too small"] * 3]
     assert "(" in rows[1][5]
+
+
+def test_every_published_result_says_how_it_came_about_and_what_differs():
+    published = pd.read_csv(project_path(PUBLISHED_FILE), dtype={"n": "Int64"})
+    assert published.columns[-1] == "what_differs"
+    said = published[["source", "network", "protocol", "leak", "what_differs"]]
+    assert said.notna().all(axis=None)
+    figures = published.select_dtypes("float")
+    assert (figures.isna() | ((figures > 0) & (figures < 1))).all(axis=None)
+    for metric in ("macro_auc", "sensitivity/Malignant"):
+        low, high = (published[f"{metric}_{end}"] for end in ("low", "high"))
+        given = low.notna()
+        assert given.any()
+        assert published[metric][given].between(low[given], high[given]).all()
+    head, *rows = cells(published)
+    assert head[-1] == "What differs"
+    written = {row[head.index("Network")]: row[head.index("Malignant sensitivity")] for row in rows}
+    assert written["DenseNet-121"] == "0.633 (0.490–0.776)"
+    assert written["YOLO"] == "0.703 (–)"

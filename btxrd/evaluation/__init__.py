@@ -28,6 +28,7 @@ This package itself loads neither matplotlib nor torch. Methods are named by aut
 - Muhammad and Yeasin 2020, Eigen-CAM, arXiv:2008.00299
 - Naeini et al. 2015, Expected calibration error, AAAI
 - Nguyen and O'Connor 2015, Posterior calibration, EMNLP
+- Northcutt et al. 2021, Confident learning, J. Artif. Intell. Res. 70:1373
 - Owen 2007, The pigeonhole bootstrap, Ann. Appl. Stat. 1:386
 - Prechelt 1998, Early stopping, but when?
 - Rao and Wu 1988, Resampling inference with complex survey data, J. Am. Stat. Assoc. 83:231

@@ -25,21 +25,25 @@ from btxrd.evaluation.comparisons import (
     seed_summary,
 )
 from btxrd.evaluation.intervals import Bootstrap
+from btxrd.evaluation.review import REVIEW_COLUMNS, known_conflicts, labels_to_review
 from btxrd.files import read_json
 from btxrd.predictions import read_predictions
 from btxrd.stages import RUN_FILE, RUN_STAGES
 
 __all__ = [
+    "ANSWER_SPLITS",
     "COMPARED",
     "COMPARISON_COLUMNS",
     "CRITERIA",
     "SPLIT_TITLES",
     "RunResult",
+    "answer_split",
     "collect_runs",
     "compare_runs",
     "comparison_table",
     "differences_from",
     "recommend",
+    "reviewed_pool",
     "seed_figures",
     "success_table",
 ]
@@ -52,6 +56,8 @@ SPLIT_TITLES = {
     "grouped_cv": "Grouped CV",
     "center_cv": "Center CV",
 }
+ANSWER_SPLITS = ("grouped_cv", "grouped", "stratified")
+"""The splits that the answer may be read from, the most honest one first."""
 COMPARED = {
     "accuracy": "Accuracy",
     "macro_auc": "Macro AUC",
@@ -207,24 +213,29 @@ def compare_runs(study_dir: str | Path, bootstrap: Bootstrap) -> dict[str, pd.Da
         - `figures.csv`: as `seed_figures` returns it.
         - `differences.csv`: as `compare_experiments` returns it, for every pair of experiments
           on the test set of a split; p adjusted over all pairs of a split.
-        - `gaps.csv`: as `generalisation_gap` returns it, from the stratified to the center
-          holdout, a block an experiment.
+        - `gaps.csv`: as `generalisation_gap` returns it, from the `stratified` to the `center`
+          split, a block an experiment; `grouped_cv` and `center_cv` take no part, whether they
+          were run or not.
+        - `review.csv`: as `labels_to_review` returns it, of `reviewed_pool`; no rows without one.
 
-        The last two have columns that name what is compared, and `note`: a pair whose parameters
-        differ in more than that is not subtracted; its row says why.
+        `differences.csv` and `gaps.csv` have columns that name what is compared, and `note`: a
+        pair whose parameters differ in more than that is not subtracted; its row says why.
 
     Raises:
+        FileNotFoundError: there is a pool to review, but notebook 02's files are missing.
         ValueError: seeds of one experiment and split differ in other parameters; names them.
     """
     study_dir = Path(study_dir)
     runs = collect_runs(study_dir)
     trained = _trainings(runs)
     figures = seed_figures(runs, study_dir, bootstrap)
+    comparison = comparison_table(runs, figures)
     return {
-        "comparison.csv": comparison_table(runs, figures),
+        "comparison.csv": comparison,
         "figures.csv": figures,
         "differences.csv": _joined(_differences(trained, study_dir, bootstrap), DIFFERENCE_COLUMNS),
         "gaps.csv": _joined(_gaps(trained, study_dir, bootstrap), GAP_COLUMNS),
+        "review.csv": _review(reviewed_pool(runs, comparison), study_dir),
     }
 
 
@@ -303,7 +314,10 @@ def comparison_table(runs: list[RunResult], figures: pd.DataFrame) -> pd.DataFra
 
     First `COMPARISON_COLUMNS`, all test figures; then the same for other splits that were run,
     the ends of the intervals, the validation figures that the recommendation is read from,
-    Grad-CAM's mean IoU on the stratified test set, and the errors of failed runs.
+    Grad-CAM's mean IoU on the test sets, the errors of failed runs, and for each of
+    `ANSWER_SPLITS` that was evaluated a `<Split> Val Rank`: 1 has the highest accuracy on its
+    validation set, ties by malignant sensitivity there, then by center-holdout accuracy on
+    validation. `Stratified Val Rank` is the rule that was set before the study.
 
     Args:
         figures: as `seed_figures` returns them.
@@ -314,7 +328,21 @@ def comparison_table(runs: list[RunResult], figures: pd.DataFrame) -> pd.DataFra
         for name in dict.fromkeys(run.experiment for run in runs)
     ]
     table = pd.DataFrame(rows)
-    return table.reindex(columns=list(dict.fromkeys([*COMPARISON_COLUMNS, *table])))
+    table = table.reindex(columns=list(dict.fromkeys([*COMPARISON_COLUMNS, *table])))
+    ranks = {_rank_column(s): _ranks(table, SPLIT_TITLES[s]) for s in ANSWER_SPLITS}
+    return table.assign(**{name: rank for name, rank in ranks.items() if rank.notna().any()})
+
+
+def _rank_column(split: str) -> str:
+    return f"{SPLIT_TITLES[split]} Val Rank"
+
+
+def _ranks(table: pd.DataFrame, title: str) -> pd.Series:
+    """Return each experiment's place on the validation set of a split; NaN without a figure."""
+    order = [f"{title} Val Accuracy", f"{title} Val Malignant Sensitivity"]
+    figures = table.reindex(columns=[*order, "Center-Holdout Val Accuracy"])
+    best_first = figures.dropna(subset=order[:1]).sort_values(list(figures), ascending=False)
+    return pd.Series(np.arange(1.0, len(best_first) + 1), best_first.index).reindex(table.index)
 
 
 def _comparison_row(name: str, runs: list[RunResult], figures: pd.DataFrame) -> dict[str, Any]:
@@ -336,8 +364,7 @@ def _comparison_row(name: str, runs: list[RunResult], figures: pd.DataFrame) -> 
             row[column] = test[metric]
             row[f"{column} Low"], row[f"{column} High"] = test[[f"{metric}_low", f"{metric}_high"]]
             row[f"{split_title} Val {title}"] = val[metric]
-    stratified = figures.index.isin([(name, "stratified", "test")])
-    row["Stratified Grad-CAM Mean IoU"] = _mean(figures.loc[stratified, "mean_iou"])
+        row[f"{split_title} Grad-CAM Mean IoU"] = test["mean_iou"]
     row["Seeds"] = len({run.seed for run in runs if not run.is_pool})
     errors = [f"{run.where}: {run.error}" for run in runs if run.error]
     row["Errors"] = "; ".join(errors) or None
@@ -348,33 +375,77 @@ def _mean(values: Iterable[float]) -> float:
     return float(pd.Series(values, dtype=float).mean())
 
 
-def recommend(table: pd.DataFrame) -> str | None:
-    """Return the recommended experiment; None where none has a stratified run that finished.
+def answer_split(table: pd.DataFrame) -> str | None:
+    """Return the split that the answer is read from; None where none of them was evaluated.
 
-    Highest stratified accuracy, ties by stratified malignant sensitivity, then center-holdout
-    accuracy, all read on the validation sets: test figures are never selected on.
+    It is the first of `ANSWER_SPLITS` on which an experiment has figures.
+
+    Args:
+        table: as `comparison_table` returns it.
     """
-    order = [
-        "Stratified Val Accuracy",
-        "Stratified Val Malignant Sensitivity",
-        "Center-Holdout Val Accuracy",
-    ]
-    present = [column for column in order if column in table]
-    if order[0] not in present:
+    return next((split for split in ANSWER_SPLITS if _rank_column(split) in table), None)
+
+
+def recommend(table: pd.DataFrame, split: str | None) -> str | None:
+    """Return the recommended experiment: the first of a split's ranks; None without a split.
+
+    Ranks are read on validation sets, as `comparison_table` says: test figures are never selected
+    on. `stratified` gives the rule that was set before the study.
+
+    Args:
+        table: as `comparison_table` returns it.
+        split: as `answer_split` returns it.
+    """
+    if split is None:
         return None
-    ranked = table.dropna(subset=order[:1]).sort_values(present, ascending=False, kind="stable")
-    return None if ranked.empty else str(ranked.iloc[0]["Experiment ID"])
+    return str(table.loc[table[_rank_column(split)].idxmin(), "Experiment ID"])
 
 
-def success_table(row: pd.Series) -> pd.DataFrame:
-    """Check one experiment's row of the comparison against `CRITERIA`.
+def reviewed_pool(runs: list[RunResult], table: pd.DataFrame) -> RunResult | None:
+    """Return the pool whose out-of-fold predictions doubt labels; None without `grouped_cv`.
+
+    That of the recommended experiment: its ensemble over seeds, or else one of its seeds.
+
+    Args:
+        table: as `comparison_table` returns it.
+    """
+    if answer_split(table) != "grouped_cv":
+        return None
+    best = recommend(table, "grouped_cv"), "grouped_cv"
+    pools = [run for run in runs if run.is_evaluated and run.is_whole]
+    own = [run for run in pools if (run.experiment, run.split) == best]
+    return min(own, key=lambda run: (run.seed != ENSEMBLE, run.seed))
+
+
+def _review(pool: RunResult | None, study_dir: Path) -> pd.DataFrame:
+    if pool is None:
+        return pd.DataFrame(columns=list(REVIEW_COLUMNS))
+    predictions = read_predictions(study_dir / pool.path / "predictions.csv")
+    return labels_to_review(predictions, known_conflicts(study_dir))
+
+
+def success_table(row: pd.Series, split: str | None = None) -> pd.DataFrame:
+    """Check one experiment's row of the comparison against `CRITERIA`, as they are named.
+
+    Args:
+        split: another one, whose figures are held against the bounds of the stratified ones.
 
     Returns:
-        A row a criterion: `criterion`, `bound`, `reached` (NaN where there is no figure), `met`.
+        A row a criterion: `criterion`, `bound`, `reached` (NaN where there is no figure), `met`
+        (NA there); with another split also its `<split>` figure and `<split>_met`.
     """
-    reached = [float(row.get(column, np.nan)) for column in CRITERIA]
-    table = {"criterion": list(CRITERIA), "bound": list(CRITERIA.values()), "reached": reached}
-    return pd.DataFrame(table).assign(met=lambda t: t["reached"] > t["bound"])
+    table = pd.DataFrame({"criterion": list(CRITERIA), "bound": list(CRITERIA.values())})
+    sources = {("reached", "met"): list(CRITERIA)}
+    if split not in (None, "stratified"):
+        named, own = (SPLIT_TITLES[s] for s in ("stratified", split))
+        sources[split, f"{split}_met"] = [
+            name.replace(named, own) if named in name else None for name in CRITERIA
+        ]
+    for (reached, met), columns in sources.items():
+        table[reached] = [float(row.get(column, np.nan)) for column in columns]
+        exceeds = (table[reached] > table["bound"]).astype("boolean")
+        table[met] = exceeds.where(table[reached].notna())
+    return table
 
 
 def differences_from(differences: pd.DataFrame, experiment: str | None) -> pd.DataFrame:

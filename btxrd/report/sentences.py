@@ -8,7 +8,7 @@ import pandas as pd
 from btxrd import CLASS_NAMES, RESEARCH_ONLY, __version__
 from btxrd.data.table import SUBTYPE_COLUMNS, VIEW_COLUMNS, one_hot_name
 from btxrd.evaluation.localisation import SOURCES
-from btxrd.evaluation.runs import COMPARED, RunResult
+from btxrd.evaluation.runs import COMPARED, SPLIT_TITLES, RunResult, recommend
 from btxrd.params import ResultParams
 from btxrd.predictions import probabilities
 from btxrd.provenance import code_version, data_name, now, package_versions
@@ -21,6 +21,8 @@ __all__ = [
     "pool_note",
     "provenance_note",
     "recommendation",
+    "review_note",
+    "review_titles",
     "run_line",
     "runs_note",
     "seeds_note",
@@ -46,8 +48,17 @@ def provenance_note(dataset_root: str, **facts: Any) -> str:
     return "\n".join([f"> **{RESEARCH_ONLY}**", "", *lines])
 
 
+ANSWERS = {
+    "grouped_cv": "every image tested once, by a network that saw nothing of its study",
+    "grouped": "one test set, of whole studies",
+    "stratified": "one test set, dealt by image",
+}
+"""What a figure from each of `ANSWER_SPLITS` is."""
+
+
 def recommendation(
     best: str | None,
+    split: str | None,
     comparison: pd.DataFrame,
     leakage: pd.DataFrame,
     shortcuts: pd.DataFrame,
@@ -55,19 +66,32 @@ def recommendation(
 ) -> str:
     """Say which experiment is recommended, how good, how sure, and what else could explain it.
 
-    `best` is what `recommend` returns, `leakage` and `shortcuts` are `leakage_table` and
-    `shortcut_table`, `comparison` and `gaps` the tables of `compare_runs`.
+    `best` and `split` are what `recommend` and `answer_split` return, `leakage` and `shortcuts`
+    are `leakage_table` and `shortcut_table`, `comparison` and `gaps` the tables of `compare_runs`.
     """
     if best is None:
-        return "**No experiment can be recommended:** no stratified run has finished."
+        return (
+            "**No experiment can be recommended:** none was evaluated on any of the splits "
+            f"{', '.join(ANSWERS)}."
+        )
     chosen = comparison.set_index("Experiment ID").loc[best]
-    quoted = {metric: _quoted(chosen, f"Stratified {title}") for metric, title in COMPARED.items()}
+    title = SPLIT_TITLES[split]
+    candidates = comparison[f"{title} Val Accuracy"].notna().sum()
     sentences = [
-        f"**Recommended: {best}**, the highest accuracy on the stratified *validation* set "
-        f"({chosen['Stratified Val Accuracy']:.3f}).",
-        f"On its test set: macro AUC **{quoted['macro_auc']}**, accuracy {quoted['accuracy']}, "
-        f"malignant sensitivity {quoted['sensitivity/Malignant']}.",
+        f"**Recommended: {best}**, the highest accuracy on the *validation* images of the split "
+        f"`{split}` ({chosen[f'{title} Val Accuracy']:.3f}), ties by malignant sensitivity, then "
+        f"by center-holdout accuracy; {candidates} of {len(comparison)} experiments were evaluated "
+        "there.",
+        f"On its test images ({ANSWERS[split]}): {_quoted_figures(chosen, title)}.",
+        _siblings(split, leakage),
     ]
+    if split == "grouped_cv":
+        sentences.append(
+            "In cross-validation the validation images are test images of another fold, so that "
+            "choosing among experiments is not wholly independent of the test figures."
+        )
+    if split != "stratified":
+        sentences += _stratified_beside(best, comparison, leakage)
     if pd.notna(chosen["Center-Holdout Macro AUC"]):
         held_out = _quoted(chosen, "Center-Holdout Macro AUC")
         sentences.append(f"Trained on center 1 and tested in other centers: macro AUC {held_out}.")
@@ -75,13 +99,38 @@ def recommendation(
     for row in gap.itertuples():
         figure = format_interval(row.difference, row.low, row.high, signed=True)
         includes = "includes" if row.low <= 0 <= row.high else "does not include"
-        sentences.append(f"That is a gap of {figure}; the interval {includes} 0.")
-    siblings = leakage.query("strategy == 'stratified' and part == 'test'")["sibling_share"]
-    sentences.append(
-        f"{siblings.iloc[0]:.0%} of the stratified test images have a sibling in train, so its "
-        "test figures are an upper bound."
-    )
+        sentences.append(
+            f"Against the stratified test set that is a gap of {figure}; the interval {includes} 0."
+        )
     return " ".join([*sentences, strongest_baseline(shortcuts)])
+
+
+def _quoted_figures(chosen: pd.Series, title: str) -> str:
+    quoted = {metric: _quoted(chosen, f"{title} {name}") for metric, name in COMPARED.items()}
+    return (
+        f"macro AUC **{quoted['macro_auc']}**, accuracy {quoted['accuracy']}, malignant "
+        f"sensitivity {quoted['sensitivity/Malignant']}"
+    )
+
+
+def _siblings(split: str, leakage: pd.DataFrame) -> str:
+    share = leakage.query("strategy == @split and part == 'test'")["sibling_share"].iloc[0]
+    bound = ", so these figures are an upper bound" if share else ""
+    return f"{share:.0%} of the `{split}` test images have a sibling in train{bound}."
+
+
+def _stratified_beside(best: str, comparison: pd.DataFrame, leakage: pd.DataFrame) -> list[str]:
+    """Say what the stratified split gives, where it was run: an upper bound, and another rule."""
+    chosen = comparison.set_index("Experiment ID").loc[best]
+    said = []
+    if pd.notna(chosen["Stratified Macro AUC"]):
+        figures = _quoted_figures(chosen, SPLIT_TITLES["stratified"])
+        said += [f"On the split `stratified`: {figures}.", _siblings("stratified", leakage)]
+    if "Stratified Val Rank" in comparison:
+        by_rule = recommend(comparison, "stratified")
+        agrees = "the same" if by_rule == best else f"**{by_rule}**"
+        said.append(f"The rule set before the study, by stratified validation, gives {agrees}.")
+    return said
 
 
 def _quoted(chosen: pd.Series, column: str) -> str:
@@ -167,14 +216,17 @@ def pool_note(run: ResultParams, training: Mapping[str, Any]) -> str:
 
 def run_line(run: RunResult) -> str:
     """Return one run's or pool's line of Markdown: its state, and links to its pages that exist."""
-    seed = "ensemble" if run.seed == "ensemble" else f"seed {run.seed}"
-    line = f"- **{run.experiment}**, {run.where}, {seed}: {run.status}"
+    line = f"- **{run.experiment}**, {_trained_by(run)}: {run.status}"
     if "device" in run.training and not run.is_pool:
         how = "a probe, C = {best_C:g}" if "best_C" in run.training else "{epochs} epochs"
         line += f" ({how}, {{seconds:.0f}} s, {{device}})".format(**run.training)
     if run.error:
         line += f". {run.error} ([error.txt]({run.path}/error.txt))"
     return " · ".join([line, *(f"[{title}]({run.path}/{p})" for title, p in run.pages.items())])
+
+
+def _trained_by(run: RunResult) -> str:
+    return f"{run.where}, {'ensemble' if run.seed == 'ensemble' else f'seed {run.seed}'}"
 
 
 def runs_note(runs: list[RunResult]) -> str:
@@ -187,6 +239,37 @@ def runs_note(runs: list[RunResult]) -> str:
     if unevaluated:
         text += f", {unevaluated} trained but not evaluated"
     return text + (f"; {made} of {len(pools)} pools made of them." if pools else ".")
+
+
+def review_note(review: pd.DataFrame, pool: RunResult | None) -> str:
+    """Say where the rows of `labels_to_review` come from; `pool` is that of `reviewed_pool`."""
+    if pool is None:
+        return (
+            "No label is proposed for review: that takes predictions by networks that did not see "
+            "the image, a pool of `grouped_cv`, and none was evaluated."
+        )
+    known = review["conflicts_with"].notna().sum()
+    return (
+        f"{known} images have a duplicate that carries another label: one of the two is wrong. "
+        "Contradicted studies are in no test set, so the networks have no say on them. Of "
+        f"{pool.metrics['test']['n']} images tested by {pool.experiment} ({_trained_by(pool)}), "
+        f"{len(review) - known} carry a label less probable than another. They are ranked by the "
+        "margin between the two: a hard image stands here as well as a wrong label. All of them: "
+        "[review.csv](review.csv)."
+    )
+
+
+def review_titles(review: pd.DataFrame) -> list[str]:
+    """Write above each image of `labels_to_review` which label is doubted, and by what."""
+    return [
+        f"{row.image_id}: {row.label}, "
+        + (
+            f"contradicted by {row.conflicts_with}"
+            if isinstance(row.conflicts_with, str)
+            else f"p = {row.self_confidence:.3f}; {row.most_probable}?"
+        )
+        for row in review.itertuples()
+    ]
 
 
 def localisation_finding(table: pd.DataFrame) -> str:

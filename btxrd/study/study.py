@@ -38,7 +38,17 @@ from btxrd.params import (
 )
 from btxrd.phantom import make_phantom
 from btxrd.provenance import code_version, data_name, now, package_versions
-from btxrd.stages import COMPARE, EDA, LOCK_FILE, RUN_FILE, RUN_STAGES, SPLITS, STUDY_FILE, Stage
+from btxrd.stages import (
+    COMPARE,
+    EDA,
+    LOCK_FILE,
+    PUBLISHED_FILE,
+    RUN_FILE,
+    RUN_STAGES,
+    SPLITS,
+    STUDY_FILE,
+    Stage,
+)
 from btxrd.study.cluster import Cluster, ClusterError
 from btxrd.study.notebooks import execute_notebook
 from btxrd.study.progress import StudyProgress
@@ -275,11 +285,12 @@ class _Study:
     def _results(self) -> str:
         """Return a digest of all that the comparison is made of."""
         folder = self.study.study_dir
-        files = [folder / name for name in COMPARE.reads if (folder / name).is_file()]
+        read = [folder / name for name in COMPARE.reads]
+        files = [file for file in (*read, project_path(PUBLISHED_FILE)) if file.is_file()]
         written = {name for stage in RUN_STAGES.values() for name in stage.writes}
         names = {RUN_FILE, *written} - {"model.pt"}
         files += sorted(file for file in folder.glob("runs/**/*") if file.name in names)
-        return digest([[str(file.relative_to(folder)), file_digest(file)] for file in files])
+        return digest([[os.path.relpath(file, folder), file_digest(file)] for file in files])
 
     def _meet_workers(self) -> None:
         """Make the workers ready, when there is something to do for them."""
