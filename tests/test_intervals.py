@@ -326,6 +326,16 @@ def test_the_number_of_replicates_reaches_every_interval(both, make):
     assert not np.array_equal(few, many, equal_nan=True)
 
 
+@pytest.mark.parametrize("make", DRAWN.values(), ids=DRAWN)
+@pytest.mark.parametrize("skill", [99, 1.5])
+@pytest.mark.parametrize("sizes", [(40, 1, 5), (1, 5, 30), (0, 1, 5), (5, 0, 1), (25, 5, 0)])
+def test_no_interval_is_without_a_width(predicted, make, skill, sizes):
+    """Of a class with 5 images, all right; of one with 1; of one with none."""
+    val, test = predicted(sizes, 1, skill, part="val"), predicted(sizes, 2, skill)
+    low, high = ends(make(val, test, Bootstrap(40)))
+    assert ((high - low > 1e-6) | (np.isnan(low) & np.isnan(high))).all()
+
+
 def test_trainings_are_drawn_as_shares_of_their_mean():
     bootstrap = Bootstrap(4000)
     shares = bootstrap.shares(3)

@@ -34,7 +34,9 @@ __all__ = [
     "bootstrap_metrics",
 ]
 
-NO_INTERVAL = "the bootstrap's replicates are equal, as at perfect separation or of a single study"
+NO_INTERVAL = (
+    "the replicates of the bootstrap are equal, as at perfect separation or of a single study"
+)
 """Why an estimate has none."""
 
 ROUNDING = 1e-9
