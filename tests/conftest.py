@@ -125,6 +125,30 @@ def predicted() -> Callable[..., "pd.DataFrame"]:
     return make
 
 
+@pytest.fixture(scope="session")
+def korn_graubard() -> Callable[..., tuple[float, float]]:
+    """Compute the interval of a proportion as the paper does, one at a time."""
+    import numpy as np
+    from scipy.stats import beta, t
+
+    def interval(
+        replicates: Any, share: float, n: int, groups: int, level: float, degrees: Any = None
+    ) -> tuple[float, float]:
+        """Give the ends; the variance is that of replicates which draw `groups` of as many."""
+        tail, mean, variance = (1 - level) / 2, np.mean(replicates), np.var(replicates)
+        n_eff = groups
+        if variance > 0:
+            effect = variance * groups / (groups - 1) / (mean * (1 - mean) / (n - 1))
+            quantiles = t.ppf(tail, [n - 1, degrees or groups - 1])
+            n_eff = n / max(1, effect) * (quantiles[0] / quantiles[1]) ** 2
+        x = share * n_eff
+        low = beta.ppf(tail, x, n_eff - x + 1) if x > 0 else 0
+        high = beta.ppf(1 - tail, x + 1, n_eff - x) if x < n_eff else 1
+        return low, high
+
+    return interval
+
+
 @pytest.fixture
 def drawn() -> Callable[["Figure", Any], "Figure"]:
     """Draw a figure, and check what every figure promises."""

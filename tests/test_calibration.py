@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import softmax
-from scipy.stats import norm
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
 from btxrd.evaluation import Bootstrap
@@ -14,12 +13,12 @@ from btxrd.evaluation.calibration import (
     apply_temperature,
     calibration_outcomes,
     calibration_summary,
-    expected_calibration_error,
     fit_temperature,
     fitted_temperatures,
     reliability_table,
     reliability_tables,
     selective_prediction,
+    squared_calibration_error,
 )
 from btxrd.predictions import (
     COLUMNS,
@@ -102,7 +101,7 @@ def error_by_definition(outcome, chances, times, bins):
     """Repeat the images, split them into bins of equally many, and average the gaps."""
     repeated = np.repeat(np.argsort(chances, kind="stable"), times[np.argsort(chances)])
     parts = np.array_split(repeated, min(bins, len(repeated)))
-    gaps = [len(part) * abs(outcome[part].mean() - chances[part].mean()) for part in parts]
+    gaps = [len(part) * (outcome[part].mean() - chances[part].mean()) ** 2 for part in parts]
     return sum(gaps) / len(repeated)
 
 
@@ -113,46 +112,54 @@ def test_calibration_error_is_its_definition(sample, bins):
     weights[0], weights[1], weights[2] = 1, 0, 3
     weights[1, 17] = 1  # a single image
     expected = [error_by_definition(outcome, chances, times, bins) for times in weights]
-    found = expected_calibration_error(outcome, chances, weights, bins)
+    found = squared_calibration_error(outcome, chances, weights, bins)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(expected_calibration_error(outcome, chances, bins=bins), found[:1])
+    np.testing.assert_allclose(squared_calibration_error(outcome, chances, bins=bins), found[:1])
 
 
 def test_without_an_image_there_is_no_error(sample):
     weights = np.zeros((2, 203))
     weights[1] = 1
-    found = expected_calibration_error(*sample, weights)
-    np.testing.assert_array_equal(found, [np.nan, *expected_calibration_error(*sample)])
+    found = squared_calibration_error(*sample, weights)
+    np.testing.assert_array_equal(found, [np.nan, *squared_calibration_error(*sample)])
 
 
 def test_calibrated_probabilities_have_a_small_error():
     outcome, chances = calibration_outcomes(calibrated(20_000, 5))["Malignant"]
-    assert expected_calibration_error(outcome, chances) < 0.01
+    assert squared_calibration_error(outcome, chances) < 0.01**2
     outcome, chances = calibration_outcomes(calibrated(20_000, 5, factor=4.0))["Malignant"]
-    assert expected_calibration_error(outcome, chances) > 0.05
+    assert squared_calibration_error(outcome, chances) > 0.05**2
 
 
 def test_the_mean_is_the_error_of_one_bin(sample):
     outcome, chances = sample
-    expected = abs(outcome.mean() - chances.mean())
-    assert expected_calibration_error(outcome, chances, bins=1) == pytest.approx(expected)
-    assert expected_calibration_error([True], [0.7], bins=10) == pytest.approx(0.3)
+    expected = (outcome.mean() - chances.mean()) ** 2
+    assert squared_calibration_error(outcome, chances, bins=1) == pytest.approx(expected)
+    assert squared_calibration_error([True], [0.7], bins=10) == pytest.approx(0.09)
 
 
 @pytest.mark.parametrize("level", [0.95, 0.8])
-def test_reliability_table_has_wilson_intervals(sample, level):
+def test_the_shares_of_a_reliability_table_are_proportions(sample, level, korn_graubard):
     outcome, chances = sample
-    table = reliability_table(outcome, chances, Bootstrap(9, level))
+    groups, bootstrap = np.arange(203) // 2, Bootstrap(200, level)
+    weights = bootstrap.weights(outcome, groups)
+    table = reliability_table(outcome, chances, groups, weights, bootstrap)
     assert table["n"].tolist() == [21] * 3 + [20] * 7
     assert table["confidence"].is_monotonic_increasing
     assert np.average(table["observed"], weights=table["n"]) == pytest.approx(outcome.mean())
     assert np.average(table["confidence"], weights=table["n"]) == pytest.approx(chances.mean())
-    z = norm.ppf((1 + level) / 2)
-    n, p = table["n"], table["observed"]
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    np.testing.assert_allclose(table["low"], centre - half, atol=1e-12)
-    np.testing.assert_allclose(table["high"], centre + half, atol=1e-12)
+    for row, images in zip(
+        table.itertuples(), np.array_split(np.argsort(chances), 10), strict=True
+    ):
+        assert row.observed == outcome[images].mean()
+        replicates = [
+            np.average(outcome[images], weights=weight[images])
+            for weight in weights[1:]
+            if weight[images].any()
+        ]
+        size = row.n, len(np.unique(groups[images]))
+        expected = korn_graubard(replicates, row.observed, *size, level)
+        assert (row.low, row.high) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -167,14 +174,14 @@ def test_reliability_table_has_wilson_intervals(sample, level):
 )
 def test_bad_outcomes_are_refused(outcome, confidence, message):
     with pytest.raises(ValueError, match=message):
-        reliability_table(outcome, confidence, Bootstrap())
+        reliability_table(outcome, confidence, [0], np.ones((2, 1)), Bootstrap(1))
     with pytest.raises(ValueError, match=message):
-        expected_calibration_error(outcome, confidence)
+        squared_calibration_error(outcome, confidence)
 
 
 def test_bins_must_be_some(sample):
     with pytest.raises(ValueError, match="bins must be 1 or more, found 0"):
-        expected_calibration_error(*sample, bins=0)
+        squared_calibration_error(*sample, bins=0)
 
 
 def test_summary_before_and_after():
@@ -184,12 +191,14 @@ def test_summary_before_and_after():
     assert table["when"].tolist() == ["before", "after"] * 4
     assert table["temperature"].tolist() == pytest.approx([3] * 8, rel=0.06)
     before, after = (table[table["when"] == w].set_index("outcome") for w in ("before", "after"))
-    assert (after["ece"] < before["ece"] / 2).all()
+    errors = [rows["calibration_error"] for rows in (before, after)]
+    assert (errors[1] < errors[0] / 2).all()
     assert (after["brier"] < before["brier"]).all()
     for frame, rows in ((test, before), (apply_temperature(test, fit_temperature(val)), after)):
         for name, (outcome, chances) in calibration_outcomes(frame).items():
             row = rows.loc[name]
-            assert row["ece"] == pytest.approx(expected_calibration_error(outcome, chances))
+            plain = np.sqrt(squared_calibration_error(outcome, chances)[0])
+            assert plain - 0.03 < row["calibration_error"] < plain
             assert row["brier"] == pytest.approx(brier_score_loss(outcome, chances))
             assert (row["n"], row["positive"]) == (4000, outcome.sum())
 
@@ -202,7 +211,9 @@ def test_summary_intervals_are_those_of_a_plain_loop():
     brier = [brier_score_loss(outcome, chances, sample_weight=times) for times in weights]
     error = [error_by_definition(outcome, chances, times, 10) for times in weights]
     found = row["Malignant", "before"]
-    for name, values in (("brier", brier), ("ece", error)):
+    bias = np.mean(error) - error_by_definition(outcome, chances, np.ones(150, int), 10)
+    error = np.sqrt(np.maximum(np.array(error) - 2 * bias, 0))
+    for name, values in (("brier", brier), ("calibration_error", error)):
         ends = found[[f"{name}_low", f"{name}_high"]].astype(float)
         np.testing.assert_allclose(ends, np.percentile(values, [5, 95]))
 
@@ -217,11 +228,30 @@ def test_summary_without_val_has_no_temperature():
     )
 
 
+@pytest.mark.parametrize("views", [1, 3])
+def test_calibrated_models_have_no_calibration_error_on_average(views):
+    """And every estimate lies in its interval, which holds 0."""
+    rows, plain = [], []
+    for seed in range(30):
+        frame = calibrated(300, seed).assign(group=np.arange(300) // views)
+        rows.append(calibration_summary(frame, frame, Bootstrap(100)).query("when == 'before'"))
+        plain += [squared_calibration_error(*o)[0] for o in calibration_outcomes(frame).values()]
+    estimate, low, high = (
+        pd.concat(rows)[f"calibration_error{end}"] for end in ("", "_low", "_high")
+    )
+    assert ((low <= estimate) & (estimate <= high)).all()
+    assert (low == 0).mean() >= 0.93
+    # The square is below 0 as often as above it; chance alone makes more of it.
+    assert 0.4 <= (estimate == 0).mean() <= 0.7
+    assert estimate.mean() < np.sqrt(np.mean(plain)) / 2
+
+
 def test_summary_without_malignant_images():
     test = calibrated(200, 1)
     summary = calibration_summary(calibrated(200, 0), test[test["label"] < 2], Bootstrap(20))
     assert summary.loc[summary["outcome"] == "Malignant", "positive"].tolist() == [0, 0]
     assert summary.notna().all(axis=None)
+    assert (summary["calibration_error_low"] < summary["calibration_error_high"]).all()
 
 
 def test_reliability_tables_cover_every_outcome():
@@ -230,7 +260,7 @@ def test_reliability_tables_cover_every_outcome():
     assert all(table["n"].sum() == 100 for table in tables.values())
 
 
-def test_selective_prediction_is_a_plain_loop():
+def test_selective_prediction_is_a_plain_loop(korn_graubard):
     frame, bootstrap = calibrated(60, 4), Bootstrap(80, 0.9, seed=7)
     table = selective_prediction(frame, bootstrap)
     chances = probabilities(frame)
@@ -245,9 +275,15 @@ def test_selective_prediction_is_a_plain_loop():
             accuracy_score(frame["label"][kept], called[kept], sample_weight=weight[kept])
             for weight in weights
         ]
-        np.testing.assert_allclose([row.low, row.high], np.percentile(replicated, [5, 95]))
+        size = row.n, frame["group"][kept].nunique()
+        expected = korn_graubard(replicated, row.accuracy, *size, 0.9)
+        assert (row.low, row.high) == pytest.approx(expected)
     assert table["coverage"].iloc[-1] == 1
     assert table["threshold"].is_monotonic_decreasing
+    first = table.iloc[0]  # one image
+    assert (first["low"], first["high"]) == pytest.approx(
+        (0.05, 1) if first["accuracy"] else (0, 0.95)
+    )
 
 
 def test_equal_confidences_are_answered_together():

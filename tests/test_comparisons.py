@@ -5,6 +5,7 @@ from itertools import combinations, product
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from btxrd.evaluation import Bootstrap, bootstrap_metrics
@@ -124,8 +125,17 @@ def test_p_has_a_floor_and_a_cap(poor):
     perfect = predictions_frame(poor, 9 * np.eye(3)[poor["label"]])
     assert (paired(poor, perfect, Bootstrap(99))["p"] == 2 / 100).all()
     same = paired(poor, poor, Bootstrap(99))
-    assert (same["p"] == 1).all()
-    assert (same[["difference", "low", "high"]] == 0).all(axis=None)
+    assert (same[["difference", "p"]] == [0, 1]).all(axis=None)
+    assert same[["low", "high"]].isna().all(axis=None)
+
+
+def test_a_difference_that_does_not_vary_has_no_p(poor):
+    """Of a single study of each class, there is nothing to draw."""
+    poor = poor.assign(group=poor["label"])
+    perfect = predictions_frame(poor, 9 * np.eye(3)[poor["label"]])
+    table = paired(poor, perfect, Bootstrap(99), ["accuracy"])
+    assert (table["difference"] > 0).all()
+    assert table[["low", "high", "p", "p_holm"]].isna().all(axis=None)
 
 
 def test_equal_models_are_seldom_called_different(predicted):
@@ -262,6 +272,24 @@ def test_generalisation_gap_is_the_textbooks(predicted):
     assert row["high"] == pytest.approx(lost + half, abs=half / 10)
 
 
+def test_a_gap_from_the_edge_is_as_unsure_as_the_edge(predicted):
+    """5 of 5 found inside, most outside: what is lost may also be nothing, or a half more."""
+    inside = predicted((40, 40, 5), seed=1, skill=99, views=1)
+    outside = predicted((90, 90, 80), seed=2, skill=2, views=1)
+    rows = gap(inside, outside, BOOTSTRAP).set_index("metric")
+    assert rows.loc["macro_auc", ["low", "high"]].isna().all()  # perfect separation
+    low, high = bootstrap_metrics(
+        labels(outside), probabilities(outside), outside["group"], BOOTSTRAP
+    ).loc["sensitivity/Malignant", ["low", "high"]]
+    row = rows.loc["sensitivity/Malignant"]
+    edge = binomtest(5, 5).proportion_ci(method="exact").low
+    assert row["inside"] == 1
+    assert row["low"] == pytest.approx(
+        row["difference"] - np.hypot(1 - edge, high - row["outside"]), abs=1e-9
+    )
+    assert row["high"] == pytest.approx(row["difference"] + row["outside"] - low, abs=1e-9)
+
+
 def test_the_two_sets_are_drawn_independently(good):
     row = gap(good, good, Bootstrap(seed=1), ["accuracy"]).iloc[0]
     table = bootstrap_metrics(labels(good), probabilities(good), good["group"], BOOTSTRAP)
@@ -334,7 +362,7 @@ def seeds(predicted):
     return {seed: predicted(SIZES, seed, skill=1.0) for seed in (42, 43, 44)}
 
 
-def test_the_figures_of_several_trainings_are_those_of_a_plain_loop(seeds):
+def test_the_figures_of_several_trainings_are_those_of_a_plain_loop(seeds, korn_graubard):
     """Study groups and trainings are drawn in each replicate, two of three trainings."""
     bootstrap = Bootstrap(150, seed=7)
     table = seed_summary(list(seeds.values()), bootstrap, ["accuracy", "auc/Malignant"])
@@ -352,7 +380,16 @@ def test_the_figures_of_several_trainings_are_those_of_a_plain_loop(seeds):
     accuracies = [correct(f).mean() for f in seeds.values()]
     assert (row["seeds"], row["mean"]) == (3, pytest.approx(np.mean(accuracies)))
     assert row["sd"] == pytest.approx(pd.Series(accuracies).std())
-    assert (row["low"], row["high"]) == pytest.approx(np.percentile(loop, [2.5, 97.5]))
+    # Satterthwaite's degrees of freedom: of images for each mean of the three, and of trainings.
+    means = [
+        np.average(np.mean([correct(f) for f in seeds.values()], 0), weights=w) for w in weights
+    ]
+    within, between = np.var(means), np.var(accuracies, ddof=1) / 3
+    groups = seeds[42]["group"].nunique()
+    degrees = (within + between) ** 2 / (within**2 / (groups - 1) + between**2 / 2)
+    assert degrees < groups - 1
+    expected = korn_graubard(loop, row["mean"], len(y), groups, 0.95, degrees)
+    assert (row["low"], row["high"]) == pytest.approx(expected)
     aucs = [roc_auc_score(y == 2, f["p_Malignant"]) for f in seeds.values()]
     assert table.loc[1, "mean"] == pytest.approx(np.mean(aucs))
 
@@ -364,9 +401,10 @@ def test_the_variance_over_images_and_trainings_is_that_of_all_draws(predicted):
     drawn = [hits[list(pair)].mean(axis=0) for pair in product(range(3), repeat=2)]
     over_images = np.mean([variance_of_mean(values, y) for values in drawn])
     over_trainings = np.var([values.mean() for values in drawn])
-    row = seed_summary(frames, Bootstrap(20_000), ["accuracy"]).iloc[0]
-    sd = (row["high"] - row["low"]) / (2 * 1.96)
-    assert sd**2 == pytest.approx(over_images + over_trainings, rel=0.05)
+    bootstrap = Bootstrap(20_000)
+    drawn = bootstrap.shares(3) * (bootstrap.weights(y) @ hits.T / len(y))
+    variance = drawn[1:].sum(axis=1).var()
+    assert variance == pytest.approx(over_images + over_trainings, rel=0.05)
     # Drawing one fewer than there are gives trainings the variance of a mean of them.
     assert over_trainings == pytest.approx(hits.mean(axis=1).var(ddof=1) / 3)
 

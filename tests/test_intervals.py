@@ -3,12 +3,21 @@
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import accuracy_score, roc_auc_score
+from scipy.stats import beta, binomtest
+from scipy.stats import t as student
+from sklearn.metrics import (
+    accuracy_score,
+    precision_recall_curve,
+    precision_score,
+    roc_auc_score,
+    roc_curve,
+)
 
+from btxrd import CLASS_NAMES
 from btxrd.evaluation import Bootstrap, bootstrap_metrics, evaluate
 from btxrd.evaluation.calibration import reliability_tables, selective_prediction
 from btxrd.evaluation.comparisons import compare_experiments, generalisation_gap, seed_summary
-from btxrd.evaluation.intervals import bootstrap_curves
+from btxrd.evaluation.intervals import Sample, bootstrap_curves
 from btxrd.evaluation.localisation import localisation_table
 from btxrd.evaluation.operating_points import decision_curve
 from btxrd.evaluation.subgroups import subgroup_table
@@ -92,18 +101,87 @@ def test_the_order_of_images_does_not_matter(case):
     np.testing.assert_array_equal(shuffled, Bootstrap(20, seed=1).weights(y, groups)[:, order])
 
 
-def test_intervals_are_those_of_a_plain_loop(case):
+def test_intervals_are_those_of_a_plain_loop(case, korn_graubard):
     y, p, groups = case
     bootstrap = Bootstrap(150, 0.9, seed=7)
     table = bootstrap_metrics(y, p, groups, bootstrap)
-    loops = {"accuracy": [], "auc/Malignant": []}
+    called = p.argmax(axis=1)
+    loops = {"accuracy": [], "precision/Malignant": [], "auc/Malignant": []}
     for weight in bootstrap.weights(y, groups)[1:]:
-        loops["accuracy"].append(accuracy_score(y, p.argmax(axis=1), sample_weight=weight))
+        loops["accuracy"].append(accuracy_score(y, called, sample_weight=weight))
+        found = precision_score(y == 2, called == 2, sample_weight=weight)
+        loops["precision/Malignant"].append(found)
         loops["auc/Malignant"].append(roc_auc_score(y == 2, p[:, 2], sample_weight=weight))
-    for name, values in loops.items():
-        expected = np.percentile(values, [5, 95])
-        np.testing.assert_allclose(table.loc[name, ["low", "high"]], expected, rtol=1e-12)
-    assert table.loc["accuracy", "estimate"] == accuracy_score(y, p.argmax(axis=1))
+    assert table.loc["accuracy", "estimate"] == accuracy_score(y, called)
+    for name, chosen in {"accuracy": y >= 0, "precision/Malignant": called == 2}.items():
+        estimate, *ends = table.loc[name]
+        size = chosen.sum(), len(np.unique(groups[chosen]))
+        assert size[1] < size[0]
+        assert ends == pytest.approx(korn_graubard(loops[name], estimate, *size, 0.9), rel=1e-9)
+    expected = np.percentile(loops["auc/Malignant"], [5, 95])
+    np.testing.assert_allclose(table.loc["auc/Malignant", ["low", "high"]], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("hits", [0, 1, 7, 19, 20])
+@pytest.mark.parametrize("level", [0.95, 0.8])
+def test_of_independent_images_a_proportion_has_the_exact_interval(hits, level):
+    """Clopper and Pearson's, where no image tells anything of another."""
+    replicates = np.full(1000, hits / 20)
+    if 0 < hits < 20:
+        # Less than the binomial variance: a design effect of 1.
+        replicates += np.resize([-0.01, 0.01], 1000)
+    found = Bootstrap(999, level).proportion(np.r_[hits / 20, replicates], Sample(20, 20))
+    exact = binomtest(hits, 20).proportion_ci(level, method="exact")
+    assert found == pytest.approx((hits / 20, exact.low, exact.high), rel=1e-9)
+
+
+def test_images_of_a_study_that_agree_count_as_one():
+    """30 images in 10 studies, all of a study right or wrong: all but the interval of 10."""
+    right = np.repeat([1, 1, 1, 1, 1, 1, 1, 0, 0, 0], 3)
+    weights = Bootstrap(20_000).weights(np.full(30, 2), np.repeat(np.arange(10), 3))
+    estimate, low, high = Bootstrap().proportion(weights @ right / 30, Sample(30, 10))
+    n = 30 * 9 / 29 * (student.ppf(0.025, 29) / student.ppf(0.025, 9)) ** 2
+    assert estimate == 0.7
+    assert low == pytest.approx(beta.ppf(0.025, 0.7 * n, 0.3 * n + 1), abs=0.01)
+    assert high == pytest.approx(beta.ppf(0.975, 0.7 * n + 1, 0.3 * n), abs=0.01)
+    # Where all are right, there is nothing to see how far they agree.
+    found = Bootstrap().proportion(np.ones(2001), Sample(30, 10))
+    assert found == pytest.approx((1, *binomtest(10, 10).proportion_ci(method="exact")))
+
+
+def test_a_proportion_of_nothing_has_no_interval():
+    values = np.full((100, 2), np.nan)
+    values[:, 1] = np.resize([0.4, 0.6], 100)
+    sample = Sample(np.array([0, 10]), np.array([0, 10]))
+    found = np.stack(Bootstrap(99).proportion(values, sample))
+    assert np.isnan(found).tolist() == [[True, False]] * 3
+    undefined = np.r_[values, np.full((20, 2), np.nan)]  # replicates that are left out
+    np.testing.assert_array_equal(np.stack(Bootstrap().proportion(undefined, sample)), found)
+
+
+def test_samples_count_images_and_their_groups():
+    rng = np.random.default_rng(0)
+    groups, scores = rng.integers(8, size=40), rng.integers(12, size=40)
+    cuts = np.unique(scores)[::-1]
+    members = scores[:, None] >= cuts
+    of, above = Sample.of(members, groups), Sample.above(scores, groups)
+    for place, cut in enumerate(cuts):
+        chosen = scores >= cut
+        for sample in (of, above):
+            assert sample.images[place] == chosen.sum()
+            assert sample.groups[place] == len(set(groups[chosen]))
+    assert Sample.of(members, None).groups.tolist() == of.images.tolist()
+
+
+def test_what_does_not_vary_has_no_interval(case):
+    y, _, groups = case
+    sure = np.eye(3)[y] * 0.8 + 0.2 / 3
+    table = bootstrap_metrics(y, sure, groups, Bootstrap(50))
+    flat = table.index[table["low"].isna()]
+    assert set(flat) >= {"macro_auc", "auc/Malignant", "balanced_accuracy", "f1/Benign"}
+    assert not {name.partition("/")[0] for name in flat} & {"accuracy", "sensitivity", "npv"}
+    assert (table["high"] - table["low"]).drop(flat).min() > 0.01
+    assert (table.loc[flat, "high"].isna() & table.loc[flat, "estimate"].notna()).all()
 
 
 def test_intervals_hold_their_estimate(case):
@@ -136,7 +214,7 @@ def test_undefined_replicates_are_left_out():
     y = np.array([0, 0, 1, 2, 2])
     p = np.array([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.3, 0.6, 0.1], [0, 0.1, 0.9], [0, 0.1, 0.9]])
     table = bootstrap_metrics(y, p, ["a", "b", "c", "c", "d"], Bootstrap(100))
-    assert table.loc["sensitivity/Benign"].tolist() == [1, 1, 1]
+    assert table.loc["sensitivity/Benign"].tolist() == pytest.approx([1, 0.025, 1])
     values = np.array([[5, 5], [np.nan, np.nan], [2, np.nan], [4, np.nan]])
     estimate, low, high = Bootstrap(3, level=0.5).estimate(values)
     assert estimate.tolist() == [5, 5]
@@ -144,16 +222,23 @@ def test_undefined_replicates_are_left_out():
 
 
 def test_curve_bands_enclose_the_curve(case):
-    bands = bootstrap_curves(*case, Bootstrap(200))
-    assert (bands["low"] <= bands["high"]).all()
+    y, p, groups = case
+    bands = bootstrap_curves(y, p, groups, Bootstrap(200))
     assert bands["low"].min() >= 0
     assert bands["high"].max() <= 1
-    roc = bands[(bands["curve"] == "roc") & (bands["class_name"] == "Normal")]
-    assert roc["low"].is_monotonic_increasing
-    assert roc["high"].iloc[-1] == 1
-    pr = bands[(bands["curve"] == "pr") & (bands["class_name"] == "Malignant")]
-    last = pr.iloc[-1]  # recall 1: precision is at least the prevalence
-    assert last["low"] >= (case[0] == 2).mean() * 0.8
+    assert (bands["high"] - bands["low"]).min() > 0.001
+    for (curve, name), band in bands.groupby(["curve", "class_name"]):
+        c = CLASS_NAMES.index(name)
+        if curve == "roc":
+            rates, curve_of, _ = roc_curve(y == c, p[:, c], drop_intermediate=False)
+            value = np.interp(band["x"], rates, curve_of)
+            assert band["x"].max() == 0.99
+        else:
+            # The last point of scikit-learn's belongs to no threshold.
+            precision, recall = (v[:-1] for v in precision_recall_curve(y == c, p[:, c])[:2])
+            value = [precision[recall >= max(x - 1e-12, 1e-12)][-1] for x in band["x"]]
+            assert band["x"].max() == 1
+        assert ((band["low"] <= value) & (value <= band["high"])).mean() > 0.98, (curve, name)
 
 
 def test_curve_bands_skip_an_absent_class(case):
@@ -209,10 +294,9 @@ DRAWN = {
     "gap": lambda val, test, b: generalisation_gap([val], [test], b),
     "seeds": lambda _, test, b: seed_summary([test, test], b),
     "localisation": lambda _, test, b: localised(test, b),
+    "reliability": lambda _, test, b: pd.concat(reliability_tables(test, b).values()),
 }
 """What has bootstrapped intervals: name → its table, from val, test and the bootstrap."""
-
-WILSON = {"reliability": lambda _, test, b: pd.concat(reliability_tables(test, b).values())}
 
 
 @pytest.fixture(scope="module")
@@ -221,23 +305,35 @@ def both(predicted):
 
 
 def ends(table):
-    return [table.filter(regex=f"(^|_){end}$").to_numpy(float) for end in ("low", "high")]
+    named = (table.filter(regex=f"(^|_){end}(_anew)?$") for end in ("low", "high"))
+    return [columns.to_numpy(float) for columns in named]
 
 
-@pytest.mark.parametrize("make", (DRAWN | WILSON).values(), ids=DRAWN | WILSON)
+@pytest.mark.parametrize("make", DRAWN.values(), ids=DRAWN)
 def test_the_level_reaches_every_interval(both, make):
     (low, high), (lowest, highest) = (ends(make(*both, Bootstrap(99, p))) for p in (0.2, 0.98))
-    has_width = highest > lowest
-    assert has_width.any()
-    assert (lowest <= low)[has_width].all()
-    assert (high <= highest)[has_width].all()
-    assert (high - low < highest - lowest)[has_width].all()
-    np.testing.assert_array_equal(low[~has_width], lowest[~has_width])
+    both_there = ~np.isnan(low) & ~np.isnan(lowest)
+    assert both_there.any()
+    assert not (np.isnan(lowest) & ~np.isnan(low)).any()
+    assert (lowest <= low)[both_there].all()
+    assert (high <= highest)[both_there].all()
+    assert (high - low < highest - lowest)[both_there].all()
 
 
 @pytest.mark.parametrize("make", DRAWN.values(), ids=DRAWN)
 def test_the_number_of_replicates_reaches_every_interval(both, make):
-    np.testing.assert_array_equal(*ends(make(*both, Bootstrap(1))))
+    few, many = (ends(make(*both, Bootstrap(n)))[0] for n in (30, 60))
+    assert not np.array_equal(few, many, equal_nan=True)
+
+
+@pytest.mark.parametrize("make", DRAWN.values(), ids=DRAWN)
+@pytest.mark.parametrize("skill", [99, 1.5])
+@pytest.mark.parametrize("sizes", [(40, 1, 5), (1, 5, 30), (0, 1, 5), (5, 0, 1), (25, 5, 0)])
+def test_no_interval_is_without_a_width(predicted, make, skill, sizes):
+    """Of a class with 5 images, all right; of one with 1; of one with none."""
+    val, test = predicted(sizes, 1, skill, part="val"), predicted(sizes, 2, skill)
+    low, high = ends(make(val, test, Bootstrap(40)))
+    assert ((high - low > 1e-6) | (np.isnan(low) & np.isnan(high))).all()
 
 
 def test_trainings_are_drawn_as_shares_of_their_mean():

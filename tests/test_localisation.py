@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 
 from btxrd.evaluation import Bootstrap
 from btxrd.evaluation.localisation import (
@@ -211,12 +212,40 @@ def test_parts_are_averaged_apart(scores):
     assert row["estimate"] == pytest.approx(scores["iou"][1::2].mean())
 
 
-def test_a_single_image_still_has_an_interval(scores):
+def test_of_a_single_image_only_a_share_has_an_interval(scores):
     first = scores.assign(size=["a"] + ["b"] * 39)
     table = localisation_table(first, FEW, by="size")
-    one = table[table["part"] == "a"]
+    one = table[table["part"] == "a"].set_index(["source", "score"])
     assert (one["n"] == 1).all()
-    np.testing.assert_allclose(one[["low", "high"]].T, [one["estimate"]] * 2)
+    assert one["estimate"].notna().all()
+    shares = [(source, "pointing") for source in SOURCES if source != "chance"]
+    assert one.drop(shares)["low"].isna().all()
+    exact = {0: (0, 0.975), 1: (0.025, 1)}
+    for _, row in one.loc[shares].iterrows():
+        assert (row["low"], row["high"]) == pytest.approx(exact[row["estimate"]])
+
+
+def test_the_share_of_hits_is_a_proportion(scores, korn_graubard):
+    bootstrap = Bootstrap(200, seed=3)
+    table = localisation_table(scores, bootstrap).set_index(["source", "score"])
+    row = table.loc[("center prior", "pointing")]
+    weights = bootstrap.weights(scores["label"], scores["group"])[1:]
+    replicates = [np.average(scores["pointing_center"], weights=weight) for weight in weights]
+    expected = korn_graubard(replicates, scores["pointing_center"].mean(), 40, 20, 0.95)
+    assert (row["low"], row["high"]) == pytest.approx(expected)
+    expected = np.percentile(
+        [np.average(scores["energy"], weights=weight) for weight in weights], [2.5, 97.5]
+    )
+    assert table.loc[("network", "energy"), ["low", "high"]].tolist() == pytest.approx(expected)
+
+
+def test_a_peak_that_never_hits_leads_by_nothing_sure(scores):
+    table = localisation_table(scores.assign(pointing=0.0), FEW).set_index(["source", "score"])
+    assert table.loc[("network", "pointing"), ["low", "high"]].tolist() == pytest.approx(
+        [0, binomtest(0, 20).proportion_ci(method="exact").high]
+    )
+    leads = table[table.index.get_level_values("source").str.startswith("network −")]
+    assert leads["low"].isna().tolist() == (leads.index.get_level_values(1) == "pointing").tolist()
 
 
 def test_images_without_a_lesion_are_left_out(scores):

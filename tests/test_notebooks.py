@@ -13,11 +13,12 @@ import torch
 
 from btxrd import CLASS_NAMES
 from btxrd.evaluation import classification_metrics
-from btxrd.files import file_digest
+from btxrd.evaluation.intervals import NO_INTERVAL
+from btxrd.files import file_digest, write_json
 from btxrd.models import create_model, load_checkpoint, save_checkpoint
-from btxrd.params import run_directory
+from btxrd.params import RunParams, run_directory
 from btxrd.predict import predict
-from btxrd.predictions import labels, probabilities, read_predictions
+from btxrd.predictions import labels, probabilities, read_predictions, write_predictions
 from btxrd.stages import STAGES
 from btxrd.study.notebooks import NOTEBOOKS, NotebookError, execute_notebook
 
@@ -103,6 +104,32 @@ def mapless(places, trained, evaluated) -> tuple[Path, str]:
     for name in ("predictions.csv", "training.json", "metrics.json"):
         shutil.copy(trained / name, folder)
     return folder, execute("05_gradcam", places, run_dir=str(folder), gallery=1)
+
+
+@pytest.fixture(scope="module")
+def provoked(places, eda, splits, table, predicted, tmp_path_factory) -> list[str]:
+    """Pages of two perfect trainings, tested on 5 malignant images, 1 benign and 3 normal ones.
+
+    Their validation has no normal image.
+    """
+    study = tmp_path_factory.mktemp("provoked")
+    for name in ("findings.csv", "shortcuts.csv", "splits/leakage.csv"):
+        (study / "splits").mkdir(exist_ok=True)
+        shutil.copy(Path(places["study_dir"], name), study / name)
+    own = places | {"study_dir": str(study)}
+    normal, benign, malignant = (table.loc[table["label"] == c, "image_id"] for c in range(3))
+    images = [*benign[:1], *malignant[:5], *normal[:3], *benign[1:2], *malignant[5:10]]
+    pages = []
+    for seed in (1, 2):
+        run = RunParams(experiment="perfect", seed=seed, **own)
+        sizes = {"val": (0, 1, 5), "test": (3, 1, 5)}
+        frames = [predicted(n, seed, skill=99, part=part) for part, n in sizes.items()]
+        frame = pd.concat(frames, ignore_index=True).assign(image_id=images)
+        write_predictions(run.run_dir / "predictions.csv", frame)
+        facts = {"parameters": run.model_dump(), "device": "cpu", "seconds": 1.0, "epochs": 1}
+        write_json(run.run_dir / "training.json", facts)
+        pages.append(execute("04_evaluate", own, run_dir=str(run.run_dir), replicates=50))
+    return [*pages, execute("06_compare", own, study_dir=str(study), replicates=50)]
 
 
 def test_the_data_are_named_as_phantoms(eda):
@@ -204,6 +231,16 @@ def test_the_comparison_takes_runs_made_by_hand(places, evaluated, explained, ma
     assert comparison["Stratified Accuracy"].isna().all()
     assert "No experiment can be recommended" in page
     assert "by hand" in page
+
+
+def test_no_page_has_an_interval_without_a_width(eda, evaluated, explained, provoked):
+    for page in (eda, evaluated, explained, *provoked):
+        assert re.search(r"\(-?[+\d.]+(–| to )[-+\d.]+\)", page)
+        assert re.findall(r"\(([-+\d.]+)(?:–| to )\1\)", page) == []
+    for page in provoked:
+        # What does not vary has a dash and a note.
+        assert "1.000 (–)" in page
+        assert NO_INTERVAL in page
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_test_is_judged_as_scikit_learn_judges_it(val, test):
         assert point.note == ""
 
 
-def test_intervals_are_those_of_a_plain_loop(val, test):
+def test_intervals_are_those_of_a_plain_loop(val, test, korn_graubard):
     bootstrap = Bootstrap(150, 0.9, seed=7)
     point = operating_points(val, test, bootstrap, [0.9], [0.1]).loc[0]
     truth, called = test["label"] == 2, test["p_Malignant"] >= point["threshold"]
@@ -59,10 +59,56 @@ def test_intervals_are_those_of_a_plain_loop(val, test):
         sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
         bayes = 0.1 * sensitivity / (0.1 * sensitivity + 0.9 * (1 - specificity))
         values.append((sensitivity, specificity, tp / (tp + fp), tn / (tn + fn), bayes))
-    names = ["sensitivity", "specificity", "ppv", "npv", "ppv@0.1"]
-    expected = np.percentile(values, [5, 95], axis=0)
-    low, high = (point[[f"{name}_{end}" for name in names]] for end in ("low", "high"))
-    np.testing.assert_allclose([low.astype(float), high.astype(float)], expected, rtol=1e-12)
+    *shares, bayes = np.transpose(values)
+    members = {"sensitivity": truth, "specificity": ~truth, "ppv": called, "npv": ~called}
+    for (name, chosen), replicates in zip(members.items(), shares, strict=True):
+        size = chosen.sum(), test["group"][chosen].nunique()
+        expected = korn_graubard(replicates, point[name], *size, 0.9)
+        assert (point[f"{name}_low"], point[f"{name}_high"]) == pytest.approx(expected, rel=1e-9)
+    found = point[["ppv@0.1_low", "ppv@0.1_high"]].astype(float)
+    np.testing.assert_allclose(found, np.percentile(bayes, [5, 95]), rtol=1e-12)
+
+
+def test_the_threshold_is_drawn_anew_as_in_a_plain_loop(val, test, korn_graubard):
+    """Val is drawn, its threshold chosen, and test is drawn apart from it."""
+    bootstrap = Bootstrap(100, seed=7)
+    point = operating_points(val, test, bootstrap, [0.9]).loc[0]
+    drawn = (
+        bootstrap.derived(0).weights(val["label"], val["group"]),
+        bootstrap.weights(test["label"], test["group"]),
+    )
+    rates = {"sensitivity": [], "specificity": []}
+    truth, chosen_on = (frame["label"] == 2 for frame in (test, val))
+    for on_val, on_test in zip(*(weights[1:] for weights in drawn), strict=True):
+        reaching = [
+            score
+            for score in val["p_Malignant"][chosen_on]
+            if recall_score(chosen_on, val["p_Malignant"] >= score, sample_weight=on_val) >= 0.9
+        ]
+        called = test["p_Malignant"] >= max(reaching)
+        rates["sensitivity"].append(recall_score(truth, called, sample_weight=on_test))
+        rates["specificity"].append(recall_score(~truth, ~called, sample_weight=on_test))
+    for name, chosen in {"sensitivity": truth, "specificity": ~truth}.items():
+        size = chosen.sum(), test["group"][chosen].nunique()
+        expected = korn_graubard(rates[name], point[name], *size, 0.95)
+        found = point[f"{name}_low_anew"], point[f"{name}_high_anew"]
+        assert found == pytest.approx(expected, rel=1e-9)
+    assert point["specificity_low_anew"] < point["specificity_low"] - 0.02
+    assert point["specificity_high_anew"] > point["specificity_high"] + 0.02
+
+
+@pytest.mark.parametrize("skill", [1.5, 99])
+def test_a_threshold_drawn_anew_never_makes_surer(predicted, skill):
+    """Of a perfect model too, which no threshold changes."""
+    for seed in range(5):
+        val, test = (
+            predicted((20, 20, 5), seed + n, skill, part=p) for n, p in enumerate(("val", "test"))
+        )
+        table = operating_points(val, test, FEW)
+        for name in ("sensitivity", "specificity"):
+            assert (table[f"{name}_low_anew"] <= table[f"{name}_low"]).all()
+            assert (table[f"{name}_high_anew"] >= table[f"{name}_high"]).all()
+            assert (table[f"{name}_low"] < table[f"{name}_high"]).all()
 
 
 def test_at_the_test_sets_own_prevalence_bayes_changes_nothing(val, test):
@@ -124,7 +170,8 @@ def test_net_benefit_is_that_of_a_plain_loop(test):
         model = ((called & truth).sum() - odds * (called & ~truth).sum()) / n
         assert row.model == pytest.approx(model)
         assert row.treat_all == pytest.approx((truth.sum() - odds * (~truth).sum()) / n)
-        assert row.low <= row.model <= row.high
+        # Where no image is called, nothing varies.
+        assert row.low <= row.model <= row.high or (np.isnan(row.low) and not called.any())
     assert (curve["treat_none"] == 0).all()
 
 
@@ -139,7 +186,7 @@ def test_decision_curve_of_the_default_thresholds(test):
 def test_decision_curve_without_malignant_images_cannot_gain(predicted):
     curve = decision_curve(predicted((20, 10, 0)), FEW)
     assert (curve["model"] <= 0).all()
-    assert curve.notna().all(axis=None)
+    assert curve.drop(columns=["low", "high"]).notna().all(axis=None)
 
 
 def test_decision_curve_refuses_bad_input(test):

@@ -61,9 +61,9 @@ def test_a_spread_over_seeds_stands_behind_the_interval():
 
 
 def test_named_values_keep_their_own_ends():
-    frame = pd.DataFrame({"ece": [0.1], "ece_low": 0.05, "ece_high": 0.2, "brier": 0.3})
+    frame = pd.DataFrame({"npv": [0.1], "npv_low": 0.05, "npv_high": 0.2, "brier": 0.3})
     assert cells(frame.assign(brier_low=0.2, brier_high=0.4)) == [
-        ["ECE", "Brier score (0 to 2)"],
+        ["NPV", "Brier score (0 to 2)"],
         ["0.100 (0.050–0.200)", "0.300 (0.200–0.400)"],
     ]
 
@@ -163,14 +163,16 @@ def test_a_frame_without_rows_is_a_head():
 def test_the_tables_of_a_run_are_laid_out(predicted):
     bootstrap, test = Bootstrap(50), predicted((40, 40, 40))
     points = operating_points(test, test, bootstrap, prevalences=[0.01])
-    head, *rows = cells(points.drop(columns=["test_n", "note"]), turned="target")
+    kept = points.drop(columns=["test_n", "note", *points.filter(like="_anew")])
+    head, *rows = cells(kept, turned="target")
     assert head == ["", "90%", "95%"]
     values = {name: first for name, first, _ in rows}
     assert float(values["Sensitivity on val"]) >= 0.9
     assert (values["Malignant in val"], values["Malignant in test"]) == ("40", "40")
     assert values["PPV at 1.0% malignant"].count("–") == 1
     head, *rows = cells(calibration_summary(test, test, bootstrap).drop(columns="temperature"))
-    assert head == ["Outcome", "n", "Positive", "When", "ECE", "Brier score (0 to 2)"]
+    errors = ["Calibration error (RMS)", "Brier score (0 to 2)"]
+    assert head == ["Outcome", "n", "Positive", "When", *errors]
     assert [row[:4] for row in rows[4:6]] == [
         ["Malignant", "120", "40", when] for when in ("before", "after")
     ]

@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from btxrd.evaluation.intervals import Bootstrap
-from btxrd.evaluation.metrics import metric_table
+from btxrd.evaluation.intervals import ROUNDING, Bootstrap, Sample
+from btxrd.evaluation.metrics import metric_table, proportion_members, ratio
 from btxrd.predictions import labels, predictions_frame, probabilities
 
 __all__ = [
@@ -64,6 +64,7 @@ def compare_experiments(
 
     p is two-sided, twice the smaller share of replicates on one side of 0 (Efron and Tibshirani
     1993, section 15.4), with one added to count and number; it is never below 2 / (R + 1).
+    Replicates that all give the same difference have no interval, and no p unless it is 0.
 
     Returns:
         One row a pair and metric: `first_experiment`, `second_experiment`, `metric`, the values
@@ -96,22 +97,23 @@ def generalisation_gap(
 ) -> pd.DataFrame:
     """Compare an experiment's figures on two different test sets, of the trainings of each.
 
-    Each set has a bootstrap of its own. Images that are in both are drawn independently all the
-    same: the interval is then too wide rather than too narrow.
+    The interval is put together from those of the two figures, which are independent: their
+    distances from the figures are squared and added (Zou and Donner 2008), so that the gap is no
+    surer than a figure at the edge. Of images that are in both it is too wide rather than too
+    narrow. Where a figure has no interval, the gap has none.
 
     Returns:
         One row a metric: `metric`, the values `inside` and `outside`, `difference` (inside -
         outside: what is lost outside) with `low` and `high`.
     """
     own, foreign = (
-        _means(_align(_numbered(name, frames)).values(), bootstrap.derived(number), metrics)
-        for number, (name, frames) in enumerate({"inside": inside, "outside": outside}.items())
+        seed_summary(frames, bootstrap, metrics).set_index("metric") for frames in (inside, outside)
     )
-    return pd.DataFrame(
-        {"metric": metric, "inside": own[metric][0], "outside": foreign[metric][0]}
-        | bootstrap.columns("difference", own[metric] - foreign[metric])
-        for metric in metrics
-    )
+    lost = own["mean"] - foreign["mean"]
+    down = np.hypot(own["mean"] - own["low"], foreign["high"] - foreign["mean"])
+    up = np.hypot(own["high"] - own["mean"], foreign["mean"] - foreign["low"])
+    columns = {"inside": own["mean"], "outside": foreign["mean"], "difference": lost}
+    return pd.DataFrame(columns | {"low": lost - down, "high": lost + up}).reset_index()
 
 
 def seed_summary(
@@ -124,14 +126,40 @@ def seed_summary(
         other images and other trainings, and `sd`: how much training again changes the figure on
         these images (of a sample, n - 1; NaN for one seed).
     """
-    aligned = _align(_numbered("training", trainings)).values()
+    aligned = list(_align(_numbered("training", trainings)).values())
     shares = bootstrap.shares(len(aligned))
-    return pd.DataFrame(
-        {"metric": metric, "seeds": len(aligned)}
-        | bootstrap.columns("mean", (shares * values).sum(axis=1))
-        | {"sd": values[0].std(ddof=1) if len(aligned) > 1 else np.nan}
-        for metric, values in _by_training(aligned, bootstrap, metrics).items()
-    )
+    rows = []
+    for metric, values in _by_training(aligned, bootstrap, metrics).items():
+        row = {"metric": metric, "seeds": len(aligned)}
+        sample = _sample(aligned, metric, values)
+        row |= bootstrap.columns("mean", (shares * values).sum(axis=1), sample=sample)
+        rows.append(row | {"sd": values[0].std(ddof=1) if len(aligned) > 1 else np.nan})
+    return pd.DataFrame(rows)
+
+
+def _sample(frames: Sequence[pd.DataFrame], metric: str, values: Floats) -> Sample | None:
+    """Count what the mean of a proportion over trainings is of; None for another metric."""
+    members = [proportion_members(labels(f), probabilities(f)).get(metric) for f in frames]
+    if members[0] is None:
+        return None
+    # Where trainings call different images, the fewest.
+    each = Sample.of(np.stack(members, axis=1), frames[0]["group"])
+    images, groups = each.images.min(), each.groups.min()
+    return Sample(images, groups, _degrees(values, groups))
+
+
+def _degrees(values: Floats, groups: int) -> float:
+    """Degrees of freedom of a variance that is partly of images and partly of trainings.
+
+    After Satterthwaite (1946), and at most those of the groups; `values` are (1 + R, S).
+    """
+    trainings = values.shape[1]
+    if trainings == 1:
+        return groups - 1
+    within = pd.Series(values[1:].mean(axis=1)).var(ddof=0)
+    between = values[0].var(ddof=1) / trainings
+    parts = ratio(within**2, groups - 1) + between**2 / (trainings - 1)
+    return np.minimum(ratio((within + between) ** 2, parts), groups - 1)
 
 
 def ensemble_predictions(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -283,7 +311,7 @@ def _values(frame: pd.DataFrame, weights: Floats, metrics: Sequence[str]) -> dic
 
 def _bootstrap_p(differences: Floats) -> float:
     defined = differences[~np.isnan(differences)]
-    if len(defined) == 0:
+    if len(defined) == 0 or np.ptp(defined) < ROUNDING < abs(defined[0]):
         return np.nan
     smaller = min(np.count_nonzero(defined <= 0), np.count_nonzero(defined >= 0))
     return min(1.0, 2 * (smaller + 1) / (len(defined) + 1))

@@ -3,7 +3,10 @@
 Views of one patient are not independent, so whole study groups are drawn, not images; and they
 are drawn within each class, so that no replicate is without malignant images: the cluster
 bootstrap of Field and Welsh (2007), stratified as in Efron and Tibshirani (1993, section 8).
-Intervals are percentile intervals (ibid., section 13.3).
+
+A proportion has the interval of Korn and Graubard (1998), which has a width at 0 and at 1 too: of
+0 in 5, the truth may be 0.4. Other figures have percentile intervals (Efron and Tibshirani 1993,
+section 13.3), and none where all replicates are equal, as at perfect separation.
 """
 
 from collections.abc import Sequence
@@ -12,14 +15,83 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import betaincinv, stdtrit
 
 from btxrd import CLASS_NAMES
-from btxrd.evaluation.metrics import METRIC_NAMES, cumulative_weights, metric_table
+from btxrd.evaluation.metrics import (
+    METRIC_NAMES,
+    cumulative_weights,
+    metric_table,
+    proportion_members,
+    ratio,
+)
 from btxrd.predictions import check_predictions
 
-__all__ = ["Bootstrap", "bootstrap_curves", "bootstrap_metrics"]
+__all__ = [
+    "NO_INTERVAL",
+    "ROUNDING",
+    "Bootstrap",
+    "Sample",
+    "bootstrap_curves",
+    "bootstrap_metrics",
+]
+
+NO_INTERVAL = (
+    "the replicates of the bootstrap are equal, as at perfect separation or of a single study"
+)
+"""Why an estimate has none."""
+
+ROUNDING = 1e-9
+"""Replicates that differ by less are equal."""
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What proportions are of: how many images, in how many study groups.
+
+    Attributes:
+        images: (…) the denominators.
+        groups: (…) how many groups these images form.
+        degrees: (…) of freedom of the bootstrap's variance; None for `groups` - 1.
+    """
+
+    images: ArrayLike
+    groups: ArrayLike
+    degrees: ArrayLike | None = None
+
+    @classmethod
+    def of(cls, members: ArrayLike, groups: ArrayLike | None) -> "Sample":
+        """Count images and their groups.
+
+        Args:
+            members: (n,) or (n, m) booleans: which images each of m proportions is of.
+            groups: (n,) as in `Bootstrap.weights`.
+
+        >>> Sample.of([True, True, False, True], ["a", "a", "b", "c"])
+        Sample(images=np.int64(3), groups=np.int64(2), degrees=None)
+        """
+        chosen = np.asarray(members, dtype=bool)
+        codes = _group_codes(groups, len(chosen))
+        order = np.argsort(codes, kind="stable")
+        starts = np.searchsorted(codes[order], np.arange(codes.max(initial=-1) + 1))
+        present = np.logical_or.reduceat(chosen[order], starts, axis=0)
+        return cls(chosen.sum(axis=0), present.sum(axis=0))
+
+    @classmethod
+    def above(cls, scores: ArrayLike, groups: ArrayLike | None) -> "Sample":
+        """Count the images at or above each distinct score, from the highest down; (G,) each.
+
+        >>> Sample.above([0.9, 0.5, 0.5, 0.2], ["a", "a", "b", "b"])
+        Sample(images=array([1, 3, 4]), groups=array([1, 2, 2]), degrees=None)
+        """
+        values = np.asarray(scores, dtype=np.float64)
+        codes = _group_codes(groups, len(values))
+        best = np.full(codes.max() + 1, -np.inf)
+        np.maximum.at(best, codes, values)
+        cuts = -np.unique(values)[::-1]
+        return cls(*(np.searchsorted(np.sort(-of), cuts, side="right") for of in (values, best)))
 
 
 @dataclass(frozen=True)
@@ -55,8 +127,7 @@ class Bootstrap:
         """Draw replicates as image weights: how often each image's group was drawn.
 
         Within each stratum as many groups are drawn, with replacement, as it has; a group's
-        stratum is its most severe class. A stratum of a single group does not vary, so an
-        interval that rests on it alone is too narrow.
+        stratum is its most severe class. A stratum of a single group does not vary.
 
         Args:
             y_true: (n,) integer labels, the more severe the higher.
@@ -104,16 +175,24 @@ class Bootstrap:
         rng = np.random.default_rng([self.seed, number + 1])
         return np.vstack([equal, rng.multinomial(draws, equal, self.replicates) / draws])
 
-    def estimate(self, values: Floats) -> tuple[Floats, Floats, Floats]:
+    def estimate(
+        self, values: Floats, sample: Sample | None = None
+    ) -> tuple[Floats, Floats, Floats]:
         """Return the estimate and the low and high end of its interval; NaN where undefined.
+
+        The ends are NaN also where they are equal: replicates that do not vary, as of an AUC of
+        1, say nothing of how sure it is. A proportion has ends all the same.
 
         Args:
             values: (1 + R, …) the statistic for each row of `weights`. Replicates in which it is
                 NaN are left out.
+            sample: of a proportion, as in `proportion`; None for what is none.
 
         >>> Bootstrap(replicates=2, level=0.5).estimate(np.array([0.4, 0.0, 1.0]))
         (np.float64(0.4), np.float64(0.25), np.float64(0.75))
         """
+        if sample is not None:
+            return self.proportion(values, sample)
         ends = [(1 - self.level) / 2, (1 + self.level) / 2]
         drawn = np.asarray(values[1:], dtype=np.float64)
         missing = np.isnan(drawn)
@@ -122,12 +201,58 @@ class Bootstrap:
             low, high = np.nanquantile(np.where(nothing, 0, drawn), ends, axis=0)
         else:
             low, high = np.quantile(drawn, ends, axis=0)
+        nothing |= high - low < ROUNDING
         return values[0], np.where(nothing, np.nan, low)[()], np.where(nothing, np.nan, high)[()]
 
-    def columns(self, name: str, values: Floats, prefix: str = "") -> dict[str, Floats]:
+    def proportion(self, values: Floats, sample: Sample) -> tuple[Floats, Floats, Floats]:
+        """Return proportions and the ends of their intervals, which always have a width.
+
+        The method of Korn and Graubard (1998): the exact binomial interval (Clopper and Pearson
+        1934) for n_eff images in place of n. n_eff = n / design effect · (t(n - 1) / t(d))², with
+        the quantiles of t at `level` and the degrees of freedom d of the variance. The design
+        effect is the variance over the replicates as a multiple of that of n independent images
+        with the same mean; K groups drawn with replacement have (K - 1) / K of the variance, so
+        it is divided by that first. An effect below 1 is taken for chance: images of one group
+        are not surer than independent ones. Where the replicates do not vary (none or all are
+        hit, or there is a single group), n_eff is K, as if the images of a group were one.
+        `tests/benchmarks/test_coverage.py` counts how often these intervals hold the truth.
+
+        Args:
+            values: (1 + R, …) in [0, 1], as in `estimate`.
+            sample: what each is of, (…) or what broadcasts to it.
+
+        Returns:
+            Three (…) float64: the proportion, low, high, all in [0, 1]; NaN where it is NaN.
+
+        >>> none_of_five = np.zeros(100)
+        >>> [round(float(x), 3) for x in Bootstrap(99).proportion(none_of_five, Sample(5, 5))]
+        [0.0, 0.0, 0.522]
+        """
+        share, drawn = np.asarray(values[0]), np.asarray(values[1:])
+        images, groups = np.broadcast_arrays(sample.images, sample.groups)
+        degrees = groups - 1 if sample.degrees is None else sample.degrees
+        defined = ~np.isnan(drawn)
+        count = defined.sum(axis=0)
+        mean = ratio(np.where(defined, drawn, 0).sum(axis=0), count)
+        variance = ratio(np.where(defined, (drawn - mean) ** 2, 0).sum(axis=0), count)
+        tail = (1 - self.level) / 2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            effect = variance * groups / (groups - 1) * (images - 1) / (mean * (1 - mean))
+            quantiles = stdtrit(np.maximum(images - 1, 1), tail) / stdtrit(degrees, tail)
+            effective = images / np.maximum(effect, 1) * quantiles**2
+        varies = (variance > ROUNDING**2) & (degrees > 0)
+        effective = np.where(varies, effective, groups)
+        hits, misses = share * effective, (1 - share) * effective
+        low = np.where(share > ROUNDING, betaincinv(hits, misses + 1, tail), 0 * share)
+        high = np.where(share < 1 - ROUNDING, betaincinv(hits + 1, misses, 1 - tail), 0 * share + 1)
+        return share[()], low[()], high[()]
+
+    def columns(
+        self, name: str, values: Floats, prefix: str = "", sample: Sample | None = None
+    ) -> dict[str, Floats]:
         """Return what `estimate` does as columns of a table: `name` and its (prefixed) ends."""
         ends = (name, f"{prefix}low", f"{prefix}high")
-        return dict(zip(ends, self.estimate(values), strict=True))
+        return dict(zip(ends, self.estimate(values, sample), strict=True))
 
     def derived(self, number: int) -> "Bootstrap":
         """Return a bootstrap whose draws are independent of this one's and of other numbers'."""
@@ -171,8 +296,18 @@ def bootstrap_metrics(
     """
     labels, scores = check_predictions(y_true, probabilities)
     table = metric_table(labels, scores, bootstrap.weights(labels, groups), names)
-    columns = bootstrap.columns("estimate", np.stack(list(table.values()), axis=1))
-    return pd.DataFrame(columns, index=pd.Index(list(table), name="metric"))
+    known = proportion_members(labels, scores)
+    shares = [name for name in table if name in known]
+    others = [name for name in table if name not in known]
+    frames = []
+    for alike in filter(None, (others, shares)):
+        of = None
+        if alike is shares:
+            of = Sample.of(np.stack([known[name] for name in shares], axis=1), groups)
+        values = np.stack([table[name] for name in alike], axis=1)
+        index = pd.Index(alike, name="metric")
+        frames.append(pd.DataFrame(bootstrap.columns("estimate", values, sample=of), index))
+    return pd.concat(frames).loc[list(table)]
 
 
 def bootstrap_curves(
@@ -181,13 +316,13 @@ def bootstrap_curves(
     """Give the ROC and the precision-recall curve of each class a pointwise band.
 
     The ROC curve is read at fixed false-positive rates (vertical averaging, Fawcett 2006);
-    precision at fixed recalls, in steps (Davis and Goadrich 2006). Arguments and errors as in
-    `bootstrap_metrics`.
+    precision at fixed recalls, in steps (Davis and Goadrich 2006). Both are proportions.
+    Arguments and errors as in `bootstrap_metrics`.
 
     Returns:
-        A frame with the columns `curve` ("roc" or "pr"), `class_name`, `x` (1 - specificity, or
-        recall), `low`, `high` (sensitivity, or precision), 101 rows a curve and class; a class
-        without both positives and negatives has none.
+        A frame with the columns `curve` ("roc" or "pr"), `class_name`, `x` (1 - specificity below
+        1, or recall, in steps of 0.01), `low`, `high` (sensitivity, or precision); a class
+        without both positives and negatives has no rows.
     """
     labels, scores = check_predictions(y_true, probabilities)
     weights = bootstrap.weights(labels, groups)
@@ -198,12 +333,23 @@ def bootstrap_curves(
         if positive.all() or not positive.any():
             continue
         above, everyone = cumulative_weights(positive, scores[:, c], weights)
-        for curve, read in (("roc", _sensitivity_at), ("pr", _precision_at)):
-            values = np.stack([read(*row, grid) for row in zip(above, everyone, strict=True)])
-            _, low, high = bootstrap.estimate(values)
-            band = {"curve": curve, "class_name": name, "x": grid, "low": low, "high": high}
+        # Where every image is called, nothing is uncertain.
+        curves = {
+            "roc": (_sensitivity_at, grid[:-1], Sample.of(positive, groups)),
+            "pr": (_precision_at, grid, _called(above[0], grid, scores[:, c], groups)),
+        }
+        for curve, (read, x, sample) in curves.items():
+            values = np.stack([read(*row, x) for row in zip(above, everyone, strict=True)])
+            _, low, high = bootstrap.proportion(values, sample)
+            band = {"curve": curve, "class_name": name, "x": x, "low": low, "high": high}
             bands.append(pd.DataFrame(band))
     return pd.concat(bands[1:] or bands, ignore_index=True)
+
+
+def _called(above: Floats, grid: Floats, scores: Floats, groups: ArrayLike | None) -> Sample:
+    """Count what the precision at each recall of `grid` is of: the images that are called."""
+    sample, reached = Sample.above(scores, groups), _reached(above, grid)
+    return Sample(sample.images[reached], sample.groups[reached])
 
 
 def _sensitivity_at(above: Floats, everyone: Floats, grid: Floats) -> Floats:
@@ -218,7 +364,12 @@ def _precision_at(above: Floats, everyone: Floats, grid: Floats) -> Floats:
     """Precision at the highest threshold that reaches each recall of `grid`."""
     if above[-1] == 0:
         return np.full(len(grid), np.nan)
+    reached = _reached(above, grid)
+    return above[reached] / everyone[reached]
+
+
+def _reached(above: Floats, grid: Floats) -> NDArray[np.int64]:
+    """Place of the highest threshold that reaches each recall of `grid`."""
     # The first threshold that finds anyone stands for recall 0.
     needed = np.maximum(grid * above[-1] * (1 - 1e-12), np.finfo(np.float64).tiny)
-    reached = np.searchsorted(above, needed)
-    return above[reached] / everyone[reached]
+    return np.searchsorted(above, needed)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from btxrd.evaluation.intervals import Bootstrap
+from btxrd.evaluation.intervals import Bootstrap, Sample
 from btxrd.evaluation.metrics import ratio
 
 __all__ = [
@@ -40,6 +40,9 @@ SOURCES = {
     "randomised weights": "_randomised",
 }
 """Whose scores they are, and the ending of their columns: `iou_center`, `energy_chance`, …"""
+
+HITTING = [source for source in SOURCES if source != "chance"]
+"""The sources whose maps have a peak that hits or does not."""
 
 DEFAULT_THRESHOLD = 0.5
 THRESHOLDS = tuple(np.arange(1, 20) / 20)
@@ -210,8 +213,10 @@ def localisation_table(
 ) -> pd.DataFrame:
     """Average the scores of annotated images, and the network's leads over its references.
 
-    Leads are paired: the difference is taken image by image, under the same replicates. Without
-    maps of the network there are scores of the references alone.
+    Leads are paired: the difference is taken image by image, under the same replicates. Where the
+    network's score is the same for all images, such as a peak that never hits, its leads have no
+    interval: the replicates would vary by the reference alone. The share of peaks that hit is a
+    proportion. Without maps of the network there are scores of the references alone.
 
     Args:
         scores: columns of `reference_scores`, `label` (0, 1, 2) and `group`; images without an
@@ -246,8 +251,15 @@ def localisation_table(
         sums = weights[:, here] @ values.iloc[here].to_numpy()
         means = ratio(sums, total)
         sizes = {"part": part, "n": len(rows), "groups": rows["group"].nunique()}
-        ends = bootstrap.columns("estimate", means)
-        tables.append(values.columns.to_frame(index=False).assign(**sizes, **ends))
+        table = values.columns.to_frame(index=False).assign(**sizes)
+        table = table.assign(**bootstrap.columns("estimate", means))
+        hits = ((table["score"] == "pointing") & table["source"].isin(HITTING)).to_numpy()
+        shares = bootstrap.proportion(means[:, hits], Sample(len(rows), sizes["groups"]))
+        table.loc[hits, ["low", "high"]] = np.stack(shares[1:], axis=1)
+        same = [score for score in SCORES if score in rows and np.ptp(rows[score]) == 0]
+        leads = ~table["source"].isin(SOURCES) & table["score"].isin(same)
+        table.loc[leads, ["low", "high"]] = np.nan
+        tables.append(table)
     columns = ["part", "n", "groups", "source", "score", "estimate", "low", "high"]
     return pd.concat(tables, ignore_index=True)[columns]
 

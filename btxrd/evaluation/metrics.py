@@ -24,6 +24,7 @@ __all__ = [
     "classification_metrics",
     "cumulative_weights",
     "metric_table",
+    "proportion_members",
     "ratio",
 ]
 
@@ -121,6 +122,28 @@ def metric_table(
         for chunk in np.split(weights, range(rows, len(weights), rows))
     ]
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in names}
+
+
+def proportion_members(y_true: ArrayLike, probabilities: ArrayLike) -> dict[str, NDArray[np.bool_]]:
+    """Say which metrics are proportions, and of which images: those in the denominator.
+
+    Returns:
+        Metric name, as in `metric_table`, → (n,) booleans.
+
+    >>> proportion_members([0, 1], [[0.9, 0.1, 0], [0.6, 0.4, 0]])["precision/Normal"]
+    array([ True,  True])
+    """
+    labels, scores = check_predictions(y_true, probabilities)
+    predicted = scores.argmax(axis=1)
+    members = {"accuracy": np.full(len(labels), True), "malignant_as_normal": labels == MALIGNANT}
+    for c, name in enumerate(CLASS_NAMES):
+        members |= {
+            f"sensitivity/{name}": labels == c,
+            f"specificity/{name}": labels != c,
+            f"precision/{name}": predicted == c,
+            f"npv/{name}": predicted != c,
+        }
+    return members
 
 
 def _check_weights(weights: ArrayLike, n: int) -> Floats:

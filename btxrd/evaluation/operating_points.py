@@ -6,12 +6,14 @@ decision curve shows at which thresholds calling so does more good than harm.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from btxrd.evaluation.intervals import Bootstrap
+from btxrd.evaluation.intervals import Bootstrap, Sample
 from btxrd.evaluation.metrics import ratio
 from btxrd.predictions import MALIGNANT, fold_pairs, labels
 
@@ -34,8 +36,13 @@ def operating_points(
 
     The threshold is the highest at which the share of val's malignant images with
     `p_Malignant` ≥ threshold reaches the target. In a pool each fold has its own, chosen on its
-    val and applied to its test. Intervals hold it fixed: they lack the
-    uncertainty of choosing it. PPV and NPV at another prevalence follow by Bayes' theorem (Altman
+    val and applied to its test.
+
+    Sensitivity and specificity have two intervals. The first holds the threshold fixed: how good
+    is this very threshold? In the second each replicate also draws val and chooses the threshold
+    anew: how good is a threshold chosen in this way? It is never the narrower. The folds of a
+    pool draw their val apart, though an image may be in the val of one and the test of another;
+    that errs on the wide side. PPV and NPV at another prevalence follow by Bayes' theorem (Altman
     and Bland 1994), which assumes that sensitivity and specificity do not change with it.
 
     Args:
@@ -46,49 +53,115 @@ def operating_points(
         One row a target: `target`, `val_malignant_n`, `threshold` (in a pool the mean over its
         folds, with `threshold_min` and `threshold_max`), `val_sensitivity`, `test_n`,
         `test_malignant_n`, and for test `sensitivity`, `specificity`, `ppv`, `npv` and
-        `ppv@<prevalence>`, `npv@<prevalence>`, each with its ends; `note` says why a row lacks
-        values: without malignant images, val has no threshold and test no figures.
+        `ppv@<prevalence>`, `npv@<prevalence>`, each with its ends, the first two also with
+        `<name>_low_anew` and `<name>_high_anew`; `note` says why a row lacks values: without
+        malignant images, val has no threshold and test no figures.
 
     Raises:
         ValueError: a target or a prevalence is out of range.
     """
     _refuse_outside(targets, "targets", closed=True)
     _refuse_outside(prevalences, "prevalences")
-    pairs, malignant = fold_pairs(val, test), labels(test) == MALIGNANT
-    scores = test["p_Malignant"].to_numpy(np.float64)
-    # Of each fold: the probabilities of val's malignant images.
-    val_scores = [
-        rows.loc[labels(rows) == MALIGNANT, "p_Malignant"].to_numpy(np.float64) for rows, _ in pairs
+    folds = [
+        _Fold.of(chosen_on, own, bootstrap.derived(number))
+        for number, (chosen_on, own) in enumerate(fold_pairs(val, test))
     ]
-    lacking = {
-        "val" if len(pairs) == 1 else "the val of a fold": not all(map(len, val_scores)),
-        "test": not malignant.any(),
-    }
-    notes = [f"no malignant image in {part}" for part, lacks in lacking.items() if lacks]
+    notes = _notes(folds, test)
     if notes:
-        weights = np.full((2, len(test)), np.nan)
+        weights = np.full((1 + bootstrap.replicates, len(test)), np.nan)
     else:
         weights = bootstrap.weights(labels(test), test["group"])
     rows = []
     for target in targets:
-        thresholds = [_threshold(chosen_on, target) for chosen_on in val_scores]
-        called = np.full(len(test), False)
-        for threshold, (_, own) in zip(thresholds, pairs, strict=True):
-            called[own] = scores[own] >= threshold
-        found = np.concatenate([s >= t for s, t in zip(val_scores, thresholds, strict=True)])
-        row = {"target": target, "val_malignant_n": len(found), "threshold": np.mean(thresholds)}
-        if len(pairs) > 1:
-            row |= {"threshold_min": min(thresholds), "threshold_max": max(thresholds)}
-        row |= {
-            "val_sensitivity": found.mean() if len(found) else np.nan,
-            "test_n": len(test),
-            "test_malignant_n": int(malignant.sum()),
-        }
-        values = _values(malignant, called, weights, prevalences)
-        for name, replicated in values.items():
-            row |= bootstrap.columns(name, replicated, f"{name}_")
+        cuts = np.stack([fold.thresholds(target) for fold in folds], axis=1)
+        thresholds = cuts[0]
+        found = np.concatenate([f.scores >= t for f, t in zip(folds, thresholds, strict=True)])
+        row = {"target": target, "val_malignant_n": len(found), "threshold": thresholds.mean()}
+        if len(folds) > 1:
+            row |= {"threshold_min": thresholds.min(), "threshold_max": thresholds.max()}
+        row["val_sensitivity"] = found.mean() if len(found) else np.nan
+        row |= {"test_n": len(test), "test_malignant_n": int((labels(test) == MALIGNANT).sum())}
+        row |= _figures(test, _called(test, folds, cuts), weights, bootstrap, prevalences)
         rows.append(row | {"note": "; ".join(notes)})
     return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """One fold: its test images, and the m malignant images of its val with how they are drawn.
+
+    Attributes:
+        own: (n,) booleans, which test images are its own.
+        scores: (m,) the malignant probabilities, descending.
+        weights: (1 + R, m) as `Bootstrap.weights` draws them.
+    """
+
+    own: NDArray[np.bool_]
+    scores: Floats
+    weights: Floats
+
+    @classmethod
+    def of(cls, val: pd.DataFrame, own: NDArray[np.bool_], bootstrap: Bootstrap) -> "_Fold":
+        malignant = np.flatnonzero(labels(val) == MALIGNANT)
+        scores = val["p_Malignant"].to_numpy(np.float64)
+        ranked = malignant[np.argsort(-scores[malignant])]
+        if len(ranked) == 0:
+            return cls(own, scores[ranked], np.ones((1 + bootstrap.replicates, 0)))
+        weights = bootstrap.weights(labels(val), val["group"])
+        return cls(own, scores[ranked], weights[:, ranked])
+
+    def thresholds(self, target: float) -> Floats:
+        """Highest threshold that reaches `target` in each draw: (1 + R,); NaN without images."""
+        if len(self.scores) == 0:
+            return np.full(len(self.weights), np.nan)
+        reached = self.weights.cumsum(axis=1)
+        # 0.95 × 20 is a little more than 19 in floating point.
+        needed = target * reached[:, -1:] - 1e-9
+        return self.scores[(reached >= needed).argmax(axis=1)]
+
+
+def _notes(folds: Sequence[_Fold], test: pd.DataFrame) -> list[str]:
+    """Say which part has no malignant image."""
+    lacking = {
+        "val" if len(folds) == 1 else "the val of a fold": not all(len(f.scores) for f in folds),
+        "test": not (labels(test) == MALIGNANT).any(),
+    }
+    return [f"no malignant image in {part}" for part, lacks in lacking.items() if lacks]
+
+
+def _called(test: pd.DataFrame, folds: Sequence[_Fold], cuts: Floats) -> NDArray[np.bool_]:
+    """Return which images are called malignant by the (1 + R, folds) thresholds: (1 + R, n)."""
+    scores = test["p_Malignant"].to_numpy(np.float64)
+    called = np.full((len(cuts), len(test)), False)
+    for fold, chosen in zip(folds, cuts.T, strict=True):
+        called[:, fold.own] = scores[fold.own] >= chosen[:, None]
+    return called
+
+
+def _figures(
+    test: pd.DataFrame,
+    called: NDArray[np.bool_],
+    weights: Floats,
+    bootstrap: Bootstrap,
+    prevalences: Sequence[float],
+) -> dict[str, Any]:
+    """Return what is estimated on test, with its ends; `called` and `weights` are (1 + R, n)."""
+    malignant, positive = labels(test) == MALIGNANT, called[0]
+    members = {"sensitivity": malignant, "specificity": ~malignant}
+    members |= {"ppv": positive, "npv": ~positive}
+    samples = {name: Sample.of(images, test["group"]) for name, images in members.items()}
+    figures = {}
+    for name, values in _values(malignant, positive, weights, prevalences).items():
+        figures |= bootstrap.columns(name, values, f"{name}_", samples.get(name))
+        if name in ("sensitivity", "specificity"):
+            images = members[name]
+            right = called[:, images] == malignant[images]
+            hits = np.einsum("rn,rn->r", weights[:, images], right)
+            anew = ratio(hits, weights[:, images].sum(axis=1))
+            _, low, high = bootstrap.proportion(anew, samples[name])
+            figures[f"{name}_low_anew"] = np.fmin(low, figures[f"{name}_low"])
+            figures[f"{name}_high_anew"] = np.fmax(high, figures[f"{name}_high"])
+    return figures
 
 
 def _refuse_outside(values: ArrayLike, name: str, closed: bool = False) -> None:
@@ -97,15 +170,6 @@ def _refuse_outside(values: ArrayLike, name: str, closed: bool = False) -> None:
     if wrong.any():
         limit = "above 0 and at most 1" if closed else "above 0 and below 1"
         raise ValueError(f"{name} must lie {limit}, found {array[wrong][0]}")
-
-
-def _threshold(scores: Floats, target: float) -> float:
-    """Highest threshold that at least the share `target` of `scores` reaches; NaN for none."""
-    if len(scores) == 0:
-        return np.nan
-    # 0.95 × 20 is a little more than 19 in floating point.
-    needed = int(np.ceil(target * len(scores) - 1e-9))
-    return float(np.sort(scores)[-needed])
 
 
 def _values(

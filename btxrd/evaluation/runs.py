@@ -297,11 +297,6 @@ def _figures(
         table = seed_summary(frames, bootstrap, list(COMPARED)).set_index("metric")
         table = table.rename(columns={"mean": "", "low": "_low", "high": "_high", "sd": "_sd"})
         found = {metric: table.loc[metric].drop("seeds").to_dict() for metric in COMPARED}
-        for metric, ends in found.items():
-            if not ends["_low"] < ends["_high"]:
-                # No draw differs from another: the interval of each seed says more.
-                own = [run.interval(metric, part)[1:] for run in evaluated]
-                ends["_low"], ends["_high"] = np.mean(own, axis=0)
     else:
         ends = ("", "_low", "_high")
         alone = {m: first.interval(m, part) if evaluated else [np.nan] * 3 for m in COMPARED}

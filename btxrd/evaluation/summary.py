@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from btxrd.evaluation.calibration import calibration_summary
-from btxrd.evaluation.intervals import Bootstrap, bootstrap_metrics
+from btxrd.evaluation.intervals import NO_INTERVAL, Bootstrap, bootstrap_metrics
 from btxrd.evaluation.metrics import PER_CLASS, classification_metrics
 from btxrd.evaluation.operating_points import operating_points
 from btxrd.predictions import fold_pairs, labels, probabilities
@@ -88,13 +88,18 @@ def summarise(predictions: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, dict
 
     Returns:
         part → the dict of `classification_metrics`, with `intervals` (flat metric name →
-        [estimate, low, high]) and `groups` (the number of study groups).
+        [estimate, low, high]) and `groups` (the number of study groups); its `notes` also say
+        which estimates have no interval.
     """
     summary = {}
     for part, frame in parts_of(predictions).items():
         y_true, scores = labels(frame), probabilities(frame)
         table = bootstrap_metrics(y_true, scores, frame["group"], bootstrap)
-        summary[part] = classification_metrics(y_true, scores) | {
+        metrics = classification_metrics(y_true, scores)
+        same = table.index[table["estimate"].notna() & table["low"].isna()]
+        if len(same):
+            metrics["notes"].append(f"No interval of {', '.join(same)}: {NO_INTERVAL}.")
+        summary[part] = metrics | {
             "groups": int(frame["group"].nunique()),
             "intervals": {str(name): row.tolist() for name, row in table.iterrows()},
         }

@@ -52,7 +52,7 @@ def decision_curve_figure(
     axis.plot(cuts, curve["model"], color=MODEL_COLOUR, linewidth=2, label="the model")
     axis.plot(cuts, curve["treat_all"], color="0.45", linestyle="--", label="every image malignant")
     axis.plot(cuts, curve["treat_none"], color=NEUTRAL, linewidth=1.2, label="no image malignant")
-    top = max(curve["high"].max(), curve["treat_all"].max(), 0.01)
+    top = max(curve[["model", "high", "treat_all"]].max(axis=None), 0.01)
     if points is not None:
         chosen = points.dropna(subset="threshold").itertuples()
         for marker, point in zip(cycle("osD^vPX*"), chosen, strict=False):
@@ -112,8 +112,7 @@ def _reliability(axis: Axes, table: pd.DataFrame, colour: str) -> None:
     axis.errorbar(
         table["confidence"],
         observed,
-        # Rounding may put a Wilson limit of 0 or 1 on the wrong side of its estimate.
-        yerr=[(observed - table["low"]).clip(lower=0), (table["high"] - observed).clip(lower=0)],
+        yerr=[observed - table["low"], table["high"] - observed],
         fmt="o-",
         color=colour,
         markersize=4,

@@ -306,7 +306,7 @@ def score_interval_figure(
     """
     named = table.assign(metric=table["score"].map(title_of), label=table[label])
     figure = metric_interval_figure(named, bootstrap, hue=hue, title=title)
-    limit = max(0.1, 1.05 * table["high"].max())
+    limit = max(0.1, 1.05 * table[["estimate", "high"]].max(axis=None))
     for axis in figure.axes:
         axis.set_xlim(-0.03 * limit, limit)
     return figure

@@ -99,9 +99,8 @@ def recommendation(
     for row in gap.itertuples():
         figure = format_interval(row.difference, row.low, row.high, signed=True)
         includes = "includes" if row.low <= 0 <= row.high else "does not include"
-        sentences.append(
-            f"Against the stratified test set that is a gap of {figure}; the interval {includes} 0."
-        )
+        interval = "" if pd.isna(row.low) else f"; the interval {includes} 0"
+        sentences.append(f"Against the stratified test set that is a gap of {figure}{interval}.")
     return " ".join([*sentences, strongest_baseline(shortcuts)])
 
 
@@ -276,9 +275,8 @@ def localisation_finding(table: pd.DataFrame) -> str:
     """Say in Markdown what a `localisation_table` of all images shows.
 
     The network is called better (or worse) than a reference in a score where the whole interval
-    of its paired lead lies above (or below) 0. A score that is the same for all images, such as a
-    peak that never hits, does not vary in the bootstrap and is not called either. Without maps of
-    the network, that is what is said.
+    of its paired lead lies above (or below) 0; a lead without an interval is not called either.
+    Without maps of the network, that is what is said.
     """
     n, groups = table[["n", "groups"]].iloc[0]
     where = f"On {n} annotated test tumours of {groups} studies"
@@ -296,9 +294,8 @@ def localisation_finding(table: pd.DataFrame) -> str:
         for score in ("iou", "pointing")
         if ("network", score) in cells
     ]
-    varied = set(own["score"][own["low"] < own["high"]])
     verdicts = [
-        f"against {source} {_verdict(table[table['source'] == f'network − {source}'], varied)}"
+        f"against {source} {_verdict(table[table['source'] == f'network − {source}'])}"
         for source in references
     ]
     return (
@@ -307,10 +304,9 @@ def localisation_finding(table: pd.DataFrame) -> str:
     )
 
 
-def _verdict(leads: pd.DataFrame, varied: set[str]) -> str:
+def _verdict(leads: pd.DataFrame) -> str:
     """Name the scores whose lead has an interval wholly on one side of 0."""
-    called = leads["score"].isin(varied)
-    sides = {"better": called & (leads["low"] > 0), "worse": called & (leads["high"] < 0)}
+    sides = {"better": leads["low"] > 0, "worse": leads["high"] < 0}
     said = [
         f"**{side}** in {found.sum()} of {len(leads)} scores "
         f"({', '.join(leads['score'][found].map(TITLES))})"

@@ -6,6 +6,8 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from btxrd.evaluation.intervals import NO_INTERVAL
+
 __all__ = ["TITLES", "as_table", "format_interval", "title_of"]
 
 TITLES = {
@@ -15,8 +17,8 @@ TITLES = {
     "average_precision": "Average precision",
     "balanced_accuracy": "Balanced accuracy",
     "brier": "Brier score (0 to 2)",
+    "calibration_error": "Calibration error (RMS)",
     "duplicate_share": "Duplicate in train",
-    "ece": "ECE",
     "energy": "Energy in lesion",
     "f1": "F1",
     "image_id": "Image",
@@ -52,6 +54,10 @@ TITLES = {
 """What reports call the columns and metrics; other names are written with spaces."""
 
 P_VALUES = ("p", "p_holm")
+DIGITS = range(3, 13)
+"""Decimals of an estimate and its interval: as few as tell its ends apart."""
+NO_ENDS = "(–)"
+"""Stands for an interval that is not there."""
 METRIC_COLUMNS = ("metric", "score")
 """Columns that hold names of metrics, which are written as their titles."""
 LONG = 40
@@ -76,12 +82,16 @@ def format_interval(estimate: float, low: float, high: float, signed: bool = Fal
 
     >>> format_interval(0.812, 0.7601, 0.8612), format_interval(0.1, -0.02, 0.22, signed=True)
     ('0.812 (0.760–0.861)', '+0.100 (-0.020 to +0.220)')
+    >>> format_interval(0.99982, 0.99961, 0.99994)
+    '0.9998 (0.9996–0.9999)'
     """
     if pd.isna(estimate):
         return "–"
-    form = "+.3f" if signed else ".3f"
+    sign = "+" if signed else ""
     if pd.isna(low) or pd.isna(high):
-        return f"{estimate:{form}} (–)"
+        return f"{estimate:{sign}.3f} {NO_ENDS}"
+    forms = [f"{sign}.{digits}f" for digits in DIGITS]
+    form = next((form for form in forms if f"{low:{form}}" != f"{high:{form}}"), forms[-1])
     return f"{estimate:{form}} ({low:{form}}{' to ' if signed else '–'}{high:{form}})"
 
 
@@ -99,7 +109,7 @@ def as_table(
     `x` with `x_low` and `x_high`, and `estimate` with `low` and `high`, become one cell: value
     (interval); with `x_sd` also its spread, in a line below: ± sd. Counts get separators, shares
     per cent, p values their usual form; names of metrics their titles, in the head and in the
-    cells.
+    cells. Where a value has no interval, the caption says why.
 
     Args:
         across: a column whose values become columns of their own, which hold `estimate`.
@@ -147,8 +157,11 @@ def as_table(
         first = cells.columns[0]
         cells[first] = [named.get(name) or title_of(name) for name in cells[first]]
     cells = cells.rename(columns=titled).rename_axis(columns=None).reset_index(drop=True)
-    long = [name for name in cells if max(map(len, cells[name]), default=0) > LONG]
+    if any(NO_ENDS in cell for name in cells for cell in cells[name]):
+        lacking = f"{NO_ENDS}: no interval, because {NO_INTERVAL}"
+        caption = lacking if caption is None else f"{caption}. {lacking}"
     in_two_lines = [titled[name] for name in spreads if name in titled]
+    long = [name for name in cells if max(map(len, cells[name]), default=0) > LONG]
     styler = cells.style.hide(axis="index").set_properties(long, **{"white-space": "normal"})
     styler = styler.set_properties(in_two_lines, **{"white-space": "pre"})
     return styler if caption is None else styler.set_caption(caption)
