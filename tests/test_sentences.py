@@ -89,6 +89,10 @@ def test_the_recommendation_is_computed_from_the_comparison():
 
 
 def test_what_is_not_known_is_not_said():
+    flat = GAPS.assign(low=np.nan, high=np.nan)
+    unknown = recommendation("E1", compared(), LEAKAGE, SHORTCUTS, flat)
+    assert "a gap of +0.200 (–). " in unknown
+    assert "include 0" not in unknown
     sentence = recommendation("E1", compared(center=np.nan), LEAKAGE, SHORTCUTS, GAPS.head(0))
     assert "other centers" not in sentence
     assert "gap" not in sentence
