@@ -9,7 +9,8 @@ from sklearn import metrics as sk
 
 from btxrd import CLASS_NAMES
 from btxrd.evaluation import classification_metrics
-from btxrd.evaluation.metrics import METRIC_NAMES, PER_CLASS, metric_table
+from btxrd.evaluation.metrics import METRIC_NAMES, PER_CLASS, metric_table, proportion_members
+from btxrd.predictions import labels, probabilities
 
 LABELS = range(3)
 EXACT = {"rel": 1e-12, "abs": 1e-12, "nan_ok": True}
@@ -188,3 +189,25 @@ def test_bad_weights_are_refused(weights, message):
 def test_what_are_no_predictions_is_refused(compute):
     with pytest.raises(ValueError, match="not the logits"):
         compute([0], [[2.0, -1.0, 0.0]])
+
+
+def test_a_proportion_is_of_its_members_alone(predicted):
+    """The other images do not change it; of its members it counts some, each once."""
+    frame = predicted((30, 20, 10), skill=1.0)
+    y, p = labels(frame), probabilities(frame)
+    whole = classification_metrics(y, p)
+    flat = whole | {
+        f"{metric}/{name}": own
+        for name, c in whole["per_class"].items()
+        for metric, own in c.items()
+    }
+    members = proportion_members(y, p)
+    assert len(members) == 2 + 3 * 4
+    for name, chosen in members.items():
+        once = chosen[None].astype(float)
+        assert metric_table(y, p, once)[name] == flat[name], name
+        hits = flat[name] * chosen.sum()
+        assert hits == pytest.approx(round(hits)), name
+        # One member less changes the share.
+        less = np.where(np.arange(len(y)) == chosen.argmax(), 0.0, once)
+        assert metric_table(y, p, less)[name] != flat[name], name

@@ -56,17 +56,25 @@ def test_intervals_are_those_of_a_plain_loop(val, test, korn_graubard):
     values = []
     for weight in bootstrap.weights(test["label"], test["group"])[1:]:
         (tn, fp), (fn, tp) = confusion_matrix(truth, called, sample_weight=weight)
-        sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
-        bayes = 0.1 * sensitivity / (0.1 * sensitivity + 0.9 * (1 - specificity))
-        values.append((sensitivity, specificity, tp / (tp + fp), tn / (tn + fn), bayes))
-    *shares, bayes = np.transpose(values)
+        values.append((tp / (tp + fn), tn / (tn + fp), tp / (tp + fp), tn / (tn + fn)))
     members = {"sensitivity": truth, "specificity": ~truth, "ppv": called, "npv": ~called}
-    for (name, chosen), replicates in zip(members.items(), shares, strict=True):
+    for (name, chosen), replicates in zip(members.items(), np.transpose(values), strict=True):
         size = chosen.sum(), test["group"][chosen].nunique()
         expected = korn_graubard(replicates, point[name], *size, 0.9)
         assert (point[f"{name}_low"], point[f"{name}_high"]) == pytest.approx(expected, rel=1e-9)
-    found = point[["ppv@0.1_low", "ppv@0.1_high"]].astype(float)
-    np.testing.assert_allclose(found, np.percentile(bayes, [5, 95]), rtol=1e-12)
+    for end in ("", "_low", "_high"):
+        sensitivity, specificity = point[f"sensitivity{end}"], point[f"specificity{end}"]
+        bayes = 0.1 * sensitivity / (0.1 * sensitivity + 0.9 * (1 - specificity))
+        assert point[f"ppv@0.1{end}"] == pytest.approx(bayes)
+
+
+def test_where_none_is_missed_the_npv_is_not_certain(predicted):
+    val, test = (predicted((20, 20, 5), n, skill=99, part=p) for n, p in enumerate(("val", "test")))
+    point = operating_points(val, test, FEW, [0.9], [0.01]).loc[0]
+    assert point["npv@0.01"] == point["npv@0.01_high"] == 1
+    # 5 images of 3 studies: 0.29 of the malignant ones may be all that are found.
+    assert point["sensitivity_low"] == pytest.approx(0.025 ** (1 / 3))
+    assert 0.98 < point["npv@0.01_low"] < 0.995
 
 
 def test_the_threshold_is_drawn_anew_as_in_a_plain_loop(val, test, korn_graubard):

@@ -136,6 +136,10 @@ def test_what_is_not_known_is_not_said():
     facts = LEAKAGE, SHORTCUTS, GAPS.head(0)
     sentence = recommendation("E1", "stratified", compared(center=np.nan), *facts)
     assert "in other centers" not in sentence
+    flat = GAPS.assign(low=np.nan, high=np.nan)
+    unknown = recommendation("E1", "stratified", compared(), LEAKAGE, SHORTCUTS, flat)
+    assert "a gap of +0.200 (–). " in unknown
+    assert "include 0" not in unknown
     assert "gap" not in sentence
     refused = GAPS.assign(metric=None, difference=np.nan, low=np.nan, high=np.nan, note="lr")
     assert "gap" not in recommendation("E1", "stratified", compared(), LEAKAGE, SHORTCUTS, refused)

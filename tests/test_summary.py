@@ -8,6 +8,7 @@ import pytest
 
 from btxrd.evaluation import Bootstrap, bootstrap_metrics, classification_metrics, evaluate
 from btxrd.evaluation.calibration import calibration_summary
+from btxrd.evaluation.intervals import NO_INTERVAL
 from btxrd.evaluation.metrics import PER_CLASS
 from btxrd.evaluation.operating_points import operating_points
 from btxrd.evaluation.summary import FEW as FEW_IMAGES
@@ -85,6 +86,17 @@ def test_the_summary_is_plain_json_of_metrics_and_intervals(predictions):
         assert found.index.tolist() == expected.index.tolist()
         assert summary[part].pop("groups") == frame["group"].nunique()
         assert summary[part] == classification_metrics(y, p)
+
+
+def test_what_has_no_interval_is_noted(predicted):
+    perfect = pd.concat([predicted(seed=1, part="val"), predicted(seed=2, skill=99)])
+    summary = summarise(perfect, FEW)
+    note = summary["test"]["notes"][-1]
+    assert note.startswith("No interval of balanced_accuracy, macro_f1, quadratic_kappa, ")
+    assert "auc/Malignant" in note
+    assert "accuracy," not in note.removeprefix("No interval of balanced_accuracy,")
+    assert note.endswith(f": {NO_INTERVAL}.")
+    assert summary["val"]["notes"] == []
 
 
 def test_the_table_holds_every_headline_and_every_class(predictions):

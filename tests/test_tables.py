@@ -37,6 +37,7 @@ def cells(*args, **options):
         ((0.8124, 0.76, 0.861), {}, "0.812 (0.760–0.861)"),
         ((-0.1, -0.2, 0.0), {"signed": True}, "-0.100 (-0.200 to +0.000)"),
         ((0.5, NAN, 0.7), {"signed": True}, "+0.500 (–)"),
+        ((1.0, 0.99991, 1.0), {}, "1.0000 (0.9999–1.0000)"),
         ((NAN, NAN, NAN), {}, "–"),
     ],
 )
@@ -152,6 +153,14 @@ def test_the_page_has_a_caption_and_no_index():
     assert "row_heading" not in html
     long = pd.DataFrame({"what": ["a remark " * 9], "n": [1]})
     assert as_table(long).to_html().count("white-space: normal") == 1
+
+
+def test_the_caption_says_why_a_value_has_no_interval():
+    frame = LONG.assign(low=NAN)
+    for caption, begins in ((None, "(–): no interval"), ("Test", "Test. (–): no interval")):
+        assert as_table(frame, caption=caption).caption.startswith(begins)
+    assert as_table(LONG).caption is None
+    assert as_table(LONG.assign(estimate=NAN)).caption is None
 
 
 def test_a_frame_without_rows_is_a_head():

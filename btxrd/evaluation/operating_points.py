@@ -7,6 +7,7 @@ decision curve shows at which thresholds calling so does more good than harm.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,12 @@ def operating_points(
     is this very threshold? In the second each replicate also draws val and chooses the threshold
     anew: how good is a threshold chosen in this way? It is never the narrower. The folds of a
     pool draw their val apart, though an image may be in the val of one and the test of another;
-    that errs on the wide side. PPV and NPV at another prevalence follow by Bayes' theorem (Altman
-    and Bland 1994), which assumes that sensitivity and specificity do not change with it.
+    that errs on the wide side.
+
+    PPV and NPV at another prevalence follow by Bayes' theorem (Altman and Bland 1994), which
+    assumes that sensitivity and specificity do not change with it. Their ends are those that
+    follow from both low ends and from both high ends, which errs on the wide side, and has a width
+    where no tumour is missed.
 
     Args:
         targets: wanted sensitivities for malignant, above 0 and up to 1.
@@ -147,20 +152,26 @@ def _figures(
 ) -> dict[str, Any]:
     """Return what is estimated on test, with its ends; `called` and `weights` are (1 + R, n)."""
     malignant, positive = labels(test) == MALIGNANT, called[0]
+    # Of which images each is the share that is called right.
     members = {"sensitivity": malignant, "specificity": ~malignant}
     members |= {"ppv": positive, "npv": ~positive}
-    samples = {name: Sample.of(images, test["group"]) for name, images in members.items()}
     figures = {}
-    for name, values in _values(malignant, positive, weights, prevalences).items():
-        figures |= bootstrap.columns(name, values, f"{name}_", samples.get(name))
+    for name, images in members.items():
+        own, sample = weights[:, images], Sample.of(images, test["group"])
+        right = called[:, images] == malignant[images]
+        fixed = ratio(own @ right[0], own.sum(axis=1))
+        figures |= bootstrap.columns(name, fixed, f"{name}_", sample)
         if name in ("sensitivity", "specificity"):
-            images = members[name]
-            right = called[:, images] == malignant[images]
-            hits = np.einsum("rn,rn->r", weights[:, images], right)
-            anew = ratio(hits, weights[:, images].sum(axis=1))
-            _, low, high = bootstrap.proportion(anew, samples[name])
+            anew = ratio(np.einsum("rn,rn->r", own, right), own.sum(axis=1))
+            _, low, high = bootstrap.proportion(anew, sample)
             figures[f"{name}_low_anew"] = np.fmin(low, figures[f"{name}_low"])
             figures[f"{name}_high_anew"] = np.fmax(high, figures[f"{name}_high"])
+    for share, end in product(prevalences, ("", "_low", "_high")):
+        sensitivity, specificity = figures[f"sensitivity{end}"], figures[f"specificity{end}"]
+        found, missed = sensitivity * share, (1 - sensitivity) * share
+        alarmed, cleared = (1 - specificity) * (1 - share), specificity * (1 - share)
+        figures[f"ppv@{share:g}{end}"] = ratio(found, found + alarmed)[()]
+        figures[f"npv@{share:g}{end}"] = ratio(cleared, missed + cleared)[()]
     return figures
 
 
@@ -170,26 +181,6 @@ def _refuse_outside(values: ArrayLike, name: str, closed: bool = False) -> None:
     if wrong.any():
         limit = "above 0 and at most 1" if closed else "above 0 and below 1"
         raise ValueError(f"{name} must lie {limit}, found {array[wrong][0]}")
-
-
-def _values(
-    malignant: NDArray[np.bool_],
-    called: NDArray[np.bool_],
-    weights: Floats,
-    prevalences: Sequence[float],
-) -> dict[str, Floats]:
-    """Value name → (1 + R,), for each of (1 + R, n) weights."""
-    cells = (malignant & called, malignant & ~called, ~malignant & called, ~malignant & ~called)
-    hits, misses, alarms, rejections = (weights @ cell for cell in cells)
-    sensitivity, specificity = ratio(hits, hits + misses), ratio(rejections, alarms + rejections)
-    values = {"sensitivity": sensitivity, "specificity": specificity}
-    values |= {"ppv": ratio(hits, hits + alarms), "npv": ratio(rejections, misses + rejections)}
-    for share in prevalences:
-        found, missed = sensitivity * share, (1 - sensitivity) * share
-        alarmed, cleared = (1 - specificity) * (1 - share), specificity * (1 - share)
-        values[f"ppv@{share:g}"] = ratio(found, found + alarmed)
-        values[f"npv@{share:g}"] = ratio(cleared, missed + cleared)
-    return values
 
 
 def decision_curve(test: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
