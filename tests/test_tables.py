@@ -195,7 +195,7 @@ def test_the_tables_of_a_run_are_laid_out(predicted):
 def test_every_published_result_says_how_it_came_about_and_what_differs():
     published = pd.read_csv(project_path(PUBLISHED_FILE), dtype={"n": "Int64"})
     assert published.columns[-1] == "what_differs"
-    said = published[["source", "network", "protocol", "leak", "what_differs"]]
+    said = published[["source", "protocol", "leak", "what_differs"]]
     assert said.notna().all(axis=None)
     figures = published.select_dtypes("float")
     assert (figures.isna() | ((figures > 0) & (figures < 1))).all(axis=None)
@@ -206,6 +206,6 @@ def test_every_published_result_says_how_it_came_about_and_what_differs():
         assert published[metric][given].between(low[given], high[given]).all()
     head, *rows = cells(published)
     assert head[-1] == "What differs"
-    written = {row[head.index("Network")]: row[head.index("Malignant sensitivity")] for row in rows}
-    assert written["DenseNet-121"] == "0.633 (0.490–0.776)"
-    assert written["YOLO"] == "0.703 (–)"
+    written = {row[head.index("Source")]: row[head.index("Malignant sensitivity")] for row in rows}
+    assert written["OsteoNeuralNetwork, DenseNet-121"] == "0.633 (0.490–0.776)"
+    assert written["AugYolo, YOLO"] == "0.703 (–)"

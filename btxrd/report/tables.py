@@ -162,7 +162,8 @@ def as_table(
         caption = lacking if caption is None else f"{caption}. {lacking}"
     in_two_lines = [titled[name] for name in spreads if name in titled]
     long = [name for name in cells if max(map(len, cells[name]), default=0) > LONG]
-    styler = cells.style.hide(axis="index").set_properties(long, **{"white-space": "normal"})
+    wrapped = {"white-space": "normal", "min-width": "6rem"}
+    styler = cells.style.hide(axis="index").set_properties(long, **wrapped)
     styler = styler.set_properties(in_two_lines, **{"white-space": "pre"})
     return styler if caption is None else styler.set_caption(caption)
 
