@@ -36,7 +36,7 @@ __all__ = [
 
 Strategy = Literal["stratified", "center", "grouped", "random"]
 CamMethod = Literal["gradcam", "hirescam", "gradcam++", "eigencam"]
-PROBE_C = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
+PROBE_C = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1, 1.0)
 """The inverse penalties that a probe's logistic regression tries."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
