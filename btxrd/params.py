@@ -42,7 +42,7 @@ Strategy = Literal["stratified", "center", "grouped", "random", "grouped_cv", "c
 FOLDS: dict[str, tuple[int, ...]] = {"grouped_cv": (1, 2, 3, 4, 5), "center_cv": (1, 2, 3)}
 """The strategies of several folds, and their numbers; in `center_cv` those of the test centers."""
 CamMethod = Literal["gradcam", "hirescam", "gradcam++", "eigencam"]
-PROBE_C = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
+PROBE_C = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1, 1.0)
 """The inverse penalties that a probe's logistic regression tries."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]

@@ -40,6 +40,9 @@ PACKAGES = ("torch", "timm")
 
 MOST_ITERATIONS = 1000
 
+Head = tuple[torch.Tensor, torch.Tensor]
+"""Weight (C, D) and bias (C,) of a linear layer, float32."""
+
 
 def open_features(
     network: BTXRDClassifier,
@@ -185,10 +188,6 @@ def fit_head(
     return fit
 
 
-Head = tuple[torch.Tensor, torch.Tensor]
-"""Weight (C, D) and bias (C,) of a linear layer, float32."""
-
-
 def _fit_all(
     network: BTXRDClassifier,
     features: Mapping[str, np.ndarray],
@@ -206,16 +205,14 @@ def _fit_all(
     )
     rows: list[dict[str, float]] = []
     seconds: list[float] = []
-    best: Head | None = None
+    heads: list[Head] = []
     for c in PROBE_C:
         started = time.perf_counter()
         regression.set_params(C=c).fit(standardised, labels["train"])
-        head = _folded(regression, scaler)
+        heads.append(_folded(regression, scaler))
         row = {"C": c}
         for part, weights in {"train": class_weights, "val": None}.items():
-            row |= _scores(part, head, features[part], labels[part], weights)
-        if all(row["val_loss"] < other["val_loss"] for other in rows):
-            best = head
+            row |= _scores(part, heads[-1], features[part], labels[part], weights)
         rows.append(row)
         seconds.append(time.perf_counter() - started)
         history = pd.DataFrame(rows)
@@ -223,7 +220,7 @@ def _fit_all(
         write_csv(run.run_dir / "seconds.csv", history[["C"]].assign(seconds=seconds))
         for callback in on_step:
             callback(row | {"seconds": seconds[-1]})
-    return Fit(history, np.array(seconds)), best
+    return Fit(history, np.array(seconds)), heads[history["val_loss"].idxmin()]
 
 
 def _folded(regression: LogisticRegression, scaler: StandardScaler) -> Head:
