@@ -67,7 +67,7 @@ def study(tmp_path):
 def test_a_run_whose_network_has_no_maps_has_no_iou(study):
     folder = study / "runs" / "tied_on_val" / "stratified" / "seed-42"
     write_csv(folder / "gradcam.csv", pd.DataFrame({"label": [0, 1], "iou_chance": [np.nan, 0.1]}))
-    row = compared(study).set_index("Experiment ID").loc["tied_on_val"]
+    row = compare(study).loc["tied_on_val"]
     assert np.isnan(row["Stratified Grad-CAM Mean IoU"])
     assert row["Stratified Accuracy"] == 0.65
 
