@@ -19,7 +19,6 @@ from pydantic import (
 from btxrd.files import digest, project_path, read_yaml
 
 __all__ = [
-    "PROBE_C",
     "CompareParams",
     "DataParams",
     "EdaParams",
@@ -36,8 +35,6 @@ __all__ = [
 
 Strategy = Literal["stratified", "center", "grouped", "random"]
 CamMethod = Literal["gradcam", "hirescam", "gradcam++", "eigencam"]
-PROBE_C = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1, 1.0)
-"""The inverse penalties that a probe's logistic regression tries."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Prevalences = list[Annotated[float, Field(gt=0, lt=1)]]
@@ -141,7 +138,12 @@ class TrainingParams(_Section):
 
     mode: Literal["finetune", "probe"] = "finetune"
     """`probe`: the network stays as it is, and a linear head is fitted on its features. Of the
-    other parameters only `batch_size`, `workers` and `device` count then."""
+    other parameters only `C`, `batch_size` and `device` count then."""
+    C: list[Annotated[float, Field(gt=0)]] = Field(
+        default=[1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0],
+        min_length=1,
+    )
+    """Inverse penalties that a probe tries."""
     epochs: int = Field(default=50, ge=1)
     batch_size: int = Field(default=32, ge=2)
     lr: float = Field(default=3e-4, gt=0)
@@ -162,11 +164,11 @@ class TrainingParams(_Section):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_default_mode(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the mode that runs had before there were others: they are still the same."""
+    def _as_before_probes(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out of other runs what came with probes: they are still the same runs."""
         values = dump(self)
-        if values.get("mode") == "finetune":
-            del values["mode"]
+        if self.mode == "finetune":
+            values = {key: value for key, value in values.items() if key not in ("mode", "C")}
         return values
 
     @property
@@ -177,7 +179,7 @@ class TrainingParams(_Section):
     @property
     def steps(self) -> int:
         """The most rows that the history can have."""
-        return len(PROBE_C) if self.mode == "probe" else self.epochs
+        return len(self.C) if self.mode == "probe" else self.epochs
 
 
 class RunParams(_Section):

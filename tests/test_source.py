@@ -18,6 +18,7 @@ STALE = {
     "data": "12345",
     "models": "35",
     "training": "3",
+    "probe": "3",
     "predictions": "3456",
     "evaluation": "1456",
     "report": "126",
@@ -86,7 +87,7 @@ def test_comments_and_docstrings_make_nothing_stale(clone, stale):
 
 @pytest.mark.parametrize(
     ("package", "stages"),
-    [("torch", "35"), ("scikit-learn", "12456"), ("pillow", "1235"), ("albumentations", "3")],
+    [("torch", "35"), ("scikit-learn", "123456"), ("pillow", "1235"), ("albumentations", "3")],
 )
 def test_another_version_of_a_package_makes_its_stages_stale(stale, monkeypatch, package, stages):
     versions = source.package_versions() | {package: "0.0"}
