@@ -22,7 +22,6 @@ from btxrd.files import digest, project_path, read_yaml
 
 __all__ = [
     "FOLDS",
-    "PROBE_C",
     "CompareParams",
     "DataParams",
     "EdaParams",
@@ -42,8 +41,6 @@ Strategy = Literal["stratified", "center", "grouped", "random", "grouped_cv", "c
 FOLDS: dict[str, tuple[int, ...]] = {"grouped_cv": (1, 2, 3, 4, 5), "center_cv": (1, 2, 3)}
 """The strategies of several folds, and their numbers; in `center_cv` those of the test centers."""
 CamMethod = Literal["gradcam", "hirescam", "gradcam++", "eigencam"]
-PROBE_C = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1, 1.0)
-"""The inverse penalties that a probe's logistic regression tries."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Prevalences = list[Annotated[float, Field(gt=0, lt=1)]]
@@ -147,7 +144,12 @@ class TrainingParams(_Section):
 
     mode: Literal["finetune", "probe"] = "finetune"
     """`probe`: the network stays as it is, and a linear head is fitted on its features. Of the
-    other parameters only `batch_size`, `workers` and `device` count then."""
+    other parameters only `C`, `batch_size` and `device` count then."""
+    C: list[Annotated[float, Field(gt=0)]] = Field(
+        default=[1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0],
+        min_length=1,
+    )
+    """Inverse penalties that a probe tries."""
     epochs: int = Field(default=50, ge=1)
     batch_size: int = Field(default=32, ge=2)
     lr: float = Field(default=3e-4, gt=0)
@@ -168,11 +170,11 @@ class TrainingParams(_Section):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_default_mode(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the mode that runs had before there were others: they are still the same."""
+    def _as_before_probes(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out of other runs what came with probes: they are still the same runs."""
         values = dump(self)
-        if values.get("mode") == "finetune":
-            del values["mode"]
+        if self.mode == "finetune":
+            values = {key: value for key, value in values.items() if key not in ("mode", "C")}
         return values
 
     @property
@@ -183,7 +185,7 @@ class TrainingParams(_Section):
     @property
     def steps(self) -> int:
         """The most rows that the history can have."""
-        return len(PROBE_C) if self.mode == "probe" else self.epochs
+        return len(self.C) if self.mode == "probe" else self.epochs
 
 
 class ResultParams(_Section):

@@ -25,7 +25,7 @@ from btxrd.files import atomic_path, clear_scratch, digest, project_path, write_
 from btxrd.models import BTXRDClassifier, load_checkpoint, save_checkpoint
 from btxrd.models.inference import head_inputs, linear_head
 from btxrd.models.weights import body_digest
-from btxrd.params import PROBE_C, RunParams
+from btxrd.params import RunParams
 from btxrd.session import check_stop
 from btxrd.stages import FEATURES_FILE
 from btxrd.training import EpochMetrics, Fit, memory_advice
@@ -161,8 +161,8 @@ def fit_head(
 ) -> Fit:
     """Fit a network's linear head on its features and write the checkpoint of the best one.
 
-    A multinomial logistic regression on standardised features for each penalty of
-    `btxrd.params.PROBE_C`; standardisation is folded into the head. The one with the least
+    A multinomial logistic regression on standardised features for each inverse penalty of
+    `run.training.C`; standardisation is folded into the head. The one with the least
     validation loss is kept, in the network and in `model.pt`. Writes `history.csv` and
     `seconds.csv` to `run.run_dir` after each. A folder with the same probe, complete, is left as
     it is. There is no chance in it: the seed changes nothing.
@@ -206,7 +206,7 @@ def _fit_all(
     rows: list[dict[str, float]] = []
     seconds: list[float] = []
     heads: list[Head] = []
-    for c in PROBE_C:
+    for c in run.training.C:
         started = time.perf_counter()
         regression.set_params(C=c).fit(standardised, labels["train"])
         heads.append(_folded(regression, scaler))

@@ -204,6 +204,7 @@ def test_every_parameter_that_changes_numbers_changes_the_fingerprint():
         {"training": {"lr": 1e-3}},
         {"training": {"cam_weight": 0.5}},
         {"training": {"mode": "probe"}},
+        {"training": {"mode": "probe", "C": [1]}},
     ):
         other = RunParams.parse({"experiment": "x", **change}, "test")
         assert other.fingerprint() != run.fingerprint()
@@ -215,10 +216,12 @@ def test_every_parameter_that_changes_numbers_changes_the_fingerprint():
 
 def test_a_run_without_a_mode_is_what_it_was_before_there_were_modes():
     run = RunParams.parse({"experiment": "x", "training": {"mode": "finetune"}}, "test")
-    assert "mode" not in run.model_dump()["training"]
+    assert not {"mode", "C"} & run.model_dump()["training"].keys()
     assert run.fingerprint() == "7c91f5592b484751"
     probe = RunParams.parse({"experiment": "x", "training": {"mode": "probe"}}, "test")
     assert RunParams.parse(probe.model_dump(), "test") == probe
+    other = RunParams.parse({"experiment": "x", "training": {"mode": "probe", "C": [1]}}, "test")
+    assert other.fingerprint() != probe.fingerprint()
 
 
 def test_a_study_that_names_something_twice_is_refused():

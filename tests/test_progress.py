@@ -11,7 +11,7 @@ from rich.console import Console
 
 from btxrd.cli import main
 from btxrd.files import write_csv, write_json
-from btxrd.params import PROBE_C, StudyParams
+from btxrd.params import StudyParams
 from btxrd.stages import FEATURES_FILE, LOCK_FILE, RUN_FILE, STUDY_FILE
 from btxrd.study.progress import MOST_LINES, StudyProgress, run_state, seconds_left, study_status
 
@@ -50,8 +50,9 @@ def test_a_runs_state_is_in_its_files(training):
 
 
 def test_a_probe_goes_by_its_penalties(training):
-    probe = training.model_copy(update={"overrides": {"training": {"mode": "probe"}}})
-    assert str(run_state(probe.runs()[0])) == f"training, C 2/{len(PROBE_C)}, val loss 0.500"
+    penalties = {"mode": "probe", "C": [0.01, 0.1, 1]}
+    probe = training.model_copy(update={"overrides": {"training": penalties}})
+    assert str(run_state(probe.runs()[0])) == "training, C 2/3, val loss 0.500"
 
 
 def test_a_probe_says_how_far_its_features_are_and_counts_them_once(study):

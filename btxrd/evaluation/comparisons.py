@@ -46,6 +46,7 @@ EXPERIMENT_KEYS = (
     "training.batch_size",
     "training.cam_weight",
     "training.mode",
+    "training.C",
 )
 """The parameters in which two experiments of the grid may differ and still be compared."""
 
