@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -336,6 +337,24 @@ def test_a_forked_kernel_has_its_own_environment_and_threads(own_notebook, tmp_p
         f"open({str(tmp_path / 'parent')!r}, 'w').write(str(os.getppid()))"
     )
     assert parent_of_kernel(tmp_path, kernel_environment(2, "mine")) > 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's variables")
+def test_a_kernel_keeps_the_memory_that_it_frees(own_notebook, tmp_path, monkeypatch):
+    """What it takes a second time costs no page faults, also where it is 128 MB."""
+    own_notebook(
+        "import resource\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    b'x' * 2**27\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "faults()\n"
+        "assert faults() < 1000\n"
+        f"open({str(tmp_path / 'parent')!r}, 'w').write('1')"
+    )
+    started_anew = [("btxrd/new.py", 2)]
+    monkeypatch.setattr(warm, "code_stamp", lambda: started_anew)
+    assert parent_of_kernel(tmp_path, kernel_environment(1, "mine")) == 1
 
 
 def test_kernels_end_with_the_process_that_forked_them(own_notebook, tmp_path):
