@@ -159,6 +159,8 @@ def test_the_caption_says_why_a_value_has_no_interval():
     frame = LONG.assign(low=NAN)
     for caption, begins in ((None, "(–): no interval"), ("Test", "Test. (–): no interval")):
         assert as_table(frame, caption=caption).caption.startswith(begins)
+    own = as_table(frame, no_interval="the source gives none")
+    assert own.caption == "(–): no interval, because the source gives none"
     assert as_table(LONG).caption is None
     assert as_table(LONG.assign(estimate=NAN)).caption is None
 

@@ -103,6 +103,7 @@ def as_table(
     signed: bool = False,
     missing: str = "–",
     caption: str | None = None,
+    no_interval: str = NO_INTERVAL,
 ) -> Styler:
     """Lay a frame out for reading, without its index.
 
@@ -117,6 +118,7 @@ def as_table(
         titles: of columns or values, before `TITLES`.
         signed: write values with their sign.
         missing: what stands for NaN.
+        no_interval: why a value has none.
 
     >>> frame = pd.DataFrame({"metric": ["macro_auc", "accuracy"], "estimate": [0.8, 0.7],
     ...                       "low": [0.7, 0.6], "high": [0.9, 0.8], "n": [1200, 1200]})
@@ -158,7 +160,7 @@ def as_table(
         cells[first] = [named.get(name) or title_of(name) for name in cells[first]]
     cells = cells.rename(columns=titled).rename_axis(columns=None).reset_index(drop=True)
     if any(NO_ENDS in cell for name in cells for cell in cells[name]):
-        lacking = f"{NO_ENDS}: no interval, because {NO_INTERVAL}"
+        lacking = f"{NO_ENDS}: no interval, because {no_interval}"
         caption = lacking if caption is None else f"{caption}. {lacking}"
     in_two_lines = [titled[name] for name in spreads if name in titled]
     long = [name for name in cells if max(map(len, cells[name]), default=0) > LONG]
