@@ -1,20 +1,28 @@
-"""Grad-CAM in batches, against the library's own way, image by image, in the same run.
+"""Grad-CAM, its network and its best threshold, each against the usual way in the same run.
 
 Run with `OMP_NUM_THREADS=2 pytest tests/benchmarks/test_bench_gradcam.py -s -o addopts=`.
 
-Both ways take the same images, network and classes, on the CPU, and give maps of the same size.
-The time is wall-clock time of the best round: others on the machine can only slow one.
+Both ways of Grad-CAM, in batches and the library's own, image by image, take the same images,
+network and classes, on the CPU, and give maps of the same size. Its time is wall-clock time of the
+best round: others on the machine can only slow one.
 """
 
 import time
 
+import cv2
 import numpy as np
+import pytest
 import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-from btxrd.evaluation.gradcam import class_activation_maps
-from btxrd.evaluation.localisation import normalise_maps
+from btxrd.evaluation.gradcam import class_activation_maps, fold_norms
+from btxrd.evaluation.localisation import (
+    THRESHOLDS,
+    best_threshold,
+    cam_mask_iou,
+    normalise_maps,
+)
 from btxrd.models import BTXRDClassifier, to_input
 
 IMAGES, SIDE, ROUNDS = 32, 224, 5
@@ -56,3 +64,40 @@ def test_batches_are_three_times_as_fast_as_one_by_one(benchmark):
     print(f"\n{benchmark.name}: {benchmark.extra_info}")
     np.testing.assert_allclose(normalise_maps(maps), expected, atol=0.02)
     assert ratio >= 3
+
+
+@pytest.mark.benchmark(timer=time.process_time)
+@pytest.mark.parametrize(("backbone", "least"), [("efficientnet_b0", 1.2), ("resnet50", 1.05)])
+def test_folded_norms_cost_nothing(benchmark, backbone, least):
+    """An EfficientNet has more norms for what it computes."""
+    torch.manual_seed(0)
+    model = BTXRDClassifier(backbone, pretrained=False).eval()
+    images = torch.randn(16, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        naive = []
+        for _ in range(ROUNDS):
+            start = time.process_time()
+            model(images)
+            naive.append(time.process_time() - start)
+        benchmark.pedantic(fold_norms(model), (images,), rounds=ROUNDS, warmup_rounds=1)
+    benchmark.extra_info["ratio"] = ratio = round(min(naive) / benchmark.stats.stats.min, 2)
+    print(f"\n{benchmark.name}: {benchmark.extra_info}")
+    assert ratio >= least
+
+
+@pytest.mark.benchmark(timer=time.process_time)
+def test_the_best_threshold_takes_less_than_half_of_trying_each(benchmark):
+    """All thresholds are counted in one look at each map, not by an IoU for each."""
+    rng = np.random.default_rng(0)
+    coarse = rng.random((100, 7, 7), dtype=np.float32)
+    maps = np.stack([cv2.resize(one, (SIDE, SIDE)) for one in coarse])
+    masks = np.zeros(maps.shape, np.uint8)
+    masks[:, 60:100, 80:150] = 1
+    start = time.process_time()
+    overlaps = [cam_mask_iou(maps, masks, threshold).mean() for threshold in THRESHOLDS]
+    naive = time.process_time() - start
+    found = benchmark.pedantic(best_threshold, (maps, masks), rounds=5, warmup_rounds=1)
+    benchmark.extra_info["ratio"] = ratio = round(naive / benchmark.stats.stats.min, 1)
+    print(f"\n{benchmark.name}: {benchmark.extra_info}")
+    assert found == THRESHOLDS[np.argmax(overlaps)]
+    assert ratio >= 2
