@@ -1,6 +1,7 @@
 """The `btxrd` command."""
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -119,6 +120,31 @@ def demo(jobs: int | None, threads: int | None) -> None:
     from btxrd.study.cluster import available_cores
 
     _run(project_path("params/demo.yaml"), jobs=jobs or available_cores(), threads=threads)
+
+
+@main.command()
+def parameters() -> None:
+    """List every parameter of experiments, studies and notebooks, with its meaning."""
+    from btxrd import params
+
+    sections = {
+        "An experiment's file, and notebook 03": params.RunParams,
+        "  model": params.ModelParams,
+        "  data": params.DataParams,
+        "  training": params.TrainingParams,
+        "A study's file": params.StudyParams,
+        "  phantom": params.PhantomParams,
+        "Notebook 01": params.EdaParams,
+        "Notebook 02": params.SplitsParams,
+        "Notebook 04": params.EvaluateParams,
+        "Notebook 05": params.GradcamParams,
+        "Notebook 06": params.CompareParams,
+    }
+    formatter = click.HelpFormatter(width=min(100, shutil.get_terminal_size().columns))
+    for title, section in sections.items():
+        with formatter.section(title):
+            formatter.write_dl(params.parameter_rows(section))
+    click.echo(formatter.getvalue(), nl=False)
 
 
 study_argument = click.argument(
