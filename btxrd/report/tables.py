@@ -242,10 +242,11 @@ def as_table(
         signed: write values with their sign.
         missing: what stands for NaN.
         no_interval: why a value has none.
-        best: a column of values → which of them is the best one. It is set bold; those whose
-            interval includes it are underlined. The caption says so, and that it is no test.
-        within: only rows that are equal in this column, or in this Series of the frame's index,
-            are compared; where it is NaN, none are. By default all are compared.
+        best: a column of values → which of them is the best one. It is set bold; underlined are
+            those that its interval includes or whose interval includes it. The caption says so,
+            and that it is no test.
+        within: compare only rows that are equal in this column, or in this Series of the frame's
+            index; none where it is NaN. By default all are compared.
 
     Raises:
         KeyError: `best` or `within` names a column that is not there.
@@ -265,6 +266,8 @@ def as_table(
         ends[value] = ("low", "high")
     spreads = {name: f"{name}_sd" for name in ends if f"{name}_sd" in frame}
     hidden = {end for pair in ends.values() for end in pair} | set(spreads.values())
+    if not isinstance(within, pd.Series):
+        within = pd.Series(0, frame.index) if within is None else frame[within]
     marks = _marks(frame, ends, best or {}, within)
     cells = pd.DataFrame(index=frame.index)
     for name in frame:
@@ -312,26 +315,29 @@ def _marks(
     frame: pd.DataFrame,
     ends: Mapping[str, tuple[str, str]],
     best: Mapping[str, str],
-    within: str | pd.Series | None,
+    within: pd.Series,
 ) -> pd.DataFrame:
     """Return a column each of `best`: how the values stand to the best that they compare with."""
     marks = pd.DataFrame("", index=frame.index, columns=list(best))
-    compared = frame.groupby([0] * len(frame) if within is None else within)
     for name, choice in best.items():
-        top = compared[name].transform(choice).where(compared[name].transform("count") > 1)
+        values = frame[name]
+        rivals = values.groupby(within)
+        top = rivals.transform(choice).where(rivals.transform("count") > 1)
         if name in ends:
             low, high = (frame[end] for end in ends[name])
-            marks.loc[(low <= top) & (top <= high), name] = "close"
-        marks.loc[frame[name] == top, name] = "best"
+            lowest = low.where(values == top).groupby(within).transform("min")
+            highest = high.where(values == top).groupby(within).transform("max")
+            close = top.between(low, high) | values.between(lowest, highest)
+            marks.loc[close, name] = "close"
+        marks.loc[values == top, name] = "best"
     return marks
 
 
-def _what_marks_mean(marks: pd.DataFrame, within: str | pd.Series | None) -> str:
-    column = within if isinstance(within, str) or within is None else within.name
-    of_each = "" if column is None else f" of each {title_of(column).lower()}"
-    near = "; underlined: its interval includes that, so they are not told apart here"
+def _what_marks_mean(marks: pd.DataFrame, within: pd.Series) -> str:
+    of_each = "" if within.name is None else f" of each {title_of(within.name).lower()}"
+    near = "; underlined: not told apart from it here, as one's interval includes the other"
     underlined = near if marks.isin(["close"]).any(axis=None) else ""
-    return f"Bold: the best estimate{of_each}{underlined}. This is no test"
+    return f"Bold: the best estimate{of_each}{underlined}. Neither is a test"
 
 
 def _text(value: Any, column: str, titles: Mapping[str, str], missing: str) -> str:
