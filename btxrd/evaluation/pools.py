@@ -32,8 +32,8 @@ def pool_runs(folders: Sequence[Path]) -> dict[str, Any]:
     Returns:
         Name of the file → its content: `predictions.csv` (a frame) and `training.json` (a dict:
         the parameters, in which `fold` is "pooled" and `seed` "ensemble" where there are several;
-        `runs`, how many, and `members`, the fold and seed of each; `device`, `seconds`). Of several folds of one seed that all have a
-        `gradcam.csv` also that, put together.
+        `runs`, how many, and `members`, the fold and seed of each; `device`, `seconds`). Of several
+        folds of one seed that all have a `gradcam.csv` also that, put together.
 
     Raises:
         FileNotFoundError: a run has no predictions.

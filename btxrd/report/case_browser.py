@@ -4,7 +4,6 @@ The page holds what is known of each case; its pictures are files beside the run
 which all of them share, and its heat maps are those that notebook 05 leaves in each run's folder.
 """
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,9 +18,9 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 
 from btxrd import CLASS_NAMES, RESEARCH_ONLY
-from btxrd.data import read_split
 from btxrd.data.cache import ImageCache
 from btxrd.data.release import Release
+from btxrd.data.splits import read_split
 from btxrd.data.table import SITE_COLUMNS, is_image_name
 from btxrd.evaluation.cases import case_table, relatives
 from btxrd.evaluation.subgroups import subgroup_attributes
@@ -59,7 +58,7 @@ FILTERS = {
     "age_band": "Age",
     "sex": "Sex",
     "confidence": "Highest probability",
-    "in_training": "Same study or duplicate",
+    "in_training": "Study in training",
 }
 """What cases are chosen by → the title; each is a column of categories."""
 
@@ -135,7 +134,9 @@ def write_cases(
         "folder": _relative(pictures, folder),
         "units": UNITS,
         "colours": np.rint(255 * colormaps[HEAT_MAP](np.arange(256))[:, :3]).astype(int).tolist(),
-        "heatmaps": [f"{place}/{HEATMAPS_FILE}" for place in _members(run, training, study, folder)],
+        "heatmaps": [
+            f"{place}/{HEATMAPS_FILE}" for place in _members(run, training, study, folder)
+        ],
     }
     page = {
         "title": training.get("name", run.name),
@@ -196,9 +197,7 @@ def _members(
     return [_relative(study / place.relative_to(root), folder) for place in places]
 
 
-def _described(
-    predictions: pd.DataFrame, release: Release, kin: pd.DataFrame
-) -> pd.DataFrame:
+def _described(predictions: pd.DataFrame, release: Release, kin: pd.DataFrame) -> pd.DataFrame:
     """Return all that the page says of each test image, in its order."""
     cases = case_table(predictions)
     index = release.cache.index.set_index("image_id")
@@ -217,11 +216,9 @@ def _described(
         lesion_outline(release.cache.masks[row]) if share > 0 else ""
         for row, share in zip(rows, area, strict=True)
     ]
-    found = {name: rows for name, rows in kin.groupby("image_id")}
+    found = dict(iter(kin.groupby("image_id")))
     trained = set(kin["image_id"][kin["part"].str.contains("train")])
-    cases["in_training"] = pd.Categorical(
-        np.where(cases["image_id"].isin(trained), "one in training", "none in training")
-    )
+    cases["in_training"] = pd.Categorical(np.where(cases["image_id"].isin(trained), "yes", "no"))
     columns = ["relative", "part", "distance"]
     cases["relatives"] = [
         found[name][columns].replace({np.nan: None}).to_numpy().tolist() if name in found else []
@@ -298,11 +295,11 @@ def lesion_outline(mask: NDArray[np.uint8]) -> str:
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     if not len(rows):
         return ""
-    part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    fine = cv2.resize(part, None, fx=FINER, fy=FINER, interpolation=cv2.INTER_NEAREST)
-    found, _ = cv2.findContours(fine, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    part = np.pad(255 * mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)
+    fine = cv2.resize(part, None, fx=FINER, fy=FINER, interpolation=cv2.INTER_LINEAR)
+    found, _ = cv2.findContours((fine > 127).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     scale = UNITS / (FINER * len(mask))
-    corner = np.array([columns[0], rows[0]]) * FINER
+    corner = np.array([columns[0] - 1, rows[0] - 1]) * FINER
     paths = []
     for contour in found:
         points = cv2.approxPolyDP(contour, FINER / 2, closed=True)[:, 0]
