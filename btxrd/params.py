@@ -49,6 +49,14 @@ ImageSize = Annotated[int, Field(ge=64, le=2048)]
 """Pixels. Below 64 the backbones' last feature maps have a single place: no activation map."""
 
 
+def _added(default: Any, **limits: Any) -> Any:
+    """Define a parameter that came after studies were made.
+
+    At its default it is left out of what is dumped, so that their runs are still the same runs.
+    """
+    return Field(default=default, exclude_if=lambda value: value == default, **limits)
+
+
 class ParameterError(ValueError):
     """A parameter is unknown, of the wrong type or impossible; the message names the key."""
 
@@ -123,6 +131,9 @@ class ModelParams(_Section):
     dropout: float = Field(default=0.2, ge=0, lt=1)
     attn_layer: str | None = None
     weights: str | None = None
+    flip_at_test: bool = _added(False)
+    """Whether the logits of validation, test and prediction are the mean of those of an image and
+    of its mirror image."""
 
 
 class DataParams(_Section):
@@ -137,6 +148,11 @@ class DataParams(_Section):
     dim_factor: float = Field(default=0.5, ge=0, le=1)
     shuffle_labels: bool = False
     """Control experiment: permute the training labels, so that nothing can be learnt."""
+    augmentation: Literal["none", "light", "standard", "strong"] = _added("standard")
+    """How far training images are changed: `light` is half of `standard`, `strong` twice that."""
+    source_jitter: bool = _added(False)
+    """Whether training images also change in what tells hospitals apart: their sharpness, their
+    borders and which of black and white is dense."""
 
 
 class TrainingParams(_Section):
@@ -160,6 +176,12 @@ class TrainingParams(_Section):
     cam_weight: float = Field(default=0.0, ge=0)
     """Weight of the loss that pulls class activation maps into the lesion masks; 0 is without."""
     patience: int = Field(default=15, ge=1)
+    ema: float = _added(0.0, ge=0, lt=1)
+    """Decay of the moving average of the weights that is validated and kept; 0 is without."""
+    layer_decay: float = _added(1.0, gt=0, le=1)
+    """What the learning rate is multiplied by from each layer to the one before it."""
+    sampling: Literal["shuffled", "balanced"] = _added("shuffled")
+    """`balanced`: an epoch has as many samples of each class, in the place of class weights."""
     workers: int = Field(default=0, ge=0)
     device: str = "auto"
 
@@ -176,6 +198,11 @@ class TrainingParams(_Section):
         if self.mode == "finetune":
             values = {key: value for key, value in values.items() if key not in ("mode", "C")}
         return values
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether the loss does; else each epoch has as many samples of each class."""
+        return self.mode == "probe" or self.sampling == "shuffled"
 
     @property
     def step(self) -> str:

@@ -99,6 +99,8 @@ def _stored(
     """Return the features of some samples, float32 (samples, D), memory-mapped."""
     places = [samples.rows.tolist(), samples.bright.tolist(), samples.dim_factor]
     made_by = [body_digest(network.model), network.normalization, *map(version, PACKAGES)]
+    if network.flip_at_test:
+        made_by.append("flip_at_test")
     key = digest([LAYOUT, samples.cache.key, places, made_by])
     folder = project_path(run.cache_dir)
     file, unfinished = folder / f"features-{key}.npy", folder / f"features-{key}.unfinished.npy"
