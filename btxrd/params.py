@@ -122,6 +122,9 @@ class ModelParams(_Section):
     pretrained: bool = True
     dropout: float = Field(default=0.2, ge=0, lt=1)
     attn_layer: str | None = None
+    attention: Literal["mask_guided"] | None = None
+    """`mask_guided`: the classifier also reads where an attention, taught by the lesion masks, sees
+    a lesion."""
     weights: str | None = None
 
 
@@ -143,13 +146,14 @@ class TrainingParams(_Section):
     """How the network is trained: which mode; the optimiser, its schedule and when to stop."""
 
     mode: Literal["finetune", "probe"] = "finetune"
-    """`probe`: the network stays as it is, and a linear head is fitted on its features. Of the
-    other parameters only `C`, `batch_size` and `device` count then."""
+    """`probe`: the network stays as it is, and its head is fitted on features that are computed
+    once. Of the other parameters only `batch_size` and `device` count then, and `C` for a linear
+    head; for one with attention all others do but `C` and `workers`."""
     C: list[Annotated[float, Field(gt=0)]] = Field(
         default=[1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0],
         min_length=1,
     )
-    """Inverse penalties that a probe tries."""
+    """Inverse penalties that a linear probe tries."""
     epochs: int = Field(default=50, ge=1)
     batch_size: int = Field(default=32, ge=2)
     lr: float = Field(default=3e-4, gt=0)
@@ -159,6 +163,8 @@ class TrainingParams(_Section):
     grad_clip: float = Field(default=1.0, gt=0)
     cam_weight: float = Field(default=0.0, ge=0)
     """Weight of the loss that pulls class activation maps into the lesion masks; 0 is without."""
+    attention_weight: float = Field(default=1.0, ge=0)
+    """Weight of the loss that teaches a `model.attention` the lesion masks."""
     patience: int = Field(default=15, ge=1)
     workers: int = Field(default=0, ge=0)
     device: str = "auto"
@@ -177,16 +183,6 @@ class TrainingParams(_Section):
             values = {key: value for key, value in values.items() if key not in ("mode", "C")}
         return values
 
-    @property
-    def step(self) -> str:
-        """What the history has a row of."""
-        return "C" if self.mode == "probe" else "epoch"
-
-    @property
-    def steps(self) -> int:
-        """The most rows that the history can have."""
-        return len(self.C) if self.mode == "probe" else self.epochs
-
 
 class ResultParams(_Section):
     """What predictions are of: a run, or a pool, that is, several runs put together."""
@@ -203,6 +199,40 @@ class ResultParams(_Section):
     model: ModelParams = ModelParams()
     data: DataParams = DataParams()
     training: TrainingParams = TrainingParams()
+
+    @model_validator(mode="after")
+    def _attention_has_its_own_loss(self) -> Self:
+        if self.model.attention and self.training.cam_weight:
+            raise ValueError(
+                f"model.attention: {self.model.attention} has a loss of its own, so "
+                "training.cam_weight must be 0"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before_attention(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out of other runs what came with attention: they are still the same runs."""
+        values = dump(self)
+        if self.model.attention is None:
+            values["model"].pop("attention")
+            values["training"].pop("attention_weight")
+        return values
+
+    @property
+    def step(self) -> Literal["C", "epoch"]:
+        """What the history has a row of: a linear probe tries penalties, all else has epochs."""
+        linear = self.training.mode == "probe" and self.model.attention is None
+        return "C" if linear else "epoch"
+
+    @property
+    def steps(self) -> int:
+        """The most rows that the history can have."""
+        return len(self.training.C) if self.step == "C" else self.training.epochs
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether the lesion masks teach the network, so that training batches must hold them."""
+        return self.model.attention is not None or self.training.cam_weight > 0
 
     @property
     def name(self) -> str:

@@ -161,6 +161,15 @@ def test_folds_and_seeds_are_put_together(seeds, pools):
             {"experiment": "x", "training": {"mode": "probe", "cam_weight": 0.5}},
             ["training: ", "cam_weight must be 0"],
         ),
+        (
+            {
+                "experiment": "x",
+                "model": {"attention": "mask_guided"},
+                "training": {"cam_weight": 0.5},
+            },
+            ["model.attention: mask_guided", "training.cam_weight must be 0"],
+        ),
+        ({"experiment": "x", "model": {"attention": "masks"}}, ["model.attention", "mask_guided"]),
         ({"experiment": "x", "split": "centre"}, ["split", "'stratified'", "'center'"]),
         ({"experiment": "x", "data": {"annotations": "roi"}}, ["data.annotations", "roi_dim"]),
         ({"experiment": "../x"}, ["experiment", "pattern"]),
@@ -205,6 +214,7 @@ def test_every_parameter_that_changes_numbers_changes_the_fingerprint():
         {"training": {"cam_weight": 0.5}},
         {"training": {"mode": "probe"}},
         {"training": {"mode": "probe", "C": [1]}},
+        {"model": {"attention": "mask_guided"}},
     ):
         other = RunParams.parse({"experiment": "x", **change}, "test")
         assert other.fingerprint() != run.fingerprint()
@@ -222,6 +232,25 @@ def test_a_run_without_a_mode_is_what_it_was_before_there_were_modes():
     assert RunParams.parse(probe.model_dump(), "test") == probe
     other = RunParams.parse({"experiment": "x", "training": {"mode": "probe", "C": [1]}}, "test")
     assert other.fingerprint() != probe.fingerprint()
+
+
+def test_a_run_without_attention_is_what_it_was_before_there_was_any():
+    plain = RunParams.parse({"experiment": "x", "training": {"attention_weight": 2}}, "test")
+    assert plain.fingerprint() == RunParams(experiment="x").fingerprint()
+    runs = [
+        RunParams.parse(
+            {
+                "experiment": "x",
+                "model": {"attention": "mask_guided"},
+                "training": {"mode": "probe", "attention_weight": weight},
+            },
+            "test",
+        )
+        for weight in (1, 2)
+    ]
+    assert runs[0].fingerprint() != runs[1].fingerprint()
+    assert RunParams.parse(runs[1].model_dump(), "test") == runs[1]
+    assert (runs[0].step, runs[0].steps, runs[0].needs_masks) == ("epoch", 50, True)
 
 
 def test_a_study_that_names_something_twice_is_refused():

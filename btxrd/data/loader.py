@@ -220,7 +220,7 @@ class EpochSampler(Sampler[BatchRequest]):
 
 
 def make_loader(
-    dataset: RadiographDataset, batch_size: int, seed: int, shuffle: bool, workers: int = 0
+    dataset: Dataset, batch_size: int, seed: int, shuffle: bool, workers: int = 0
 ) -> DataLoader:
     """Return a loader whose `sampler.epoch` the training loop sets before each epoch."""
     return DataLoader(

@@ -36,7 +36,7 @@ class TrainingView:
     def __call__(self, row: Mapping[str, float]) -> None:
         """Show a row of the history, as `btxrd.training.fit` passes it to `on_epoch`."""
         self.seconds.append(row["seconds"])
-        step, steps = self.run.training.step, self.run.training.steps
+        step, steps = self.run.step, self.run.steps
         done = int(row.get("epoch", len(self.seconds)))
         mean = sum(self.seconds) / len(self.seconds)
         _show(
