@@ -35,6 +35,7 @@ __all__ = [
     "SplitsParams",
     "StudyParams",
     "TrainingParams",
+    "parameter_rows",
 ]
 
 Strategy = Literal["stratified", "center", "grouped", "random", "grouped_cv", "center_cv"]
@@ -43,10 +44,16 @@ FOLDS: dict[str, tuple[int, ...]] = {"grouped_cv": (1, 2, 3, 4, 5), "center_cv":
 CamMethod = Literal["gradcam", "hirescam", "gradcam++", "eigencam"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+DataFolder = Annotated[str, Field(description="The data set, in the release's layout.")]
+CacheFolder = Annotated[str, Field(description="Where decoded images are kept.")]
+StudyFolder = Annotated[str, Field(description="Where the study's artefacts stand.")]
+RunFolder = Annotated[str, Field(description="The run's folder.")]
 Prevalences = list[Annotated[float, Field(gt=0, lt=1)]]
-"""Shares of malignant images for which predictive values are also given."""
 ImageSize = Annotated[int, Field(ge=64, le=2048)]
 """Pixels. Below 64 the backbones' last feature maps have a single place: no activation map."""
+
+BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+"""Keys of a JSON schema, as they are read."""
 
 
 def _added(default: Any, **limits: Any) -> Any:
@@ -62,7 +69,9 @@ class ParameterError(ValueError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], source: str | Path) -> Self:
@@ -126,11 +135,20 @@ class ModelParams(_Section):
     """The network: a timm backbone and its classifier."""
 
     backbone: str = "efficientnet_b0"
+    """An image classifier that timm knows."""
     num_classes: Literal[3] = 3
+    """Normal, Benign, Malignant."""
     pretrained: bool = True
+    """Start from published weights, else from random ones."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Probability, before the head."""
     attn_layer: str | None = None
+    """Attention that timm builds into a ResNet's blocks, such as `cbam`."""
+    attention: Literal["mask_guided"] | None = None
+    """`mask_guided`: the classifier also reads where an attention, taught by the lesion masks, sees
+    a lesion."""
     weights: str | None = None
+    """A local file to start from, in the place of the published weights."""
     flip_at_test: bool = _added(False)
     """Whether the logits of validation, test and prediction are the mean of those of an image and
     of its mirror image."""
@@ -140,12 +158,16 @@ class DataParams(_Section):
     """What the network sees: preprocessing, and what annotations add to the training set."""
 
     image_size: ImageSize = 224
+    """Pixels a side."""
     contrast: Literal["clahe", "none"] = "clahe"
+    """Contrast enhancement, the same in training, test and prediction."""
     resize: Literal["letterbox", "stretch"] = "letterbox"
+    """How an image becomes square: with a border, or out of proportion."""
     annotations: Literal["none", "roi_dim", "balanced_dim"] = "none"
     """`roi_dim`: a dimmed copy of each annotated image. `balanced_dim`: of every image, so that
     dimming tells nothing about the class."""
     dim_factor: float = Field(default=0.5, ge=0, le=1)
+    """What pixels outside the lesion are multiplied by in a dimmed copy."""
     shuffle_labels: bool = False
     """Control experiment: permute the training labels, so that nothing can be learnt."""
     augmentation: Literal["none", "light", "standard", "strong"] = _added("standard")
@@ -159,23 +181,34 @@ class TrainingParams(_Section):
     """How the network is trained: which mode; the optimiser, its schedule and when to stop."""
 
     mode: Literal["finetune", "probe"] = "finetune"
-    """`probe`: the network stays as it is, and a linear head is fitted on its features. Of the
-    other parameters only `C`, `batch_size` and `device` count then."""
+    """`probe`: the network stays as it is, and its head is fitted on features that are computed
+    once. Of the other parameters only `batch_size` and `device` count then, and `C` for a linear
+    head; for one with attention all others do but `C` and `workers`."""
     C: list[Annotated[float, Field(gt=0)]] = Field(
         default=[1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0],
         min_length=1,
     )
-    """Inverse penalties that a probe tries."""
+    """Inverse penalties that a linear probe tries."""
     epochs: int = Field(default=50, ge=1)
+    """Passes over the training images, at most."""
     batch_size: int = Field(default=32, ge=2)
+    """Images a step."""
     lr: float = Field(default=3e-4, gt=0)
+    """The highest learning rate of AdamW, reached after the warm-up."""
     weight_decay: float = Field(default=1e-4, ge=0)
+    """Of AdamW."""
     warmup_epochs: int = Field(default=3, ge=0)
+    """In which the learning rate rises; after them it falls along a cosine."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Of the training loss; that of validation is unsmoothed."""
     grad_clip: float = Field(default=1.0, gt=0)
+    """The largest norm of the gradient."""
     cam_weight: float = Field(default=0.0, ge=0)
     """Weight of the loss that pulls class activation maps into the lesion masks; 0 is without."""
+    attention_weight: float = Field(default=1.0, ge=0)
+    """Weight of the loss that teaches a `model.attention` the lesion masks."""
     patience: int = Field(default=15, ge=1)
+    """Epochs without a lower validation loss, after which training stops."""
     ema: float = _added(0.0, ge=0, lt=1)
     """Decay of the moving average of the weights that is validated and kept; 0 is without."""
     layer_decay: float = _added(1.0, gt=0, le=1)
@@ -183,7 +216,9 @@ class TrainingParams(_Section):
     sampling: Literal["shuffled", "balanced"] = _added("shuffled")
     """`balanced`: an epoch has as many samples of each class, in the place of class weights."""
     workers: int = Field(default=0, ge=0)
+    """Processes that load batches; 0 loads in the training's own."""
     device: str = "auto"
+    """`auto` takes a GPU where there is one; else a name of torch's: `cpu`, `cuda:1`."""
 
     @model_validator(mode="after")
     def _probes_have_no_maps_to_train(self) -> Self:
@@ -199,37 +234,73 @@ class TrainingParams(_Section):
             values = {key: value for key, value in values.items() if key not in ("mode", "C")}
         return values
 
-    @property
-    def weighs_classes(self) -> bool:
-        """Whether the loss does; else each epoch has as many samples of each class."""
-        return self.mode == "probe" or self.sampling == "shuffled"
-
-    @property
-    def step(self) -> str:
-        """What the history has a row of."""
-        return "C" if self.mode == "probe" else "epoch"
-
-    @property
-    def steps(self) -> int:
-        """The most rows that the history can have."""
-        return len(self.C) if self.mode == "probe" else self.epochs
-
 
 class ResultParams(_Section):
     """What predictions are of: a run, or a pool, that is, several runs put together."""
 
     experiment: Name
+    """What the run is called in the report, and its folder."""
     split: Strategy = "stratified"
+    """Which images train, validate and test."""
     fold: int | Literal["pooled"] | None = None
     """Of a split with several."""
     seed: Seed | Literal["ensemble"] = 42
+    """Of every random choice of the training."""
     split_seed: Seed = 42
-    dataset_root: str = "data/phantom"
-    cache_dir: str = "data/cache"
-    study_dir: str = "reports/notebooks"
+    """Of the splits."""
+    dataset_root: DataFolder = "data/phantom"
+    cache_dir: CacheFolder = "data/cache"
+    study_dir: StudyFolder = "reports/notebooks"
     model: ModelParams = ModelParams()
     data: DataParams = DataParams()
     training: TrainingParams = TrainingParams()
+
+    @model_validator(mode="after")
+    def _attention_has_its_own_loss(self) -> Self:
+        if self.model.attention and self.training.cam_weight:
+            raise ValueError(
+                f"model.attention: {self.model.attention} has a loss of its own, so "
+                "training.cam_weight must be 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _features_are_of_images_as_they_are(self) -> Self:
+        if self.model.attention and self.model.flip_at_test and self.training.mode == "probe":
+            raise ValueError(
+                "model.flip_at_test: mode: probe keeps no maps of mirror images for an attention"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before_attention(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out of other runs what came with attention: they are still the same runs."""
+        values = dump(self)
+        if self.model.attention is None:
+            values["model"].pop("attention")
+            values["training"].pop("attention_weight")
+        return values
+
+    @property
+    def step(self) -> Literal["C", "epoch"]:
+        """What the history has a row of: a linear probe tries penalties, all else has epochs."""
+        linear = self.training.mode == "probe" and self.model.attention is None
+        return "C" if linear else "epoch"
+
+    @property
+    def steps(self) -> int:
+        """The most rows that the history can have."""
+        return len(self.training.C) if self.step == "C" else self.training.epochs
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether the loss does; else each epoch has as many samples of each class."""
+        return self.step == "C" or self.training.sampling == "shuffled"
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether the lesion masks teach the network, so that training batches must hold them."""
+        return self.model.attention is not None or self.training.cam_weight > 0
 
     @property
     def name(self) -> str:
@@ -271,7 +342,9 @@ class RunParams(ResultParams):
     """One training run: an experiment on one fold of a split, with one seed. For notebook 03."""
 
     fold: int | None = Field(default=None, validate_default=True)
+    """Of a split with several: grouped_cv 1 to 5, center_cv 1 to 3, the center tested on."""
     seed: Seed = 42
+    """Of every random choice of the training."""
 
     @field_validator("fold")
     @classmethod
@@ -309,8 +382,11 @@ class PhantomParams(_Section):
     """The phantom that a study makes where its dataset root does not exist yet."""
 
     n_images: int = Field(ge=1)
+    """How many images are drawn."""
     seed: Seed = 42
+    """Of every random choice of the drawing."""
     scale: float = Field(default=0.25, gt=0, le=1)
+    """Image size relative to the release's."""
 
 
 class _Intervals(_Section):
@@ -323,43 +399,49 @@ class _Intervals(_Section):
 class EvaluateParams(_Intervals):
     """Notebook 04: which run."""
 
-    run_dir: str
+    run_dir: RunFolder
     prevalences: Prevalences = [0.01, 0.05]
+    """Shares of malignant images for which predictive values are also given."""
 
 
 class GradcamParams(_Intervals):
     """Notebook 05: which run, which class activation map, and of how many images."""
 
-    run_dir: str
+    run_dir: RunFolder
     method: CamMethod = "gradcam"
+    """Of the class activation maps."""
     normals: int = Field(default=50, ge=0)
     """Normal test images that are explained beside the tumours."""
     gallery: int = Field(default=3, ge=1, le=12)
+    """Images a kind of case."""
 
 
 class EdaParams(_Intervals):
     """Notebook 01: which data set."""
 
-    dataset_root: str = "data/phantom"
-    cache_dir: str = "data/cache"
-    study_dir: str = "reports/notebooks"
+    dataset_root: DataFolder = "data/phantom"
+    cache_dir: CacheFolder = "data/cache"
+    study_dir: StudyFolder = "reports/notebooks"
     image_size: ImageSize = 224
+    """Pixels a side, at which duplicates are looked for."""
 
 
 class SplitsParams(_Section):
     """Notebook 02: which data set, and the seed of its splits."""
 
-    dataset_root: str = "data/phantom"
-    cache_dir: str = "data/cache"
-    study_dir: str = "reports/notebooks"
+    dataset_root: DataFolder = "data/phantom"
+    cache_dir: CacheFolder = "data/cache"
+    study_dir: StudyFolder = "reports/notebooks"
     image_size: ImageSize = 224
+    """Pixels a side, at which duplicates are looked for."""
     split_seed: Seed = 42
+    """Of the splits."""
 
 
 class CompareParams(_Intervals):
     """Notebook 06: which study."""
 
-    study_dir: str = "reports/notebooks"
+    study_dir: StudyFolder = "reports/notebooks"
 
 
 Overrides = dict[Literal["model", "data", "training"], dict[str, Any]]
@@ -372,18 +454,29 @@ class StudyParams(_Intervals):
     """
 
     name: Name
-    dataset_root: str
+    """Of the study, and of its folder in `reports_dir`."""
+    dataset_root: DataFolder
     phantom: PhantomParams | None = None
-    cache_dir: str = "data/cache"
+    """What to draw where `dataset_root` does not exist yet."""
+    cache_dir: CacheFolder = "data/cache"
     reports_dir: str = "reports"
+    """Where the folders of studies stand."""
     splits: list[Strategy] = Field(min_length=1)
+    """Every experiment is run on each."""
     split_seed: Seed = 42
+    """Of the splits."""
     seeds: list[Seed] = Field(default=[42], min_length=1)
+    """Every experiment is run with each on each split."""
     experiments: list[Name] = Field(min_length=1)
+    """Names of files in `params/experiments`."""
     overrides: Overrides = {}
+    """Parameters of `model`, `data` and `training` that go over every experiment."""
     experiment_overrides: dict[Name, Overrides] = {}
+    """The same for single experiments, over `overrides`."""
     prevalences: Prevalences = [0.01, 0.05]
+    """Shares of malignant images for which predictive values are also given."""
     gradcam: CamMethod = "gradcam"
+    """Method of the class activation maps."""
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
@@ -447,3 +540,31 @@ class StudyParams(_Intervals):
         }
         where = {"split": split, "fold": fold, "seed": seed, "split_seed": self.split_seed}
         return RunParams.parse({**values, **where, **places}, f"{source} with the overrides")
+
+
+def parameter_rows(section: type[BaseModel]) -> list[tuple[str, str]]:
+    """Return each parameter of a section: its name, and its meaning, values and default in words.
+
+    Sections within it are left out: they have rows of their own.
+
+    >>> parameter_rows(PhantomParams)[0]
+    ('n_images', 'How many images are drawn. [≥ 1; must be given]')
+    >>> print(dict(parameter_rows(DataParams))["contrast"])
+    Contrast enhancement, the same in training, test and prediction. [clahe | none; default clahe]
+    """
+    properties = section.model_json_schema()["properties"]
+    return [
+        (name, f"{' '.join(schema['description'].split())} [{_values(schema)}]")
+        for name, schema in properties.items()
+        if "description" in schema
+    ]
+
+
+def _values(schema: Mapping[str, Any]) -> str:
+    """Say what a parameter may be, and its default."""
+    of_each = schema.get("items", schema)
+    allowed = " | ".join(map(str, of_each.get("enum", ())))
+    bounds = ", ".join(f"{sign} {of_each[key]}" for key, sign in BOUNDS.items() if key in of_each)
+    several = "a list; " if "items" in schema else ""
+    default = f"default {schema['default']}" if "default" in schema else "must be given"
+    return several + "; ".join(part for part in (allowed, bounds, default) if part)

@@ -31,6 +31,7 @@ from btxrd.models import (
     save_checkpoint,
     to_input,
 )
+from btxrd.models.attention import attention_loss, stage_maps
 from btxrd.models.checkpoints import load_tensors, save_tensors
 from btxrd.models.inference import autocast, logits_of, mixed_precision
 from btxrd.params import RunParams, TrainingParams
@@ -127,8 +128,9 @@ class Fit:
     Attributes:
         history: one row an epoch: epoch, lr, {train,val}_{loss,top1,top2,recall_<class>}.
             The rate is the head's. Losses are in nats, top-1, top-2 and recalls in [0, 1]. With a
-            `cam_weight` also train_cam_loss, in [0, 1]; train_loss is without it. Of a probe, one
-            row a C, which stands in the place of epoch and lr.
+            `cam_weight` also train_cam_loss, in [0, 1], and with a `model.attention`
+            train_attention_loss; train_loss is without them. Of a linear probe, one row a C, which
+            stands in the place of epoch and lr.
         seconds: float (rows,), how long each took.
     """
 
@@ -150,6 +152,7 @@ def fit(
     scheduler: LRScheduler,
     run: RunParams,
     on_epoch: Iterable[Callable[[dict[str, float]], None]] = (),
+    on_step: Callable[[int, int], None] | None = None,
 ) -> Fit:
     """Train until the epochs are over or the validation loss has stopped improving.
 
@@ -163,13 +166,15 @@ def fit(
 
     Args:
         network: trained on the device it is on; in mixed precision on CUDA.
-        train, val: from `btxrd.data.loader.make_loader`; where `run.training.cam_weight` is above
-            0, the training batches must hold the lesion masks.
+        train, val: from `btxrd.data.loader.make_loader`; where the run `needs_masks`, the training
+            batches must hold the lesion masks. In the place of images there may be a list of their
+            `stage_maps`: then only the head of a network with attention is trained.
         criterion: the training loss, with class weights. The validation loss is unweighted and
             unsmoothed.
         scheduler: stepped after every batch.
         run: where the files go, when to stop, and what the checkpoints record.
         on_epoch: each is called with the saved epoch's row of the history, and its seconds.
+        on_step: called after every batch with its number in the epoch, and how many there are.
 
     Raises:
         FloatingPointError: the loss is NaN or infinite; says at which epoch and step.
@@ -180,7 +185,7 @@ def fit(
     """
     run.run_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(run.run_dir / ".training.lock"):
-        trainer = _Trainer(network, train, val, criterion, optimizer, scheduler, run)
+        trainer = _Trainer(network, train, val, criterion, optimizer, scheduler, run, on_step)
         trainer.resume()
         while not trainer.finished:
             row = trainer.run_epoch()
@@ -236,6 +241,7 @@ class _Trainer:
     optimizer: Optimizer
     scheduler: LRScheduler
     run: RunParams
+    on_step: Callable[[int, int], None] | None = None
     rows: list[dict[str, float]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
@@ -256,7 +262,8 @@ class _Trainer:
             part: EpochMetrics(part, self.network.num_classes, self.device)
             for part in ("train", "val")
         }
-        self.cam_metric = MeanMetric().to(self.device)
+        self.guide = "cam" if self.network.attention is None else "attention"
+        self.guide_metric = MeanMetric().to(self.device)
 
     @property
     def stateful(self) -> dict[str, object]:
@@ -301,21 +308,21 @@ class _Trainer:
                 self._step(batch, place)
             if self.ema:
                 self.ema.update(self.network, (epoch - 1) * len(self.train) + step)
+            if self.on_step is not None:
+                self.on_step(step, len(self.train))
         row = self.metrics["train"].compute_and_reset()
-        if self.params.cam_weight:
-            row["train_cam_loss"] = float(self.cam_metric.compute())
-            self.cam_metric.reset()
+        if self.run.needs_masks:
+            row[f"train_{self.guide}_loss"] = float(self.guide_metric.compute())
+            self.guide_metric.reset()
         return row
 
     def _step(self, batch: Sequence[torch.Tensor], place: str) -> None:
-        images, labels, *masks = (part.to(self.device, non_blocking=True) for part in batch)
+        given, labels, *masks = (self._placed(part) for part in batch)
         with autocast(self.device):
-            inputs = to_input(images, self.network.normalization)
-            if self.params.cam_weight:
-                features, logits = features_and_logits(self.network, inputs)
-                extra = self.params.cam_weight * self._cam_loss(features, labels, *masks)
+            if self.run.needs_masks:
+                logits, extra = self._guided(given, labels, *masks)
             else:
-                logits, extra = self.network(inputs), 0.0
+                logits, extra = self._logits(given), 0.0
             loss = self.criterion(logits, labels)
             total = loss + extra
         value = total.item()
@@ -329,27 +336,58 @@ class _Trainer:
         self.scheduler.step()
         self.metrics["train"].update(loss, logits.float(), labels)
 
-    def _cam_loss(
-        self, features: torch.Tensor, labels: torch.Tensor, masks: torch.Tensor
-    ) -> torch.Tensor:
-        """Return the mean of `cam_loss` over the annotated images of a batch; 0 without any."""
-        annotated = masks.bool().flatten(1).any(dim=1)
-        weight = self.network.model.get_classifier().weight
-        losses = cam_loss(features[annotated], weight, labels[annotated], masks[annotated])
-        self.cam_metric.update(losses.detach())
-        return losses.sum() / max(1, len(losses))
+    def _placed(self, part: torch.Tensor | list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
+        if isinstance(part, list):
+            return [maps.to(self.device, non_blocking=True) for maps in part]
+        return part.to(self.device, non_blocking=True)
+
+    def _guided(
+        self, given: torch.Tensor | list[torch.Tensor], labels: torch.Tensor, masks: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a batch's logits, and the weighed mean loss of what the masks guide.
+
+        That is over the images that teach it, 0 without any.
+        """
+        if self.network.attention is None:
+            features, logits = features_and_logits(self.network, self._inputs(given))
+            annotated = masks.bool().flatten(1).any(dim=1)
+            head = self.network.model.get_classifier().weight
+            losses = cam_loss(features[annotated], head, labels[annotated], masks[annotated])
+            weight = self.params.cam_weight
+        else:
+            logits, attention = self.network.attention(self._stages(given))
+            losses = attention_loss(attention, labels, masks)
+            weight = self.params.attention_weight
+        self.guide_metric.update(losses.detach())
+        return logits, weight * losses.sum() / max(1, len(losses))
+
+    def _logits(self, given: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
+        if self.network.attention is None:
+            return self.network(self._inputs(given))
+        return self.network.attention(self._stages(given))[0]
+
+    def _inputs(self, images: torch.Tensor) -> torch.Tensor:
+        return to_input(images, self.network.normalization)
+
+    def _stages(self, given: torch.Tensor | list[torch.Tensor]) -> list[torch.Tensor]:
+        if isinstance(given, list):
+            return given
+        return stage_maps(self.network.model, self._inputs(given))
 
     @torch.inference_mode()
     def _validate(self, epoch: int) -> dict[str, float]:
         self.judged.eval()
-        for images, labels in self.val:
+        for given, labels in self.val:
             labels = labels.to(self.device)
             with (
                 memory_advice(f"in validation, epoch {epoch}", self.params.batch_size),
                 autocast(self.device),
             ):
-                inputs = to_input(images.to(self.device), self.network.normalization)
-                logits = logits_of(self.judged, inputs).float()
+                given = self._placed(given)
+                if isinstance(given, list):
+                    logits = self.judged.attention(given)[0].float()
+                else:
+                    logits = logits_of(self.judged, self._inputs(given)).float()
             self.metrics["val"].update(F.cross_entropy(logits, labels), logits, labels)
         row = self.metrics["val"].compute_and_reset()
         loss = row["val_loss"]
@@ -400,7 +438,10 @@ class _Trainer:
         except ValueError as error:
             raise ValueError(f"{error}; delete it to train anew") from error
         if state["config"] != self.config:
-            raise ValueError(f"{path} belongs to other parameters: move {path.parent} aside")
+            raise ValueError(
+                f"{path} belongs to other parameters: give this run another `experiment` name, or "
+                f"move {path.parent} aside"
+            )
         for name, part in self.stateful.items():
             part.load_state_dict(state[name])
         self.rows, self.seconds = state["rows"], state["seconds"]

@@ -1,5 +1,8 @@
 import pytest
+from click.testing import CliRunner
 
+from btxrd import params
+from btxrd.cli import main
 from btxrd.files import PROJECT_ROOT, digest, read_yaml
 from btxrd.params import EvaluateParams, ParameterError, RunParams, StudyParams
 
@@ -176,6 +179,23 @@ def test_folds_and_seeds_are_put_together(seeds, pools):
         ({"experiment": "x", "training": {"layer_decay": 0}}, ["layer_decay", "greater than 0"]),
         ({"experiment": "x", "training": {"sampling": "even"}}, ["sampling", "'balanced'"]),
         ({"experiment": "x", "data": {"augmentation": "weak"}}, ["augmentation", "'light'"]),
+        (
+            {
+                "experiment": "x",
+                "model": {"attention": "mask_guided"},
+                "training": {"cam_weight": 0.5},
+            },
+            ["model.attention: mask_guided", "training.cam_weight must be 0"],
+        ),
+        (
+            {
+                "experiment": "x",
+                "model": {"attention": "mask_guided", "flip_at_test": True},
+                "training": {"mode": "probe"},
+            },
+            ["model.flip_at_test", "keeps no maps of mirror images"],
+        ),
+        ({"experiment": "x", "model": {"attention": "masks"}}, ["model.attention", "mask_guided"]),
         ({"experiment": "x", "split": "centre"}, ["split", "'stratified'", "'center'"]),
         ({"experiment": "x", "data": {"annotations": "roi"}}, ["data.annotations", "roi_dim"]),
         ({"experiment": "../x"}, ["experiment", "pattern"]),
@@ -221,6 +241,7 @@ def test_every_parameter_that_changes_numbers_changes_the_fingerprint():
         *LATER,
         {"training": {"mode": "probe"}},
         {"training": {"mode": "probe", "C": [1]}},
+        {"model": {"attention": "mask_guided"}},
     ):
         other = RunParams.parse({"experiment": "x", **change}, "test")
         assert other.fingerprint() != run.fingerprint()
@@ -252,6 +273,25 @@ def test_what_came_later_is_in_no_run_that_is_as_before(change):
     assert same.fingerprint() == before.fingerprint()
 
 
+def test_a_run_without_attention_is_what_it_was_before_there_was_any():
+    plain = RunParams.parse({"experiment": "x", "training": {"attention_weight": 2}}, "test")
+    assert plain.fingerprint() == RunParams(experiment="x").fingerprint()
+    runs = [
+        RunParams.parse(
+            {
+                "experiment": "x",
+                "model": {"attention": "mask_guided"},
+                "training": {"mode": "probe", "attention_weight": weight},
+            },
+            "test",
+        )
+        for weight in (1, 2)
+    ]
+    assert runs[0].fingerprint() != runs[1].fingerprint()
+    assert RunParams.parse(runs[1].model_dump(), "test") == runs[1]
+    assert (runs[0].step, runs[0].steps, runs[0].needs_masks) == ("epoch", 50, True)
+
+
 def test_a_study_that_names_something_twice_is_refused():
     values = {"name": "s", "dataset_root": "d", "splits": ["center"], "experiments": ["a", "a"]}
     with pytest.raises(ParameterError, match="experiments names something twice"):
@@ -262,3 +302,12 @@ def test_an_experiment_without_a_file_is_named():
     values = {"name": "s", "dataset_root": "d", "splits": ["center"], "experiments": ["E9_none"]}
     with pytest.raises(FileNotFoundError, match=r"E9_none\.yaml"):
         StudyParams.parse(values, "study.yaml").runs()
+
+
+def test_every_parameter_is_listed_with_its_meaning():
+    output = CliRunner().invoke(main, ["parameters"]).output
+    sections = (value for value in vars(params).values() if isinstance(value, type))
+    for section in (s for s in sections if issubclass(s, params.BaseModel)):
+        for name, field in section.model_fields.items():
+            is_section = name in ("model", "data", "training")
+            assert is_section or (field.description and f"  {name} " in output), name

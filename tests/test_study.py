@@ -177,6 +177,9 @@ def test_a_finished_run_is_not_run_again(study, result):
 
 def test_a_study_is_reduced_by_name_only(study):
     assert select(study, splits=["center"]).splits == ["center"]
+    assert select(study, seeds=[42]).seeds == [42]
+    with pytest.raises(ParameterError, match=r"no seeds \[7\]"):
+        select(study, seeds=[7])
     with pytest.raises(ParameterError, match=r"no experiments \['E9'\]; it has"):
         select(study, only=["E9"])
 

@@ -52,7 +52,7 @@ def train(cache, split, tmp_path_factory):
         guided = run.training.cam_weight > 0
         datasets = make_datasets(cache, split, run.data, run.seed, masks=guided)
         network, settings = create_model(run.model_dump()), run.training
-        balanced = {"train": not settings.weighs_classes}
+        balanced = {"train": not run.weighs_classes}
         loaders = {
             part: make_loader(samples, 32, 42, part == "train", balanced=balanced.get(part, False))
             for part, samples in datasets.items()

@@ -250,7 +250,7 @@ def _balanced(classes: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def make_loader(
-    dataset: RadiographDataset,
+    dataset: Dataset,
     batch_size: int,
     seed: int,
     shuffle: bool,

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from btxrd import NORMALIZATION
+from btxrd.models.attention import stage_maps
 from btxrd.models.classifier import BTXRDClassifier
 
 __all__ = [
@@ -106,7 +107,7 @@ def linear_head(network: BTXRDClassifier) -> nn.Linear:
 
 @torch.inference_mode()
 def head_inputs(network: BTXRDClassifier, images: torch.Tensor) -> np.ndarray:
-    """Return the features that a network's linear head reads, in single precision.
+    """Return the features that a network's head reads, in single precision.
 
     With the network's `flip_at_test`, their mean over each image and its mirror image.
 
@@ -115,13 +116,17 @@ def head_inputs(network: BTXRDClassifier, images: torch.Tensor) -> np.ndarray:
         images: uint8 (B, S, S).
 
     Returns:
-        float32 (B, D): the head of these are the network's logits.
+        Float32 (B, D): a linear head of these gives the network's logits. Of a head with attention,
+        float16 (B, D): the `stage_maps`, laid out one after the other.
 
     Raises:
-        ValueError: the network does not end in a linear head.
+        ValueError: the network does not end in a linear head, nor in one with attention.
     """
-    head = linear_head(network)
+    inputs = to_input(images.to(next(network.parameters()).device), network.normalization)
+    if network.attention is not None:
+        stages = stage_maps(network.model, inputs)
+        return torch.cat([maps.flatten(1) for maps in stages], dim=1).half().cpu().numpy()
     read: list[torch.Tensor] = []
-    with head.register_forward_pre_hook(lambda _, given: read.append(given[0])):
-        logits_of(network, to_input(images.to(head.weight.device), network.normalization))
+    with linear_head(network).register_forward_pre_hook(lambda _, given: read.append(given[0])):
+        logits_of(network, inputs)
     return torch.stack(read).mean(dim=0).cpu().numpy()

@@ -93,20 +93,25 @@ class StudyResult:
         return {name: r for name, r in self.records.items() if r["status"] != "finished"}
 
 
-def select(study: StudyParams, only: Sequence[str] = (), splits: Sequence[str] = ()) -> StudyParams:
-    """Return the study reduced to some experiments and splits; all of them where none is named.
+def select(
+    study: StudyParams,
+    only: Sequence[str] = (),
+    splits: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+) -> StudyParams:
+    """Return the study reduced to some experiments, splits and seeds; to all where none is named.
 
     Raises:
         ParameterError: names what the study does not have, and what it has.
     """
     update = {}
-    for key, wanted in (("experiments", only), ("splits", splits)):
+    for key, wanted in (("experiments", only), ("splits", splits), ("seeds", seeds)):
         allowed = getattr(study, key)
-        unknown = [name for name in wanted if name not in allowed]
+        unknown = [value for value in wanted if value not in allowed]
         if unknown:
             raise ParameterError(f"the study has no {key} {unknown}; it has {allowed}")
         if wanted:
-            update[key] = [name for name in allowed if name in wanted]
+            update[key] = [value for value in allowed if value in wanted]
     return study.model_copy(update=update)
 
 
