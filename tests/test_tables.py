@@ -232,7 +232,9 @@ def test_the_caption_says_why_a_value_has_no_interval():
 def test_a_frame_without_rows_is_a_head():
     assert cells(LONG.head(0)) == [["Metric", "Part", "Estimate"]]
     assert cells(LONG.head(0), across="part") == [["Metric"]]
-    assert cells(pd.DataFrame(columns=["image_id", "note"])) == [["Image", "Note"]]
+    empty = as_table(pd.DataFrame(columns=["image_id", "note"]))
+    assert list(empty.data) == ["Image", "Note"]
+    assert '<td class="none" colspan="2">none</td>' in empty.to_html()
 
 
 def test_the_tables_of_a_run_are_laid_out(predicted):
