@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 __all__ = [
+    "CASES_FILE",
     "COMPARE",
     "EDA",
     "EVALUATE",
@@ -33,6 +34,8 @@ STUDY_FILE = "study.json"
 """A study's parameters and sessions, in its folder."""
 LOCK_FILE = ".lock"
 """Held by whoever runs a study, in its folder."""
+CASES_FILE = "cases.html"
+"""Every test image of a run or pool, to look at, in its folder."""
 PUBLISHED_FILE = "params/published.csv"
 """What others have published of the same data, for orientation, in the clone."""
 

@@ -24,7 +24,6 @@ def write_html(notebook: str | Path, html: str | Path) -> None:
         extra_template_basedirs=[str(TEMPLATES)],
         exclude_input_prompt=True,
         exclude_output_prompt=True,
-        embed_images=True,
     )
     body, _ = exporter.from_notebook_node(content, {"metadata": {"name": _title(content)}})
     with atomic_path(html) as temporary:
