@@ -115,18 +115,18 @@ class Mark:
     """Something on the axis of a card: one estimate with its interval, or several without."""
 
     label: str
-    values: Sequence[float]
+    estimates: Sequence[float]
     low: float = np.nan
     high: float = np.nan
 
     @property
     def text(self) -> str:
         """The number, as it stands beside the mark."""
-        if len(self.values) > 1:
-            return f"{min(self.values):.3f} to {max(self.values):.3f}"
+        if len(self.estimates) > 1:
+            return f"{min(self.estimates):.3f} to {max(self.estimates):.3f}"
         if np.isnan(self.low):
-            return f"{self.values[0]:.3f}"
-        return format_interval(self.values[0], self.low, self.high)
+            return f"{self.estimates[0]:.3f}"
+        return format_interval(self.estimates[0], self.low, self.high)
 
 
 def _reached(row: pd.Series, metric: str, label: str) -> Mark:
@@ -147,7 +147,7 @@ def _cards(
     blind: pd.Series | None,
     published: pd.DataFrame,
 ) -> list[dict[str, Any]]:
-    """Return what the four cards show; `own` are the experiment's rows of `figures.csv` by split."""
+    """Return what the four cards show; `own` are rows of `figures.csv`, by split."""
     cards = []
     for metric, (plain, chance) in CARDS.items():
         marks = [_reached(own.loc[split], metric, "this")]
@@ -169,7 +169,7 @@ def _cards(
 
 def _axis(marks: list[Mark], chance: float) -> dict[str, Any]:
     """Place marks on an axis: `x`, `left` and `right` in per cent of its length."""
-    values = [[*mark.values, mark.low, mark.high] for mark in marks]
+    values = [[*mark.estimates, mark.low, mark.high] for mark in marks]
     floor = FLOOR if chance == EVEN and np.nanmin(np.concatenate(values)) >= FLOOR else 0.0
 
     def place(value: float) -> float:
@@ -179,7 +179,7 @@ def _axis(marks: list[Mark], chance: float) -> dict[str, Any]:
         {
             "label": mark.label,
             "text": mark.text,
-            "dots": [place(value) for value in mark.values],
+            "dots": [place(value) for value in mark.estimates],
             "ends": None if np.isnan(mark.low) else (place(mark.low), place(mark.high)),
         }
         for mark in marks
@@ -220,17 +220,16 @@ def _shortcut(blind: pd.Series | None, inside: pd.Series) -> dict[str, Any]:
     doubt = {"question": "Could it be a shortcut?", "link": LEAKAGE, "more": "shortcuts"}
     if blind is None:
         return doubt | {"verdict": "Not known", "text": "No shortcut was measured."}
-    above = inside["macro_auc_low"] > blind["high"]
-    behind = inside["macro_auc"] <= blind["estimate"]
     found = format_interval(blind["estimate"], blind["low"], blind["high"])
-    return doubt | {
-        "fine": above,
-        "verdict": "Not by those tried"
-        if above
-        else ("Yes: one does as well" if behind else "Not excluded"),
-        "text": f"Of those that see no lesion, the strongest ({blind['sees']}) reaches a macro AUC "
-        f"of {found}: the intervals {'lie apart' if above else 'overlap'}.",
-    }
+    text = (
+        f"Of those that see no lesion, the strongest ({blind['sees']}) has a macro AUC of {found}"
+    )
+    if inside["macro_auc"] <= blind["estimate"]:
+        return doubt | {"verdict": "Yes: one does as well", "text": f"{text}."}
+    if inside["macro_auc_low"] > blind["high"]:
+        text += ": the intervals lie apart."
+        return doubt | {"fine": True, "verdict": "Not by those tried", "text": text}
+    return doubt | {"verdict": "Not excluded", "text": f"{text}: the intervals do not lie apart."}
 
 
 def _maps(maps: pd.DataFrame) -> dict[str, Any]:
@@ -245,12 +244,12 @@ def _maps(maps: pd.DataFrame) -> dict[str, Any]:
     against = " and ".join(
         f"{peaks.loc[name, 'estimate']:.0%} {REFERENCES[name]}" for name in references
     )
+    sure = "" if np.isnan(own["low"]) else f" ({own['low']:.0%}–{own['high']:.0%})"
     return doubt | {
         "fine": beaten == references,
         "verdict": f"More than {' and '.join(beaten)}" if beaten else "Not shown",
-        "text": f"The heat map peaks inside the lesion in {own['estimate']:.0%} "
-        f"({own['low']:.0%}–{own['high']:.0%}) of {own['n']} annotated test tumours, against "
-        f"{against}.",
+        "text": f"The heat map peaks inside the lesion in {own['estimate']:.0%}{sure} of "
+        f"{own['n']} annotated test tumours, against {against}.",
     }
 
 
