@@ -1,6 +1,7 @@
 """The `btxrd` command."""
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -62,6 +63,13 @@ def _names(_context: click.Context, _option: click.Parameter, value: str | None)
     return [name.strip() for name in (value or "").split(",") if name.strip()]
 
 
+def _numbers(context: click.Context, option: click.Parameter, value: str | None) -> list[int]:
+    try:
+        return [int(name) for name in _names(context, option, value)]
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not whole numbers, such as 42,43") from None
+
+
 AT_SCALE = """
 Running at scale: a run takes one slot. --jobs N makes N of them on this machine; with --scheduler
 they are those of a Dask cluster. The cores are shared out among the runs; another number of threads
@@ -90,6 +98,8 @@ that. More in btxrd/study/README.md.
 @threads_option
 @click.option("--only", callback=_names, help="Experiments, separated by commas.")
 @click.option("--splits", callback=_names, help="Splits, separated by commas.")
+@click.option("--seeds", callback=_numbers, help="Seeds, separated by commas.")
+@click.option("--data", type=click.Path(path_type=Path), help="Instead of FILE's dataset_root.")
 @click.option("--scheduler", help="Of a Dask cluster that shares this folder: tcp://host:port.")
 @click.option("--resources", callback=_resources, help="What a run takes of its worker's: GPU=1.")
 def study(
@@ -98,6 +108,8 @@ def study(
     threads: int | None,
     only: list[str],
     splits: list[str],
+    seeds: list[int],
+    data: Path | None,
     scheduler: str | None,
     resources: dict[str, float],
 ) -> None:
@@ -108,7 +120,7 @@ def study(
     if resources and scheduler is None:
         raise click.UsageError("--resources are those of a cluster's workers: give --scheduler")
     options = {"scheduler": scheduler, "resources": resources}
-    _run(file, only, splits, jobs=jobs, threads=threads, **options)
+    _run(file, data, (only, splits, seeds), jobs=jobs, threads=threads, **options)
 
 
 @main.command()
@@ -119,6 +131,31 @@ def demo(jobs: int | None, threads: int | None) -> None:
     from btxrd.study.cluster import available_cores
 
     _run(project_path("params/demo.yaml"), jobs=jobs or available_cores(), threads=threads)
+
+
+@main.command()
+def parameters() -> None:
+    """List every parameter of experiments, studies and notebooks, with its meaning."""
+    from btxrd import params
+
+    sections = {
+        "An experiment's file, and notebook 03": params.RunParams,
+        "  model": params.ModelParams,
+        "  data": params.DataParams,
+        "  training": params.TrainingParams,
+        "A study's file": params.StudyParams,
+        "  phantom": params.PhantomParams,
+        "Notebook 01": params.EdaParams,
+        "Notebook 02": params.SplitsParams,
+        "Notebook 04": params.EvaluateParams,
+        "Notebook 05": params.GradcamParams,
+        "Notebook 06": params.CompareParams,
+    }
+    formatter = click.HelpFormatter(width=min(100, shutil.get_terminal_size().columns))
+    for title, section in sections.items():
+        with formatter.section(title):
+            formatter.write_dl(params.parameter_rows(section))
+    click.echo(formatter.getvalue(), nl=False)
 
 
 study_argument = click.argument(
@@ -154,6 +191,24 @@ def verify(directory: Path) -> None:
         problems = find_problems(directory)
     click.echo("\n".join(problems) or "every number follows from the predictions")
     raise SystemExit(1 if problems else 0)
+
+
+@main.command()
+@study_argument
+@click.option("--zip", "packed", is_flag=True, help="Also pack them into reports/<study>.zip.")
+def report(directory: Path, packed: bool) -> None:
+    """Make the pages of the study in DIRECTORY again, from its executed notebooks.
+
+    With --zip they, their images and small tables are also packed into one file that opens
+    anywhere, with a text on the data's licence.
+    """
+    from btxrd.study.pages import data_licence, pack_pages, rebuild_pages
+
+    with _in_one_line(OSError):
+        click.echo(f"{rebuild_pages(directory)} pages in {directory}")
+        if packed:
+            click.echo(f"packed: {pack_pages(directory)}")
+            click.echo(data_licence(directory), err=True)
 
 
 @main.command()
@@ -292,7 +347,12 @@ def _write_predictions(
         click.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
-def _run(file: Path, only: Sequence[str] = (), splits: Sequence[str] = (), **how: Any) -> None:
+def _run(
+    file: Path,
+    data: Path | None = None,
+    selected: tuple[Sequence[Any], ...] = (),
+    **how: Any,
+) -> None:
     from btxrd.params import StudyParams
     from btxrd.study.cluster import ClusterError
     from btxrd.study.notebooks import NotebookError
@@ -301,7 +361,8 @@ def _run(file: Path, only: Sequence[str] = (), splits: Sequence[str] = (), **how
     expected = (ClusterError, NotebookError, OSError, StudyInUseError, ValueError)
     try:
         with _in_one_line(*expected):
-            study = select(StudyParams.parse(read_yaml(file), file), only, splits)
+            given = {} if data is None else {"dataset_root": str(data.resolve())}
+            study = select(StudyParams.parse(read_yaml(file) | given, file), *selected)
             result = run_study(study, **how)
     except KeyboardInterrupt:
         click.echo("\nstopped; the same command goes on from here", err=True)

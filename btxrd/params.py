@@ -35,6 +35,7 @@ __all__ = [
     "SplitsParams",
     "StudyParams",
     "TrainingParams",
+    "parameter_rows",
 ]
 
 Strategy = Literal["stratified", "center", "grouped", "random", "grouped_cv", "center_cv"]
@@ -43,10 +44,16 @@ FOLDS: dict[str, tuple[int, ...]] = {"grouped_cv": (1, 2, 3, 4, 5), "center_cv":
 CamMethod = Literal["gradcam", "hirescam", "gradcam++", "eigencam"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+DataFolder = Annotated[str, Field(description="The data set, in the release's layout.")]
+CacheFolder = Annotated[str, Field(description="Where decoded images are kept.")]
+StudyFolder = Annotated[str, Field(description="Where the study's artefacts stand.")]
+RunFolder = Annotated[str, Field(description="The run's folder.")]
 Prevalences = list[Annotated[float, Field(gt=0, lt=1)]]
-"""Shares of malignant images for which predictive values are also given."""
 ImageSize = Annotated[int, Field(ge=64, le=2048)]
 """Pixels. Below 64 the backbones' last feature maps have a single place: no activation map."""
+
+BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+"""Keys of a JSON schema, as they are read."""
 
 
 class ParameterError(ValueError):
@@ -54,7 +61,9 @@ class ParameterError(ValueError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], source: str | Path) -> Self:
@@ -118,23 +127,33 @@ class ModelParams(_Section):
     """The network: a timm backbone and its classifier."""
 
     backbone: str = "efficientnet_b0"
+    """An image classifier that timm knows."""
     num_classes: Literal[3] = 3
+    """Normal, Benign, Malignant."""
     pretrained: bool = True
+    """Start from published weights, else from random ones."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Probability, before the head."""
     attn_layer: str | None = None
+    """Attention that timm builds into a ResNet's blocks, such as `cbam`."""
     weights: str | None = None
+    """A local file to start from, in the place of the published weights."""
 
 
 class DataParams(_Section):
     """What the network sees: preprocessing, and what annotations add to the training set."""
 
     image_size: ImageSize = 224
+    """Pixels a side."""
     contrast: Literal["clahe", "none"] = "clahe"
+    """Contrast enhancement, the same in training, test and prediction."""
     resize: Literal["letterbox", "stretch"] = "letterbox"
+    """How an image becomes square: with a border, or out of proportion."""
     annotations: Literal["none", "roi_dim", "balanced_dim"] = "none"
     """`roi_dim`: a dimmed copy of each annotated image. `balanced_dim`: of every image, so that
     dimming tells nothing about the class."""
     dim_factor: float = Field(default=0.5, ge=0, le=1)
+    """What pixels outside the lesion are multiplied by in a dimmed copy."""
     shuffle_labels: bool = False
     """Control experiment: permute the training labels, so that nothing can be learnt."""
 
@@ -151,17 +170,27 @@ class TrainingParams(_Section):
     )
     """Inverse penalties that a probe tries."""
     epochs: int = Field(default=50, ge=1)
+    """Passes over the training images, at most."""
     batch_size: int = Field(default=32, ge=2)
+    """Images a step."""
     lr: float = Field(default=3e-4, gt=0)
+    """The highest learning rate of AdamW, reached after the warm-up."""
     weight_decay: float = Field(default=1e-4, ge=0)
+    """Of AdamW."""
     warmup_epochs: int = Field(default=3, ge=0)
+    """In which the learning rate rises; after them it falls along a cosine."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Of the training loss; that of validation is unsmoothed."""
     grad_clip: float = Field(default=1.0, gt=0)
+    """The largest norm of the gradient."""
     cam_weight: float = Field(default=0.0, ge=0)
     """Weight of the loss that pulls class activation maps into the lesion masks; 0 is without."""
     patience: int = Field(default=15, ge=1)
+    """Epochs without a lower validation loss, after which training stops."""
     workers: int = Field(default=0, ge=0)
+    """Processes that load batches; 0 loads in the training's own."""
     device: str = "auto"
+    """`auto` takes a GPU where there is one; else a name of torch's: `cpu`, `cuda:1`."""
 
     @model_validator(mode="after")
     def _probes_have_no_maps_to_train(self) -> Self:
@@ -192,14 +221,18 @@ class ResultParams(_Section):
     """What predictions are of: a run, or a pool, that is, several runs put together."""
 
     experiment: Name
+    """What the run is called in the report, and its folder."""
     split: Strategy = "stratified"
+    """Which images train, validate and test."""
     fold: int | Literal["pooled"] | None = None
     """Of a split with several."""
     seed: Seed | Literal["ensemble"] = 42
+    """Of every random choice of the training."""
     split_seed: Seed = 42
-    dataset_root: str = "data/phantom"
-    cache_dir: str = "data/cache"
-    study_dir: str = "reports/notebooks"
+    """Of the splits."""
+    dataset_root: DataFolder = "data/phantom"
+    cache_dir: CacheFolder = "data/cache"
+    study_dir: StudyFolder = "reports/notebooks"
     model: ModelParams = ModelParams()
     data: DataParams = DataParams()
     training: TrainingParams = TrainingParams()
@@ -244,7 +277,9 @@ class RunParams(ResultParams):
     """One training run: an experiment on one fold of a split, with one seed. For notebook 03."""
 
     fold: int | None = Field(default=None, validate_default=True)
+    """Of a split with several: grouped_cv 1 to 5, center_cv 1 to 3, the center tested on."""
     seed: Seed = 42
+    """Of every random choice of the training."""
 
     @field_validator("fold")
     @classmethod
@@ -282,8 +317,11 @@ class PhantomParams(_Section):
     """The phantom that a study makes where its dataset root does not exist yet."""
 
     n_images: int = Field(ge=1)
+    """How many images are drawn."""
     seed: Seed = 42
+    """Of every random choice of the drawing."""
     scale: float = Field(default=0.25, gt=0, le=1)
+    """Image size relative to the release's."""
 
 
 class _Intervals(_Section):
@@ -296,43 +334,49 @@ class _Intervals(_Section):
 class EvaluateParams(_Intervals):
     """Notebook 04: which run."""
 
-    run_dir: str
+    run_dir: RunFolder
     prevalences: Prevalences = [0.01, 0.05]
+    """Shares of malignant images for which predictive values are also given."""
 
 
 class GradcamParams(_Intervals):
     """Notebook 05: which run, which class activation map, and of how many images."""
 
-    run_dir: str
+    run_dir: RunFolder
     method: CamMethod = "gradcam"
+    """Of the class activation maps."""
     normals: int = Field(default=50, ge=0)
     """Normal test images that are explained beside the tumours."""
     gallery: int = Field(default=3, ge=1, le=12)
+    """Images a kind of case."""
 
 
 class EdaParams(_Intervals):
     """Notebook 01: which data set."""
 
-    dataset_root: str = "data/phantom"
-    cache_dir: str = "data/cache"
-    study_dir: str = "reports/notebooks"
+    dataset_root: DataFolder = "data/phantom"
+    cache_dir: CacheFolder = "data/cache"
+    study_dir: StudyFolder = "reports/notebooks"
     image_size: ImageSize = 224
+    """Pixels a side, at which duplicates are looked for."""
 
 
 class SplitsParams(_Section):
     """Notebook 02: which data set, and the seed of its splits."""
 
-    dataset_root: str = "data/phantom"
-    cache_dir: str = "data/cache"
-    study_dir: str = "reports/notebooks"
+    dataset_root: DataFolder = "data/phantom"
+    cache_dir: CacheFolder = "data/cache"
+    study_dir: StudyFolder = "reports/notebooks"
     image_size: ImageSize = 224
+    """Pixels a side, at which duplicates are looked for."""
     split_seed: Seed = 42
+    """Of the splits."""
 
 
 class CompareParams(_Intervals):
     """Notebook 06: which study."""
 
-    study_dir: str = "reports/notebooks"
+    study_dir: StudyFolder = "reports/notebooks"
 
 
 Overrides = dict[Literal["model", "data", "training"], dict[str, Any]]
@@ -345,18 +389,29 @@ class StudyParams(_Intervals):
     """
 
     name: Name
-    dataset_root: str
+    """Of the study, and of its folder in `reports_dir`."""
+    dataset_root: DataFolder
     phantom: PhantomParams | None = None
-    cache_dir: str = "data/cache"
+    """What to draw where `dataset_root` does not exist yet."""
+    cache_dir: CacheFolder = "data/cache"
     reports_dir: str = "reports"
+    """Where the folders of studies stand."""
     splits: list[Strategy] = Field(min_length=1)
+    """Every experiment is run on each."""
     split_seed: Seed = 42
+    """Of the splits."""
     seeds: list[Seed] = Field(default=[42], min_length=1)
+    """Every experiment is run with each on each split."""
     experiments: list[Name] = Field(min_length=1)
+    """Names of files in `params/experiments`."""
     overrides: Overrides = {}
+    """Parameters of `model`, `data` and `training` that go over every experiment."""
     experiment_overrides: dict[Name, Overrides] = {}
+    """The same for single experiments, over `overrides`."""
     prevalences: Prevalences = [0.01, 0.05]
+    """Shares of malignant images for which predictive values are also given."""
     gradcam: CamMethod = "gradcam"
+    """Method of the class activation maps."""
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
@@ -420,3 +475,31 @@ class StudyParams(_Intervals):
         }
         where = {"split": split, "fold": fold, "seed": seed, "split_seed": self.split_seed}
         return RunParams.parse({**values, **where, **places}, f"{source} with the overrides")
+
+
+def parameter_rows(section: type[BaseModel]) -> list[tuple[str, str]]:
+    """Return each parameter of a section: its name, and its meaning, values and default in words.
+
+    Sections within it are left out: they have rows of their own.
+
+    >>> parameter_rows(PhantomParams)[0]
+    ('n_images', 'How many images are drawn. [≥ 1; must be given]')
+    >>> print(dict(parameter_rows(DataParams))["contrast"])
+    Contrast enhancement, the same in training, test and prediction. [clahe | none; default clahe]
+    """
+    properties = section.model_json_schema()["properties"]
+    return [
+        (name, f"{' '.join(schema['description'].split())} [{_values(schema)}]")
+        for name, schema in properties.items()
+        if "description" in schema
+    ]
+
+
+def _values(schema: Mapping[str, Any]) -> str:
+    """Say what a parameter may be, and its default."""
+    of_each = schema.get("items", schema)
+    allowed = " | ".join(map(str, of_each.get("enum", ())))
+    bounds = ", ".join(f"{sign} {of_each[key]}" for key, sign in BOUNDS.items() if key in of_each)
+    several = "a list; " if "items" in schema else ""
+    default = f"default {schema['default']}" if "default" in schema else "must be given"
+    return several + "; ".join(part for part in (allowed, bounds, default) if part)

@@ -122,6 +122,7 @@ def fit(
     scheduler: LRScheduler,
     run: RunParams,
     on_epoch: Iterable[Callable[[dict[str, float]], None]] = (),
+    on_step: Callable[[int, int], None] | None = None,
 ) -> Fit:
     """Train until the epochs are over or the validation loss has stopped improving.
 
@@ -138,6 +139,7 @@ def fit(
         scheduler: stepped after every batch.
         run: where the files go, when to stop, and what the checkpoints record.
         on_epoch: each is called with the saved epoch's row of the history, and its seconds.
+        on_step: called after every batch with its number in the epoch, and how many there are.
 
     Raises:
         FloatingPointError: the loss is NaN or infinite; says at which epoch and step.
@@ -148,7 +150,7 @@ def fit(
     """
     run.run_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(run.run_dir / ".training.lock"):
-        trainer = _Trainer(network, train, val, criterion, optimizer, scheduler, run)
+        trainer = _Trainer(network, train, val, criterion, optimizer, scheduler, run, on_step)
         trainer.resume()
         while not trainer.finished:
             row = trainer.run_epoch()
@@ -204,6 +206,7 @@ class _Trainer:
     optimizer: Optimizer
     scheduler: LRScheduler
     run: RunParams
+    on_step: Callable[[int, int], None] | None = None
     rows: list[dict[str, float]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
@@ -256,6 +259,8 @@ class _Trainer:
             place = f"at epoch {epoch}, step {step}"
             with memory_advice(place, self.params.batch_size):
                 self._step(batch, place)
+            if self.on_step is not None:
+                self.on_step(step, len(self.train))
         row = self.metrics["train"].compute_and_reset()
         if self.params.cam_weight:
             row["train_cam_loss"] = float(self.cam_metric.compute())
@@ -355,7 +360,10 @@ class _Trainer:
         except ValueError as error:
             raise ValueError(f"{error}; delete it to train anew") from error
         if state["config"] != self.config:
-            raise ValueError(f"{path} belongs to other parameters: move {path.parent} aside")
+            raise ValueError(
+                f"{path} belongs to other parameters: give this run another `experiment` name, or "
+                f"move {path.parent} aside"
+            )
         for name, part in self.stateful.items():
             part.load_state_dict(state[name])
         self.rows, self.seconds = state["rows"], state["seconds"]

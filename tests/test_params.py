@@ -1,5 +1,8 @@
 import pytest
+from click.testing import CliRunner
 
+from btxrd import params
+from btxrd.cli import main
 from btxrd.files import PROJECT_ROOT, digest, read_yaml
 from btxrd.params import EvaluateParams, ParameterError, RunParams, StudyParams
 
@@ -234,3 +237,12 @@ def test_an_experiment_without_a_file_is_named():
     values = {"name": "s", "dataset_root": "d", "splits": ["center"], "experiments": ["E9_none"]}
     with pytest.raises(FileNotFoundError, match=r"E9_none\.yaml"):
         StudyParams.parse(values, "study.yaml").runs()
+
+
+def test_every_parameter_is_listed_with_its_meaning():
+    output = CliRunner().invoke(main, ["parameters"]).output
+    sections = (value for value in vars(params).values() if isinstance(value, type))
+    for section in (s for s in sections if issubclass(s, params.BaseModel)):
+        for name, field in section.model_fields.items():
+            is_section = name in ("model", "data", "training")
+            assert is_section or (field.description and f"  {name} " in output), name

@@ -151,3 +151,20 @@ def test_the_view_of_a_large_study_shows_what_is_under_way(study):
     assert "Grad-CAM" in text
     assert "seed 4" not in text
     assert f"0/{len(runs)}" in text
+
+
+def test_status_of_notebooks_run_by_hand(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no study"):
+        study_status(tmp_path)
+    folder = tmp_path / "runs" / "mine" / "center" / "seed-1"
+    folder.mkdir(parents=True)
+    (folder / "history.csv").write_text("val_loss\n0.9\n0.7\n")
+    for name, expected in {
+        "history.csv": "training not finished",
+        "training.json": "training",
+        "subgroups.csv": "training and evaluation",
+    }.items():
+        (folder / name).touch()
+        lines, failed = study_status(tmp_path)
+        assert (lines[0], failed) == (f"mine · center · seed-1: {expected}, val loss 0.700", 0)
+    assert "by hand" in lines[-1]

@@ -196,18 +196,20 @@ def collect_runs(study_dir: str | Path) -> list[RunResult]:
     where = re.compile(r"runs/[^/]+/[^/]+/((fold-\d+|pooled)/)?(seed-\d+|ensemble)")
     paths = [folder.relative_to(study_dir) for folder in sorted(study_dir.glob("runs/**/"))]
     runs = [_collect(path, study_dir) for path in paths if where.fullmatch(path.as_posix())]
-    return sorted(runs, key=lambda run: _place(run, named))
+    return sorted(runs, key=lambda run: _order(run, named))
 
 
-def _place(run: RunResult, experiments: list[str]) -> tuple[Any, ...]:
+def _order(run: RunResult, experiments: list[str]) -> tuple[Any, ...]:
     """Return what a study's runs are sorted by; seed-42 comes before seed-100, it is shorter."""
-    known = [experiments, list(SPLIT_TITLES)]
-    experiment, split = (
-        names.index(name) if name in names else len(names)
-        for names, name in zip(known, (run.experiment, run.split), strict=True)
-    )
+    named = run.experiment in experiments
+    experiment = experiments.index(run.experiment) if named else len(experiments)
     path = run.path.as_posix()
+    split = _place(run.split)
     return experiment, run.experiment, split, run.seed == ENSEMBLE, len(path), path
+
+
+def _place(split: str) -> int:
+    return [*SPLIT_TITLES, split].index(split)
 
 
 def _number(name: str) -> int | str:
@@ -277,7 +279,7 @@ def _trainings(runs: list[RunResult]) -> dict[tuple[str, str], list[RunResult]]:
     """Return split and experiment → its evaluated seeds; all of a split before the next."""
     trained: dict[tuple[str, str], list[RunResult]] = {}
     single = [run for run in runs if run.is_whole and run.is_evaluated and run.seed != ENSEMBLE]
-    for run in sorted(single, key=attrgetter("split")):
+    for run in sorted(single, key=lambda run: _place(run.split)):
         trained.setdefault((run.split, run.experiment), []).append(run)
     for first, *others in trained.values():
         for other in others:
@@ -291,11 +293,11 @@ def seed_figures(
     """Lay out the headline figures of each experiment and split: means over its seeds.
 
     Returns:
-        For each part (val, test) a row an experiment and split, and one more for its ensemble:
-        `part`, `experiment`, `split`, `seeds` ("1", "3", "ensemble"), `n` images, each of
-        `FIGURES` with its ends and its spread over seeds (`_sd`, of a sample), `mean_iou`,
-        `status`; NaN where there is none. Intervals are as in `seed_summary`, for one seed as in
-        its `metrics.json`.
+        For each part (val, test) and split, in the order of `SPLIT_TITLES`, a row an experiment,
+        and one more for its ensemble: `part`, `experiment`, `split`, `seeds` ("1", "3",
+        "ensemble"), `n` images, each of `FIGURES` with its ends and its spread over seeds (`_sd`,
+        of a sample), `mean_iou`, `status`; NaN where there is none. Intervals are as in
+        `seed_summary`, for one seed as in its `metrics.json`.
     """
     groups: dict[tuple[str, str, bool], list[RunResult]] = {}
     for run in runs:
@@ -305,7 +307,7 @@ def seed_figures(
     rows = [
         _figures(groups[key], part, Path(study_dir), bootstrap)
         for part in ("val", "test")
-        for key in groups
+        for key in sorted(groups, key=lambda key: _place(key[1]))
     ]
     return pd.DataFrame(rows, columns=FIGURE_COLUMNS).astype({"n": "Int64"})
 

@@ -187,15 +187,15 @@ def study_status(study_dir: str | Path) -> tuple[list[str], int]:
 
     Returns:
         A line a run, in the study's order, then a line a pool; how many are finished and failed;
-        who runs the study. And the number of failed runs.
+        who runs the study. And the number of failed runs. Of notebooks run by hand, a line a run.
 
     Raises:
-        FileNotFoundError: there is no study in `study_dir`.
+        FileNotFoundError: there is no study in `study_dir`, nor a run.
     """
     study_dir = Path(study_dir).resolve()
     plan = read_json(study_dir / STUDY_FILE)
     if not plan:
-        raise FileNotFoundError(f"no study in {study_dir}: it has no {STUDY_FILE}")
+        return _status_by_hand(study_dir), 0
     # The folder may have been moved since.
     places = {"reports_dir": str(study_dir.parent), "name": study_dir.name}
     study = StudyParams.parse(plan["parameters"] | places, study_dir / STUDY_FILE)
@@ -221,6 +221,20 @@ def study_status(study_dir: str | Path) -> tuple[list[str], int]:
         "" if all(s.state == "finished" for s in states) else "; the same command goes on from here"
     )
     return [*lines, f"nobody runs this study now{ended}"], failed
+
+
+def _status_by_hand(study_dir: Path) -> list[str]:
+    """Say which files of which stages stand in the folders of runs that no study has recorded."""
+    lines = []
+    for folder in sorted({path.parent for path in study_dir.glob("runs/**/history.csv")}):
+        history = _column(folder / "history.csv", "val_loss")
+        made = [s.title for s in RUN_STAGES.values() if (folder / s.writes[-1]).is_file()]
+        name = " · ".join(folder.relative_to(study_dir / "runs").parts)
+        last = f"val loss {history[-1]:.3f}" if len(history) else ""
+        lines.append(_joined(f"{name}: {' and '.join(made) or 'training not finished'}", last))
+    if not lines:
+        raise FileNotFoundError(f"no study in {study_dir}: it has no {STUDY_FILE}, and no runs")
+    return [*lines, f"run by hand: a study would have a {STUDY_FILE}"]
 
 
 def _is_locked(path: Path) -> bool:

@@ -51,6 +51,7 @@ from btxrd.stages import (
 )
 from btxrd.study.cluster import Cluster, ClusterError
 from btxrd.study.notebooks import execute_notebook
+from btxrd.study.pages import write_run_list
 from btxrd.study.progress import StudyProgress
 from btxrd.study.run import (
     PoolTask,
@@ -93,20 +94,25 @@ class StudyResult:
         return {name: r for name, r in self.records.items() if r["status"] != "finished"}
 
 
-def select(study: StudyParams, only: Sequence[str] = (), splits: Sequence[str] = ()) -> StudyParams:
-    """Return the study reduced to some experiments and splits; all of them where none is named.
+def select(
+    study: StudyParams,
+    only: Sequence[str] = (),
+    splits: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+) -> StudyParams:
+    """Return the study reduced to some experiments, splits and seeds; to all where none is named.
 
     Raises:
         ParameterError: names what the study does not have, and what it has.
     """
     update = {}
-    for key, wanted in (("experiments", only), ("splits", splits)):
+    for key, wanted in (("experiments", only), ("splits", splits), ("seeds", seeds)):
         allowed = getattr(study, key)
-        unknown = [name for name in wanted if name not in allowed]
+        unknown = [value for value in wanted if value not in allowed]
         if unknown:
             raise ParameterError(f"the study has no {key} {unknown}; it has {allowed}")
         if wanted:
-            update[key] = [name for name in allowed if name in wanted]
+            update[key] = [value for value in allowed if value in wanted]
     return study.model_copy(update=update)
 
 
@@ -278,6 +284,7 @@ class _Study:
             self.progress.say(COMPARE.name)
             self._start(COMPARE, self._results())
             self._finish(COMPARE)
+            write_run_list(self.study.study_dir)
         report = self.study.study_dir / COMPARE.page
         run_dirs = {run.name: run.run_dir for run in (*self.runs, *self.pools)}
         return StudyResult(report, records, run_dirs)
