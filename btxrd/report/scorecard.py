@@ -153,7 +153,7 @@ def _cards(
         marks = [_reached(own.loc[split], metric, "this")]
         if metric == "macro_auc" and blind is not None:
             seen = [blind["estimate"]], blind["low"], blind["high"]
-            marks.append(Mark("strongest shortcut", *seen))
+            marks.append(Mark("best shortcut", *seen))
         marks += _others(published, HELD_OUT[split], metric)
         cards.append({"title": TITLES[metric], "plain": plain} | _axis(marks, chance))
     elsewhere = {"title": "Other centers", "plain": "macro AUC where it was not trained"}
@@ -197,13 +197,13 @@ def _axis(marks: list[Mark], chance: float) -> dict[str, Any]:
 
 def _siblings(leakage: pd.DataFrame) -> dict[str, Any]:
     """Say whether images of the same study were trained on; of the rows of one split."""
-    doubt = {"question": "Would new patients do as well?", "link": LEAKAGE, "more": "leakage"}
+    doubt = {"question": "As good on new patients?", "link": LEAKAGE, "more": "leakage"}
     share = leakage.loc[leakage["part"] == "test", "sibling_share"]
     if share.empty:
         return doubt | {"verdict": "Not known", "text": "Siblings in training were not counted."}
     if share.iloc[0] > 0:
         return doubt | {
-            "verdict": "Not known: this is an upper bound",
+            "verdict": "Not known: an upper bound",
             "text": f"{share.iloc[0]:.0%} of the test images have a sibling, an image of the same "
             "study, in training: part of it is memory.",
         }
