@@ -36,6 +36,7 @@ __all__ = [
     "COMPARED",
     "COMPARISON_COLUMNS",
     "CRITERIA",
+    "FIGURES",
     "HELD_OUT",
     "SPLIT_TITLES",
     "RunResult",
