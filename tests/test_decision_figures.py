@@ -16,6 +16,7 @@ from btxrd.report.decision_figures import (
     selective_figure,
     subgroup_figure,
 )
+from btxrd.report.tables import format_interval
 
 BOOTSTRAP = Bootstrap(20, 0.9)
 
@@ -72,3 +73,29 @@ def test_subgroups(test, drawn, metric):
     assert "4 of 4 rows too small" in figure.get_suptitle()
     with pytest.raises(ValueError, match="no metric 'kappa'"):
         subgroup_figure(table, "kappa", BOOTSTRAP)
+
+
+def test_decision_figures_say_in_words_what_they_show(test):
+    curve, selective = decision_curve(test, BOOTSTRAP), selective_prediction(test, BOOTSTRAP)
+    reliability = reliability_tables(test, BOOTSTRAP)
+    everyone = selective.iloc[-1]
+    top = reliability["Malignant"].dropna(subset="observed").iloc[-1]
+    at = curve[curve["threshold"].round(6) == 0.1].iloc[0]
+    for figure, row, value in (
+        (decision_curve_figure(curve, 120, BOOTSTRAP), at, "model"),
+        (selective_figure(selective, 120, BOOTSTRAP), everyone, "accuracy"),
+        (reliability_figure({"raw": reliability}, BOOTSTRAP, "R"), top, "observed"),
+    ):
+        text = figure.get_label()
+        assert format_interval(*row[[value, "low", "high"]]) in text
+        assert "n = 120" in text
+        assert len(text) <= 300
+
+
+def test_many_shares_are_thinned_and_all_images_stay():
+    shares = np.arange(1, 2001) / 2000
+    rows = {"coverage": shares, "accuracy": 1 - shares / 4, "threshold": 1 - shares / 2}
+    table = pd.DataFrame(rows).assign(low=0.5, high=1.0)
+    drawn = selective_figure(table, 2000, BOOTSTRAP).axes[0].lines[0]
+    assert 400 <= len(drawn.get_xdata()) <= 800
+    assert (drawn.get_xdata()[-1], drawn.get_ydata()[-1]) == (1.0, 0.75)

@@ -18,11 +18,12 @@ from btxrd.report.figures import (
     CLASS_PALETTE,
     REFERENCE_LINE,
     WIDTH,
+    describe,
     image_count,
     metric_interval_figure,
     panels,
 )
-from btxrd.report.tables import title_of
+from btxrd.report.tables import format_interval, title_of
 
 __all__ = ["reliability_figure", "selective_figure", "subgroup_figure"]
 
@@ -60,7 +61,17 @@ def reliability_figure(
     figure.suptitle(
         f"{title}, {bootstrap.name} intervals ({image_count(images)} a panel; dotted: calibrated)"
     )
-    return figure
+    name = "Malignant" if "Malignant" in outcomes[0] else outcomes[0][0]
+    said = [f"{stage} {_highest_bin(tables[name])}" for stage, tables in stages.items()]
+    return describe(
+        figure, f"{figure.get_suptitle()}. {name}, highest probabilities: {'; '.join(said)}."
+    )
+
+
+def _highest_bin(table: pd.DataFrame) -> str:
+    top = table.dropna(subset="observed").iloc[-1]
+    observed = format_interval(top["observed"], top["low"], top["high"])
+    return f"mean {top['confidence']:.3f}, observed {observed}"
 
 
 def _reliability(axis: Axes, table: pd.DataFrame, colour: str) -> None:
@@ -83,14 +94,23 @@ def _reliability(axis: Axes, table: pd.DataFrame, colour: str) -> None:
 
 
 def selective_figure(table: pd.DataFrame, n: int, bootstrap: Bootstrap) -> Figure:
-    """Draw accuracy and confidence threshold against the share of images that is answered."""
+    """Draw accuracy and confidence threshold against the share of images that is answered.
+
+    Of many images, some 400 shares are drawn: more would look the same.
+    """
+    everyone = table.iloc[-1]
+    half = table.iloc[(table["coverage"] - 0.5).abs().argmin()]
+    # From the last row on, which is all images.
+    table = table.iloc[:: -max(1, len(table) // 400)][::-1]
     figure, axes = panels(1, 2, (WIDTH, 4.4), sharex=True)
     accuracy, threshold = axes[0]
     band = {"color": NEUTRAL, "alpha": 0.15, "linewidth": 0}
     accuracy.fill_between(table["coverage"], table["low"], table["high"], **band)
     accuracy.plot(table["coverage"], table["accuracy"], color=NEUTRAL, linewidth=2)
-    accuracy.axhline(table["accuracy"].iloc[-1], label="all images", **REFERENCE_LINE)
-    accuracy.legend(loc="lower left", frameon=False)
+    accuracy.axhline(everyone["accuracy"], **REFERENCE_LINE)
+    accuracy.annotate(
+        "all images", (0, everyone["accuracy"]), (4, -4), textcoords="offset points", va="top"
+    )
     threshold.plot(table["coverage"], table["threshold"], color=NEUTRAL, linewidth=2)
     accuracy.set(title="Accuracy on the images answered", ylabel="Accuracy")
     threshold.set(title="Confidence that it takes", ylabel="Highest probability, at least")
@@ -101,7 +121,11 @@ def selective_figure(table: pd.DataFrame, n: int, bootstrap: Bootstrap) -> Figur
         axis.set(xlabel="Coverage (images answered)", xlim=(0, 1))
         axis.xaxis.set_major_formatter(PercentFormatter(1.0))
     figure.suptitle(f"Selective prediction by confidence, {bootstrap.name} band ({image_count(n)})")
-    return figure
+    said = [
+        f"{format_interval(row['accuracy'], row['low'], row['high'])} on {whom}"
+        for row, whom in ((everyone, "all images"), (half, "the surest half"))
+    ]
+    return describe(figure, f"{figure.get_suptitle()}. Accuracy {', '.join(said)}.")
 
 
 def subgroup_figure(table: pd.DataFrame, metric: str, bootstrap: Bootstrap) -> Figure:
