@@ -17,6 +17,7 @@ __all__ = [
     "HEATMAPS_FILE",
     "LOCK_FILE",
     "PUBLISHED_FILE",
+    "RUNS_SCRIPT",
     "RUN_FILE",
     "RUN_STAGES",
     "SPLITS",
@@ -33,6 +34,8 @@ FEATURES_FILE = "features.json"
 """How far the features of a probe are, in its run's folder: `share` in [0, 1], and `seconds`."""
 STUDY_FILE = "study.json"
 """A study's parameters and sessions, in its folder."""
+RUNS_SCRIPT = "runs.js"
+"""The runs of a study and their pages, for the navigation of each page; in the study's folder."""
 LOCK_FILE = ".lock"
 """Held by whoever runs a study, in its folder."""
 CASES_FILE = "cases.html"
