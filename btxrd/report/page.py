@@ -40,6 +40,7 @@ class _Exporter(HTMLExporter):
             exclude_input_prompt=True,
             exclude_output_prompt=True,
             embed_images=True,
+            exclude_anchor_links=True,
         )
         self.prose = Prose()
 
