@@ -9,7 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from click.testing import CliRunner
 
 from btxrd.cli import main
-from btxrd.stages import COMPARE, EDA, EVALUATE, GRADCAM, RUNS_SCRIPT, SPLITS, TRAIN
+from btxrd.stages import CASES_FILE, COMPARE, EDA, EVALUATE, GRADCAM, RUNS_SCRIPT, SPLITS, TRAIN
 
 RUN = "runs/E4_resnet50_cbam/stratified/seed-42"
 A4 = 680
@@ -75,7 +75,9 @@ def broken_links(folder: Path, open_page) -> list[str]:
         for link in (link for link in links if not link.startswith("http")):
             name, _, place = link.partition("#")
             target = (file.parent / name).resolve() if name else file
-            if not target.is_file() or (place and place not in places[target]):
+            # A place among the cases is a case and filters, which its own tests look at.
+            known = not place or target.name == CASES_FILE or place in places[target]
+            if not (target.is_file() and known):
                 broken.append(f"{file.relative_to(folder)}: {link}")
     return broken
 
@@ -99,7 +101,7 @@ def test_a_run_leads_to_its_siblings_to_home_and_to_the_same_page_of_other_runs(
     assert page.url.endswith(f"small/{COMPARE.page}")
 
 
-def test_a_page_alone_reads_well_and_links_to_nothing_that_is_not_there(
+def test_a_page_alone_has_its_contents_and_no_navigation_that_leads_nowhere(
     small_study, open_page, tmp_path
 ):
     text = (small_study / RUN / EVALUATE.page).read_text()
@@ -109,7 +111,7 @@ def test_a_page_alone_reads_well_and_links_to_nothing_that_is_not_there(
         text.replace(f'src="../../../../{RUNS_SCRIPT}"', 'src="data:text/javascript,"')
     )
     page = open_page(alone)
-    links = page.evaluate(LINKS)
+    links = page.evaluate(LINKS.replace("a[href]", "nav a"))
     assert len(links) > 5
     assert {link[0] for link in links} == {"#"}
     page.get_by_role("link", name="Calibration", exact=True).click()
@@ -165,20 +167,19 @@ def copied(small_study, tmp_path) -> Path:
 
 def test_pages_are_made_again_from_the_notebooks_and_packed(copied, open_page, tmp_path):
     before = {file: file.read_text() for file in pages(copied)}
+    notebooks = list(copied.rglob("*.ipynb"))
     (copied / RUNS_SCRIPT).unlink()
     (copied / RUN / TRAIN.page).unlink()
-    (copied / RUN / "pictures").mkdir()
-    (copied / RUN / "pictures" / "a.png").write_bytes(b"")
     outcome = CliRunner().invoke(main, ["report", str(copied), "--zip"])
     assert outcome.exit_code == 0, outcome.output
-    assert f"{len(before)} pages in {copied}" in outcome.stdout
+    assert f"{len(notebooks)} pages in {copied}" in outcome.stdout
     assert "phantoms" in outcome.stderr
     assert {file: file.read_text() for file in pages(copied)} == before
     with ZipFile(tmp_path / "small.zip") as archive:
         archive.extractall(tmp_path / "elsewhere")
     there = tmp_path / "elsewhere" / "small"
     endings = {file.suffix for file in there.rglob("*") if file.is_file()}
-    assert endings == {".html", ".js", ".csv", ".png", ".txt"}
+    assert endings == {".html", ".js", ".csv", ".jpg", ".txt"}
     assert len(pages(there)) == len(before)
     assert broken_links(there, open_page) == []
 
