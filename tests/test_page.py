@@ -84,3 +84,8 @@ def test_headings_are_in_order_and_listed(made):
     places = [link["href"] for link in page.select(".contents a")]
     assert places == ["#Four", "#Again", "#Four-2", "#Deeper", "#Four-3"]
     assert all(page.find(id=place[1:]) for place in places)
+
+
+def test_html_in_markdown_holds_the_paragraphs_between_its_tags(made):
+    page = made(markdown="# One\n\n<details><summary>More</summary>\n\nText\n\n</details>")
+    assert page.main.details.p.text == "Text"
