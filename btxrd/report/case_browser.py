@@ -301,10 +301,10 @@ def lesion_outline(mask: NDArray[np.uint8]) -> str:
     Returns:
         One closed polygon a part, and one a hole, in whole numbers; empty where the mask is.
 
-    >>> mask = np.zeros((10, 10), np.uint8)
-    >>> mask[2:5, 4:8] = 1
+    >>> mask = np.zeros((100, 100), np.uint8)
+    >>> mask[20:50, 40:80] = 1
     >>> lesion_outline(mask)
-    'M400,200 400,500 800,500 800,200Z'
+    'M401,204 404,499 799,496 796,201Z'
     """
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     if not len(rows):
