@@ -23,7 +23,6 @@ from btxrd.params import ResultParams, RunParams
 from btxrd.predictions import PARTS, predictions_frame, read_predictions, write_predictions
 from btxrd.report.case_browser import (
     UNITS,
-    case_link,
     case_links,
     lesion_outline,
     write_cases,
@@ -242,22 +241,12 @@ def test_every_mask_of_the_phantom_is_outlined(cache):
         assert missed <= 0.15 * mask.sum()
 
 
-@pytest.mark.parametrize(
-    ("beside", "expected"),
-    [("runs/E1", "cases.html"), ("notebooks", "../runs/E1/cases.html")],
-)
-def test_a_link_counts_from_where_the_notebook_will_stand(tmp_path, monkeypatch, beside, expected):
-    monkeypatch.setenv(NOTEBOOK_VARIABLE, str(tmp_path / beside))
-    folder = tmp_path / "runs" / "E1"
-    assert case_link(folder, "IMG000001.jpeg") == f"{expected}#IMG000001.jpeg"
-    assert case_link(folder, "a b/c#?.png").endswith("#a%20b%2Fc%23%3F.png")
-    assert case_links(folder, ["IMG000001.jpeg"]) == (
-        f"[IMG000001]({expected}#IMG000001.jpeg) · [all cases]({expected})"
+def test_links_name_the_cases_once_there_is_a_page_of_them(tmp_path, monkeypatch):
+    monkeypatch.setenv(NOTEBOOK_VARIABLE, str(tmp_path))
+    names = ["IMG000001.jpeg", "a b/c#?.png"]
+    assert case_links(tmp_path, names) == "IMG000001, c#?"
+    (tmp_path / "cases.html").touch()
+    assert case_links(tmp_path, names) == (
+        "Open [IMG000001](cases.html#IMG000001.jpeg) · [c#?](cases.html#a%20b/c%23%3F.png) · "
+        "[all cases](cases.html)"
     )
-
-
-def test_by_hand_it_counts_from_the_working_directory(tmp_path, monkeypatch):
-    monkeypatch.delenv(NOTEBOOK_VARIABLE, raising=False)
-    (tmp_path / "notebooks").mkdir()
-    monkeypatch.chdir(tmp_path / "notebooks")
-    assert case_link(tmp_path / "runs", "a.jpg") == "../runs/cases.html#a.jpg"

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from urllib.parse import unquote
 from zipfile import ZipFile
 
 import pytest
@@ -9,7 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from click.testing import CliRunner
 
 from btxrd.cli import main
-from btxrd.stages import COMPARE, EDA, EVALUATE, GRADCAM, RUNS_SCRIPT, SPLITS, TRAIN
+from btxrd.stages import CASES_FILE, COMPARE, EDA, EVALUATE, GRADCAM, RUNS_SCRIPT, SPLITS, TRAIN
 
 RUN = "runs/E4_resnet50_cbam/stratified/seed-42"
 A4 = 680
@@ -18,6 +19,9 @@ WIDER = """[...document.querySelectorAll("main *")]
     .filter((e) => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
     .map((e) => `${e.tagName}.${e.className}`)"""
 LINKS = "[...document.querySelectorAll('a[href]')].map((a) => a.getAttribute('href'))"
+
+PLACES = """[...document.querySelectorAll("[id]")].map((e) => e.id)
+    .concat(typeof cases === "undefined" ? [] : cases.map((one) => one.image_id))"""
 
 
 GRAVE = ("serious", "critical")
@@ -33,6 +37,7 @@ KINDS = (
     *(f"{RUN}/{stage.page}" for stage in (TRAIN, EVALUATE, GRADCAM)),
     f"runs/E0_lite0_probe/stratified/seed-42/{TRAIN.page}",
     f"runs/E0_lite0_probe/center_cv/pooled/seed-42/{EVALUATE.page}",
+    f"{RUN}/{CASES_FILE}",
 )
 """One page of each kind."""
 
@@ -68,13 +73,14 @@ def broken_links(folder: Path, open_page) -> list[str]:
     for file in pages(folder):
         page = open_page(file)
         found[file] = page.evaluate(LINKS)
-        places[file] = set(page.evaluate("[...document.querySelectorAll('[id]')].map((e) => e.id)"))
+        places[file] = set(page.evaluate(PLACES))
         page.close()
     broken = []
     for file, links in found.items():
         for link in (link for link in links if not link.startswith("http")):
             name, _, place = link.partition("#")
             target = (file.parent / name).resolve() if name else file
+            place = unquote(place.partition("?")[0])
             if not target.is_file() or (place and place not in places[target]):
                 broken.append(f"{file.relative_to(folder)}: {link}")
     return broken
@@ -178,7 +184,7 @@ def test_pages_are_made_again_from_the_notebooks_and_packed(copied, open_page, t
         archive.extractall(tmp_path / "elsewhere")
     there = tmp_path / "elsewhere" / "small"
     endings = {file.suffix for file in there.rglob("*") if file.is_file()}
-    assert endings == {".html", ".js", ".csv", ".png", ".txt"}
+    assert endings == {".html", ".js", ".jpeg", ".csv", ".png", ".txt"}
     assert len(pages(there)) == len(before)
     assert broken_links(there, open_page) == []
 
