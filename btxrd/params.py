@@ -56,6 +56,14 @@ BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 """Keys of a JSON schema, as they are read."""
 
 
+def _added(default: Any, **limits: Any) -> Any:
+    """Define a parameter that came after studies were made.
+
+    At its default it is left out of what is dumped, so that their runs are still the same runs.
+    """
+    return Field(default=default, exclude_if=lambda value: value == default, **limits)
+
+
 class ParameterError(ValueError):
     """A parameter is unknown, of the wrong type or impossible; the message names the key."""
 
@@ -136,8 +144,14 @@ class ModelParams(_Section):
     """Probability, before the head."""
     attn_layer: str | None = None
     """Attention that timm builds into a ResNet's blocks, such as `cbam`."""
+    attention: Literal["mask_guided"] | None = None
+    """`mask_guided`: the classifier also reads where an attention, taught by the lesion masks, sees
+    a lesion."""
     weights: str | None = None
     """A local file to start from, in the place of the published weights."""
+    flip_at_test: bool = _added(False)
+    """Whether the logits of validation, test and prediction are the mean of those of an image and
+    of its mirror image."""
 
 
 class DataParams(_Section):
@@ -156,19 +170,25 @@ class DataParams(_Section):
     """What pixels outside the lesion are multiplied by in a dimmed copy."""
     shuffle_labels: bool = False
     """Control experiment: permute the training labels, so that nothing can be learnt."""
+    augmentation: Literal["none", "light", "standard", "strong"] = _added("standard")
+    """How far training images are changed: `light` is half of `standard`, `strong` twice that."""
+    source_jitter: bool = _added(False)
+    """Whether training images also change in what tells hospitals apart: their sharpness, their
+    borders and which of black and white is dense."""
 
 
 class TrainingParams(_Section):
     """How the network is trained: which mode; the optimiser, its schedule and when to stop."""
 
     mode: Literal["finetune", "probe"] = "finetune"
-    """`probe`: the network stays as it is, and a linear head is fitted on its features. Of the
-    other parameters only `C`, `batch_size` and `device` count then."""
+    """`probe`: the network stays as it is, and its head is fitted on features that are computed
+    once. Of the other parameters only `batch_size` and `device` count then, and `C` for a linear
+    head; for one with attention all others do but `C` and `workers`."""
     C: list[Annotated[float, Field(gt=0)]] = Field(
         default=[1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0],
         min_length=1,
     )
-    """Inverse penalties that a probe tries."""
+    """Inverse penalties that a linear probe tries."""
     epochs: int = Field(default=50, ge=1)
     """Passes over the training images, at most."""
     batch_size: int = Field(default=32, ge=2)
@@ -185,8 +205,16 @@ class TrainingParams(_Section):
     """The largest norm of the gradient."""
     cam_weight: float = Field(default=0.0, ge=0)
     """Weight of the loss that pulls class activation maps into the lesion masks; 0 is without."""
+    attention_weight: float = Field(default=1.0, ge=0)
+    """Weight of the loss that teaches a `model.attention` the lesion masks."""
     patience: int = Field(default=15, ge=1)
     """Epochs without a lower validation loss, after which training stops."""
+    ema: float = _added(0.0, ge=0, lt=1)
+    """Decay of the moving average of the weights that is validated and kept; 0 is without."""
+    layer_decay: float = _added(1.0, gt=0, le=1)
+    """What the learning rate is multiplied by from each layer to the one before it."""
+    sampling: Literal["shuffled", "balanced"] = _added("shuffled")
+    """`balanced`: an epoch has as many samples of each class, in the place of class weights."""
     workers: int = Field(default=0, ge=0)
     """Processes that load batches; 0 loads in the training's own."""
     device: str = "auto"
@@ -205,16 +233,6 @@ class TrainingParams(_Section):
         if self.mode == "finetune":
             values = {key: value for key, value in values.items() if key not in ("mode", "C")}
         return values
-
-    @property
-    def step(self) -> str:
-        """What the history has a row of."""
-        return "C" if self.mode == "probe" else "epoch"
-
-    @property
-    def steps(self) -> int:
-        """The most rows that the history can have."""
-        return len(self.C) if self.mode == "probe" else self.epochs
 
 
 class ResultParams(_Section):
@@ -236,6 +254,53 @@ class ResultParams(_Section):
     model: ModelParams = ModelParams()
     data: DataParams = DataParams()
     training: TrainingParams = TrainingParams()
+
+    @model_validator(mode="after")
+    def _attention_has_its_own_loss(self) -> Self:
+        if self.model.attention and self.training.cam_weight:
+            raise ValueError(
+                f"model.attention: {self.model.attention} has a loss of its own, so "
+                "training.cam_weight must be 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _features_are_of_images_as_they_are(self) -> Self:
+        if self.model.attention and self.model.flip_at_test and self.training.mode == "probe":
+            raise ValueError(
+                "model.flip_at_test: mode: probe keeps no maps of mirror images for an attention"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before_attention(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out of other runs what came with attention: they are still the same runs."""
+        values = dump(self)
+        if self.model.attention is None:
+            values["model"].pop("attention")
+            values["training"].pop("attention_weight")
+        return values
+
+    @property
+    def step(self) -> Literal["C", "epoch"]:
+        """What the history has a row of: a linear probe tries penalties, all else has epochs."""
+        linear = self.training.mode == "probe" and self.model.attention is None
+        return "C" if linear else "epoch"
+
+    @property
+    def steps(self) -> int:
+        """The most rows that the history can have."""
+        return len(self.training.C) if self.step == "C" else self.training.epochs
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether the loss does; else each epoch has as many samples of each class."""
+        return self.step == "C" or self.training.sampling == "shuffled"
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether the lesion masks teach the network, so that training batches must hold them."""
+        return self.model.attention is not None or self.training.cam_weight > 0
 
     @property
     def name(self) -> str:

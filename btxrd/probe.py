@@ -1,13 +1,14 @@
-"""A linear probe: the network stays as it is, and a new head is fitted on its features.
+"""A probe: the network stays as it is, and a new head is fitted on its features.
 
-Features are computed once and kept beside the image cache; the head, a multinomial logistic
-regression as in (Alain and Bengio 2017), takes seconds. What comes of it is an ordinary checkpoint.
+Features are computed once and kept beside the image cache. A linear head is a multinomial logistic
+regression as in (Alain and Bengio 2017) and takes seconds; one with attention is trained by
+`btxrd.training.fit`, in minutes. What comes of it is an ordinary checkpoint.
 """
 
-import io
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,11 +19,13 @@ import torch.nn.functional as F
 from filelock import FileLock
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from btxrd.data.loader import BatchRequest, RadiographDataset
+from btxrd.data.loader import BatchRequest, RadiographDataset, make_loader
 from btxrd.files import atomic_path, clear_scratch, digest, project_path, write_csv, write_json
 from btxrd.models import BTXRDClassifier, load_checkpoint, save_checkpoint
+from btxrd.models.attention import stage_shapes
 from btxrd.models.inference import head_inputs, linear_head
 from btxrd.models.weights import body_digest
 from btxrd.params import RunParams
@@ -30,7 +33,7 @@ from btxrd.session import check_stop
 from btxrd.stages import FEATURES_FILE
 from btxrd.training import EpochMetrics, Fit, memory_advice
 
-__all__ = ["fit_head", "head_logits", "open_features"]
+__all__ = ["KeptFeatures", "feature_loaders", "fit_head", "head_logits", "open_features"]
 
 LAYOUT = 1
 """Raise it when the meaning of the stored features changes: old ones are then computed anew."""
@@ -44,12 +47,51 @@ Head = tuple[torch.Tensor, torch.Tensor]
 """Weight (C, D) and bias (C,) of a linear layer, float32."""
 
 
+@dataclass(frozen=True)
+class KeptFeatures:
+    """What a network's head reads of some samples, on disk until it is asked for.
+
+    Attributes:
+        images, copies: float (n, D), memory-mapped: of all images, and of some dimmed copies.
+        rows: int64 (samples,), of `copies` where the sample is `dimmed`, else of `images`.
+        dimmed: bool (samples,).
+        shapes: of a head with attention, C, h and w of each of the `stage_maps` that D joins.
+    """
+
+    images: np.ndarray
+    copies: np.ndarray
+    rows: np.ndarray
+    dimmed: np.ndarray
+    shapes: list[torch.Size]
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.rows)
+
+    def __getitem__(self, samples: np.ndarray | slice) -> np.ndarray:
+        """Return the features of some samples, (k, D)."""
+        rows, dimmed = self.rows[samples], self.dimmed[samples]
+        found = np.empty((len(rows), self.images.shape[1]), self.images.dtype)
+        found[~dimmed], found[dimmed] = self.images[rows[~dimmed]], self.copies[rows[dimmed]]
+        return found
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        """Return the features of all samples, (samples, D)."""
+        return self[:].astype(dtype or self.images.dtype, copy=False)
+
+    def stages(self, samples: np.ndarray | slice) -> list[torch.Tensor]:
+        """Return the `stage_maps` of some samples, float32 (k, C, h, w) each."""
+        joined = torch.from_numpy(self[samples]).float()
+        parts = joined.split([shape.numel() for shape in self.shapes], dim=1)
+        return [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+
 def open_features(
     network: BTXRDClassifier,
     datasets: Mapping[str, RadiographDataset],
     run: RunParams,
     progress: bool = True,
-) -> dict[str, np.ndarray]:
+) -> dict[str, KeptFeatures]:
     """Return what a network's head reads of every sample; compute it first where it is not kept.
 
     The features of all images are kept in `run.cache_dir`, those of dimmed copies beside them. The
@@ -63,24 +105,25 @@ def open_features(
         run: where features are kept, and how many images go through the network at a time.
 
     Returns:
-        Part → float32 (samples, D), in the order of its dataset.
+        Part → the features of its dataset's samples, in their order.
 
     Raises:
         FloatingPointError: the network gives features that are no finite numbers.
         MemoryError: memory ran out, on the GPU or here; says which batch size to try.
         OSError: there is no room for the features.
         StopRequested: the study is to stop; what is done so far is kept.
-        ValueError: the network has no linear head.
+        ValueError: the network has no linear head, nor one with attention.
     """
     network.to(memory_format=torch.channels_last).eval()
     cache = datasets["train"].cache
     rows = np.arange(len(cache.images))
     whole = RadiographDataset(cache, rows, labels=np.zeros_like(rows))
     plain = _stored(network, whole, run, progress)
+    shapes = _shapes(network, whole)
     features = {}
     for part, samples in datasets.items():
-        features[part] = plain[samples.rows]
         dimmed = samples.bright >= 0
+        features[part] = KeptFeatures(plain, plain[:0], samples.rows, dimmed, shapes)
         if dimmed.any():
             copies = RadiographDataset(
                 cache,
@@ -89,19 +132,32 @@ def open_features(
                 samples.bright[dimmed],
                 samples.dim_factor,
             )
-            features[part][dimmed] = _stored(network, copies, run, progress)
+            features[part] = replace(
+                features[part],
+                copies=_stored(network, copies, run, progress),
+                rows=np.where(dimmed, dimmed.cumsum() - 1, samples.rows),
+            )
     return features
+
+
+def _shapes(network: BTXRDClassifier, samples: RadiographDataset) -> list[torch.Size]:
+    if network.attention is None:
+        return []
+    return stage_shapes(network.model, samples.cache.images.shape[1])
 
 
 def _stored(
     network: BTXRDClassifier, samples: RadiographDataset, run: RunParams, progress: bool
 ) -> np.ndarray:
-    """Return the features of some samples, float32 (samples, D), memory-mapped."""
+    """Return the features of some samples, float (samples, D), memory-mapped."""
     places = [samples.rows.tolist(), samples.bright.tolist(), samples.dim_factor]
     made_by = [body_digest(network.model), network.normalization, *map(version, PACKAGES)]
+    if network.flip_at_test:
+        made_by.append("flip_at_test")
     key = digest([LAYOUT, samples.cache.key, places, made_by])
+    name = f"features-{key}" if network.attention is None else f"stages-{key}"
     folder = project_path(run.cache_dir)
-    file, unfinished = folder / f"features-{key}.npy", folder / f"features-{key}.unfinished.npy"
+    file, unfinished = folder / f"{name}.npy", folder / f"{name}.unfinished.npy"
     with FileLock(file.with_suffix(".lock")):
         if not file.is_file():
             clear_scratch(folder, unfinished.name)
@@ -119,12 +175,7 @@ def _compute(
 ) -> None:
     """Fill a file of features, whose rows are NaN until they are computed."""
     if not file.is_file():
-        width = linear_head(network).in_features
-        content = io.BytesIO()
-        np.save(content, np.full((len(samples), width), np.nan, np.float32))
-        # Through Python's file: NumPy's own writer does not say why it failed.
-        with atomic_path(file) as new:
-            new.write_bytes(content.getvalue())
+        _write_empty(network, samples, file)
     features = np.lib.format.open_memmap(file, "r+")
     size = run.training.batch_size
     # The same batches however often it is interrupted: another size gives other last digits.
@@ -134,15 +185,34 @@ def _compute(
     for done, batch in enumerate(tqdm(batches, **bar)):
         if 10 * done % len(batches) < 10:
             _note(run, done / len(batches), started)
-        if np.isnan(features[batch]).any():
+        rows = slice(batch[0], batch[-1] + 1)
+        if np.isnan(features[rows]).any():
             check_stop(project_path(run.study_dir))
             images, *_ = samples[BatchRequest(batch, 0)]
             with memory_advice("in the features", size):
-                features[batch] = head_inputs(network, images)
-    if not np.isfinite(features).all():
-        raise FloatingPointError(f"{run.model.backbone} gives features that are no finite numbers")
+                features[rows] = head_inputs(network, images)
+            if not np.isfinite(features[rows]).all():
+                raise FloatingPointError(
+                    f"{run.model.backbone} gives features that are no finite numbers"
+                )
     features.flush()
     _note(run, 1.0, started)
+
+
+def _write_empty(network: BTXRDClassifier, samples: RadiographDataset, file: Path) -> None:
+    """Write an array of NaN, a row at a time: the features may be larger than the memory."""
+    if network.attention is None:
+        row = np.full(linear_head(network).in_features, np.nan, np.float32)
+    else:
+        width = sum(shape.numel() for shape in _shapes(network, samples))
+        row = np.full(width, np.nan, np.float16)
+    shape = (len(samples), len(row))
+    header = {"descr": row.dtype.str, "fortran_order": False, "shape": shape}
+    # Through Python's file: NumPy's own writer does not say why it failed.
+    with atomic_path(file) as new, new.open("wb") as out:
+        np.lib.format.write_array_header_1_0(out, header)
+        for _ in samples.rows:
+            out.write(row.tobytes())
 
 
 def _note(run: RunParams, share: float, started: float) -> None:
@@ -151,9 +221,51 @@ def _note(run: RunParams, share: float, started: float) -> None:
     write_json(run.run_dir / FEATURES_FILE, facts)
 
 
+class FeatureDataset(Dataset):
+    """The features of samples in the place of their images; each item is a whole batch.
+
+    Args:
+        features: of a head with attention, as `open_features` returns them.
+        samples: the dataset that they are of; with its masks, if it has them.
+    """
+
+    def __init__(self, features: KeptFeatures, samples: RadiographDataset) -> None:
+        self.features, self.samples, self.labels = features, samples, samples.labels
+
+    def __len__(self) -> int:
+        """Return the number of samples, dimmed copies included."""
+        return len(self.samples)
+
+    def __getitem__(self, request: BatchRequest) -> tuple[list[torch.Tensor] | torch.Tensor, ...]:
+        """Return a list of `stage_maps`, int64 (B,) labels and, with masks, uint8 (B, S, S)."""
+        chosen, masks = request.samples, []
+        if self.samples.masks:
+            masks = [torch.from_numpy(self.samples.cache.masks[self.samples.rows[chosen]])]
+        labels = torch.from_numpy(self.labels[chosen])
+        return self.features.stages(chosen), labels, *masks
+
+
+def feature_loaders(
+    features: Mapping[str, KeptFeatures],
+    datasets: Mapping[str, RadiographDataset],
+    run: RunParams,
+) -> dict[str, DataLoader]:
+    """Return loaders for `btxrd.training.fit` that serve features of samples, not their images."""
+    return {
+        part: make_loader(
+            FeatureDataset(features[part], samples),
+            run.training.batch_size,
+            run.seed,
+            shuffle=part == "train",
+            balanced=part == "train" and not run.weighs_classes,
+        )
+        for part, samples in datasets.items()
+    }
+
+
 def fit_head(
     network: BTXRDClassifier,
-    features: Mapping[str, np.ndarray],
+    features: Mapping[str, KeptFeatures],
     labels: Mapping[str, np.ndarray],
     class_weights: torch.Tensor,
     run: RunParams,
@@ -168,7 +280,7 @@ def fit_head(
     it is. There is no chance in it: the seed changes nothing.
 
     Args:
-        features, labels: by part: float32 (n, D) as `open_features` returns them, int64 (n,).
+        features, labels: by part: as `open_features` returns them, int64 (n,).
         class_weights: float (C,), weights of the training loss. The validation loss is unweighted.
         on_step: each is called with the row of the history, and its seconds.
 
@@ -181,7 +293,8 @@ def fit_head(
         path = run.run_dir / "model.pt"
         if path.is_file():
             return _known_fit(network, run, path)
-        fit, head = _fit_all(network, features, labels, class_weights, run, on_step)
+        arrays = {part: np.asarray(kept) for part, kept in features.items()}
+        fit, head = _fit_all(network, arrays, labels, class_weights, run, on_step)
         _set_head(network, *head)
         config, val_loss = run.model_dump(), fit.best["val_loss"]
         save_checkpoint(network, None, None, 0, val_loss, config, class_weights, path)
@@ -261,7 +374,14 @@ def _known_fit(network: BTXRDClassifier, run: RunParams, path: Path) -> Fit:
 
 
 @torch.inference_mode()
-def head_logits(network: BTXRDClassifier, features: np.ndarray) -> np.ndarray:
-    """Return the logits, float32 (n, C), of a network's head on features, float32 (n, D)."""
-    head = linear_head(network)
-    return head(torch.from_numpy(features).to(head.weight.device)).cpu().numpy()
+def head_logits(network: BTXRDClassifier, features: KeptFeatures) -> np.ndarray:
+    """Return the logits, float32 (n, C), of a network's head on the features of n samples."""
+    device = next(network.parameters()).device
+    if network.attention is None:
+        return linear_head(network)(torch.from_numpy(features[:]).to(device)).cpu().numpy()
+    network.eval()
+    logits = [
+        network.attention([maps.to(device) for maps in features.stages(batch)])[0].cpu()
+        for batch in np.array_split(np.arange(len(features)), math.ceil(len(features) / 64))
+    ]
+    return torch.cat(logits).numpy()

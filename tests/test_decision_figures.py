@@ -10,10 +10,8 @@ from btxrd.evaluation.calibration import (
     reliability_tables,
     selective_prediction,
 )
-from btxrd.evaluation.operating_points import decision_curve, operating_points
 from btxrd.evaluation.subgroups import SUBGROUP_METRICS, subgroup_table
 from btxrd.report.decision_figures import (
-    decision_curve_figure,
     reliability_figure,
     selective_figure,
     subgroup_figure,
@@ -26,31 +24,6 @@ BOOTSTRAP = Bootstrap(20, 0.9)
 @pytest.fixture(scope="module")
 def test(predicted):
     return predicted((60, 50, 10), skill=2, views=1)
-
-
-def legend(axis):
-    return [text.get_text() for text in axis.get_legend().get_texts()]
-
-
-def test_decision_curve(test, drawn):
-    curve = decision_curve(test, BOOTSTRAP)
-    figure = drawn(decision_curve_figure(curve, len(test), BOOTSTRAP), 120)
-    assert ", 90 % band (" in figure.get_suptitle()
-    axis = figure.axes[0]
-    assert len(legend(axis)) == 3
-    np.testing.assert_array_equal(axis.lines[0].get_ydata(), curve["model"])
-    points = operating_points(test, test, BOOTSTRAP, [0.9, 0.5])
-    axis = drawn(decision_curve_figure(curve, len(test), BOOTSTRAP, points), 120).axes[0]
-    assert legend(axis)[3].startswith("sensitivity ≥ 90 % on val: t = 0.")
-    assert len(axis.lines) == 5
-
-
-def test_decision_curve_without_malignant_images(test, drawn):
-    benign = test[test["label"] < 2]
-    points = operating_points(benign, test, BOOTSTRAP)
-    curve = decision_curve(benign, BOOTSTRAP)
-    axis = drawn(decision_curve_figure(curve, 110, BOOTSTRAP, points), 110).axes[0]
-    assert len(axis.lines) == 3
 
 
 def test_reliability(test, drawn):

@@ -30,10 +30,17 @@ TINY = {
 
 
 PROBE = {
-    "model": {"backbone": "tf_efficientnet_lite0", "pretrained": True},
+    "model": {"backbone": "tf_efficientnet_lite0", "pretrained": True, "flip_at_test": True},
     "data": {"image_size": 64},
     "training": {"mode": "probe"},
 }
+
+RECIPE = {
+    "model": {"backbone": "test_resnet", "pretrained": False, "flip_at_test": True},
+    "data": {"image_size": 64, "augmentation": "strong", "source_jitter": True},
+    "training": {"epochs": 2, "ema": 0.9, "layer_decay": 0.9, "sampling": "balanced"},
+}
+"""Every option that a training has, away from its default."""
 
 
 @pytest.fixture(scope="module")
@@ -183,14 +190,30 @@ def test_a_probe_leaves_what_a_training_leaves_and_says_what_it_is(probed, probi
     assert f"already trained: {folder / 'model.pt'}" in again
 
 
-def test_later_stages_know_no_difference(probed, probing):
-    folder, _ = probed
+def check_predicted_alike(folder: Path, dataset_root: str) -> None:
+    """Check that the checkpoint says of the files what the run's predictions do."""
     predictions = read_predictions(folder / "predictions.csv")
     test = predictions[predictions["part"] == "test"].head(8)
-    images = [Path(probing["dataset_root"], "images", name) for name in test["image_id"]]
+    images = [Path(dataset_root, "images", name) for name in test["image_id"]]
     found = predict(images, folder / "model.pt")
     columns = [f"p_{name}" for name in CLASS_NAMES]
     np.testing.assert_allclose(found[columns], test[columns], atol=1e-4, rtol=0)
+
+
+def test_a_training_takes_every_option(probing):
+    run = {"experiment": "recipe", "split": "stratified", "seed": 7}
+    execute("03_train", probing, **run, **probing, **RECIPE)
+    folder = run_directory(probing["study_dir"], **run)
+    checkpoint = load_checkpoint(folder / "model.pt")
+    assert checkpoint["class_weights"] == [1, 1, 1]
+    assert len(checkpoint["optimizer_state_dict"]["param_groups"]) > 2
+    assert "ema" in torch.load(folder / "last.pt")
+    check_predicted_alike(folder, probing["dataset_root"])
+
+
+def test_later_stages_know_no_difference(probed, probing):
+    folder, _ = probed
+    check_predicted_alike(folder, probing["dataset_root"])
     execute("04_evaluate", probing, run_dir=str(folder), replicates=20)
     page = execute("05_gradcam", probing, run_dir=str(folder), gallery=1, replicates=20)
     assert "center prior" in page

@@ -19,6 +19,17 @@ AGAINST_SHORTCUTS = {
 }
 
 
+LATER = (
+    {"model": {"flip_at_test": True}},
+    {"data": {"augmentation": "light"}},
+    {"data": {"source_jitter": True}},
+    {"training": {"ema": 0.99}},
+    {"training": {"layer_decay": 0.9}},
+    {"training": {"sampling": "balanced"}},
+)
+"""Of each parameter that came after studies were made, another value than its default."""
+
+
 def load(name: str) -> StudyParams:
     path = PROJECT_ROOT / "params" / f"{name}.yaml"
     return StudyParams.parse(read_yaml(path), path)
@@ -164,6 +175,27 @@ def test_folds_and_seeds_are_put_together(seeds, pools):
             {"experiment": "x", "training": {"mode": "probe", "cam_weight": 0.5}},
             ["training: ", "cam_weight must be 0"],
         ),
+        ({"experiment": "x", "training": {"ema": 1}}, ["training.ema", "less than 1"]),
+        ({"experiment": "x", "training": {"layer_decay": 0}}, ["layer_decay", "greater than 0"]),
+        ({"experiment": "x", "training": {"sampling": "even"}}, ["sampling", "'balanced'"]),
+        ({"experiment": "x", "data": {"augmentation": "weak"}}, ["augmentation", "'light'"]),
+        (
+            {
+                "experiment": "x",
+                "model": {"attention": "mask_guided"},
+                "training": {"cam_weight": 0.5},
+            },
+            ["model.attention: mask_guided", "training.cam_weight must be 0"],
+        ),
+        (
+            {
+                "experiment": "x",
+                "model": {"attention": "mask_guided", "flip_at_test": True},
+                "training": {"mode": "probe"},
+            },
+            ["model.flip_at_test", "keeps no maps of mirror images"],
+        ),
+        ({"experiment": "x", "model": {"attention": "masks"}}, ["model.attention", "mask_guided"]),
         ({"experiment": "x", "split": "centre"}, ["split", "'stratified'", "'center'"]),
         ({"experiment": "x", "data": {"annotations": "roi"}}, ["data.annotations", "roi_dim"]),
         ({"experiment": "../x"}, ["experiment", "pattern"]),
@@ -206,8 +238,10 @@ def test_every_parameter_that_changes_numbers_changes_the_fingerprint():
         {"data": {"annotations": "balanced_dim"}},
         {"training": {"lr": 1e-3}},
         {"training": {"cam_weight": 0.5}},
+        *LATER,
         {"training": {"mode": "probe"}},
         {"training": {"mode": "probe", "C": [1]}},
+        {"model": {"attention": "mask_guided"}},
     ):
         other = RunParams.parse({"experiment": "x", **change}, "test")
         assert other.fingerprint() != run.fingerprint()
@@ -225,6 +259,37 @@ def test_a_run_without_a_mode_is_what_it_was_before_there_were_modes():
     assert RunParams.parse(probe.model_dump(), "test") == probe
     other = RunParams.parse({"experiment": "x", "training": {"mode": "probe", "C": [1]}}, "test")
     assert other.fingerprint() != probe.fingerprint()
+
+
+@pytest.mark.parametrize("change", LATER)
+def test_what_came_later_is_in_no_run_that_is_as_before(change):
+    ((section, ((key, value),)),) = ((name, values.items()) for name, values in change.items())
+    before, run = RunParams(experiment="x"), RunParams.parse({"experiment": "x", **change}, "test")
+    assert run.model_dump()[section][key] == value
+    assert RunParams.parse(run.model_dump(), "test") == run
+    default = {section: {key: getattr(getattr(before, section), key)}}
+    same = RunParams.parse({"experiment": "x", **default}, "test")
+    assert key not in same.model_dump()[section]
+    assert same.fingerprint() == before.fingerprint()
+
+
+def test_a_run_without_attention_is_what_it_was_before_there_was_any():
+    plain = RunParams.parse({"experiment": "x", "training": {"attention_weight": 2}}, "test")
+    assert plain.fingerprint() == RunParams(experiment="x").fingerprint()
+    runs = [
+        RunParams.parse(
+            {
+                "experiment": "x",
+                "model": {"attention": "mask_guided"},
+                "training": {"mode": "probe", "attention_weight": weight},
+            },
+            "test",
+        )
+        for weight in (1, 2)
+    ]
+    assert runs[0].fingerprint() != runs[1].fingerprint()
+    assert RunParams.parse(runs[1].model_dump(), "test") == runs[1]
+    assert (runs[0].step, runs[0].steps, runs[0].needs_masks) == ("epoch", 50, True)
 
 
 def test_a_study_that_names_something_twice_is_refused():

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import timm
@@ -15,6 +15,7 @@ from torch import nn
 
 from btxrd import CLASS_NAMES
 from btxrd.files import project_path
+from btxrd.models.attention import MaskGuidedHead, stage_maps
 from btxrd.models.image_size import size_arguments
 from btxrd.models.weights import published_weights, read_weights, unfetched
 
@@ -26,24 +27,30 @@ CONV_OR_NORM = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
 class BTXRDClassifier(nn.Module):
-    """A timm backbone with a linear head that returns logits. Nothing is frozen.
+    """A timm backbone with a head that returns logits: linear, or guided by lesion masks.
 
     Args:
         backbone: a name that timm knows, with or without a tag of its pretrained weights.
         pretrained: start from the published weights: of an installed package, of the local hub
             cache or else of the hub; a `pretrained_cfg_overlay` among `kwargs` names others.
         drop_rate: dropout probability before the head, in [0, 1).
+        flip_at_test: whether it predicts with the mean over an image and its mirror image, as
+            `btxrd.models.inference.logits_of` takes it; `forward` does not.
+        attention: `mask_guided`, or none.
         kwargs: of `timm.create_model`.
 
     Attributes:
-        model: the timm model.
+        model: the timm model; without a head of its own where there is attention.
+        attention: the `MaskGuidedHead`, or None.
         num_features: width of the pooled features (1280 for efficientnet_b0).
         normalization: channel `mean` and `std` that the backbone's weights were published for, of
             pixels in [0, 1], three numbers each; `model_from_checkpoint` takes the checkpoint's.
         weights: where the first weights came from, in a line.
+        flip_at_test: as given.
 
     Raises:
-        ValueError: timm knows no such backbone; close names are suggested.
+        ValueError: timm knows no such backbone; close names are suggested. Or its feature maps do
+            not serve attention.
         RuntimeError: the pretrained weights could not be fetched, or none were published.
 
     >>> classifier = BTXRDClassifier("resnet18", pretrained=False)
@@ -57,11 +64,14 @@ class BTXRDClassifier(nn.Module):
         num_classes: int = 3,
         pretrained: bool = True,
         drop_rate: float = 0.2,
+        flip_at_test: bool = False,
+        attention: Literal["mask_guided"] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__()
         _require_known(backbone)
         self.weights = "drawn at random"
+        self.flip_at_test = flip_at_test
         if pretrained and not kwargs.get("pretrained_cfg_overlay"):
             first = published_weights(backbone)
             self.weights = first.note
@@ -70,7 +80,7 @@ class BTXRDClassifier(nn.Module):
             self.model = timm.create_model(
                 backbone,
                 pretrained=pretrained,
-                num_classes=num_classes,
+                num_classes=0 if attention else num_classes,
                 drop_rate=drop_rate,
                 **kwargs,
             )
@@ -82,12 +92,18 @@ class BTXRDClassifier(nn.Module):
         self.num_features: int = self.model.num_features
         published = resolve_model_data_config(self.model)
         self.normalization = {key: list(published[key]) for key in ("mean", "std")}
-        _start_undecided(self.model.get_classifier())
+        self.attention = None
+        if attention:
+            self.attention = MaskGuidedHead(self.model, num_classes, drop_rate)
+        own = self.attention.classifier if self.attention else self.model.get_classifier()
+        _start_undecided(own)
         _subsample_first(self.model)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map normalised images, float (B, 3, H, W), to logits, float (B, num_classes)."""
-        return self.model(images)
+        if self.attention is None:
+            return self.model(images)
+        return self.attention(stage_maps(self.model, images))[0]
 
     @property
     def gradcam_target_layer(self) -> nn.Module:
@@ -154,7 +170,7 @@ def create_model(config: dict[str, Any]) -> BTXRDClassifier:
     if not isinstance(section, dict):
         raise ValueError("the configuration has no section `model`")
     section = {key: value for key, value in section.items() if value is not None}
-    same = ("backbone", "num_classes", "pretrained")
+    same = ("backbone", "num_classes", "pretrained", "flip_at_test", "attention")
     arguments = {key: section[key] for key in same if key in section}
     if "dropout" in section:
         arguments["drop_rate"] = section["dropout"]

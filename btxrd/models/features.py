@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from btxrd.models.attention import stage_maps
 from btxrd.models.classifier import BTXRDClassifier
 
 __all__ = ["FeatureMapError", "features_and_logits"]
@@ -39,7 +40,11 @@ def features_and_logits(
     (torch.Size([2, 64, 4, 4]), torch.Size([2, 3]))
     """
     model = network.model
-    if getattr(model, "global_pool", None) == "token":
+    if network.attention is not None:
+        *finer, raw = stage_maps(model, images)
+        features, again = _opened(raw, None)
+        logits, _ = network.attention([*finer, again])
+    elif getattr(model, "global_pool", None) == "token":
         features, logits = _at_the_last_attention(model, images)
     else:
         raw = _the_one(model.forward_features(images), model)

@@ -7,12 +7,14 @@ import torch
 from torch import nn
 
 from btxrd import NORMALIZATION
+from btxrd.models.attention import stage_maps
 from btxrd.models.classifier import BTXRDClassifier
 
 __all__ = [
     "autocast",
     "head_inputs",
     "linear_head",
+    "logits_of",
     "mixed_precision",
     "predict_logits",
     "to_input",
@@ -53,6 +55,20 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
+def logits_of(network: BTXRDClassifier, inputs: torch.Tensor) -> torch.Tensor:
+    """Return the logits, (B, C), that a network predicts with, on its own device.
+
+    With its `flip_at_test` the mean of those of the images and of their mirror images: they are
+    still logits, and of a linear head the logits of the mean features.
+
+    Args:
+        network: in eval mode.
+        inputs: normalised, float (B, 3, S, S).
+    """
+    logits = network(inputs)
+    return (logits + network(inputs.flip(-1))) / 2 if network.flip_at_test else logits
+
+
 def predict_logits(
     network: BTXRDClassifier,
     loader: Iterable[Sequence[torch.Tensor]],
@@ -70,7 +86,7 @@ def predict_logits(
     network.to(memory_format=torch.channels_last).eval()
     with torch.inference_mode(), autocast(device):
         batches = [
-            network(to_input(images.to(device), normalization)).float().cpu()
+            logits_of(network, to_input(images.to(device), normalization)).float().cpu()
             for images, *_ in loader
         ]
     return torch.cat(batches).numpy()
@@ -91,21 +107,26 @@ def linear_head(network: BTXRDClassifier) -> nn.Linear:
 
 @torch.inference_mode()
 def head_inputs(network: BTXRDClassifier, images: torch.Tensor) -> np.ndarray:
-    """Return the features that a network's linear head reads, in single precision.
+    """Return the features that a network's head reads, in single precision.
+
+    With the network's `flip_at_test`, their mean over each image and its mirror image.
 
     Args:
         network: in eval mode; it computes where it is.
         images: uint8 (B, S, S).
 
     Returns:
-        float32 (B, D): the head of these are the network's logits.
+        Float32 (B, D): a linear head of these gives the network's logits. Of a head with attention,
+        float16 (B, D): the `stage_maps`, laid out one after the other.
 
     Raises:
-        ValueError: the network does not end in a linear head.
+        ValueError: the network does not end in a linear head, nor in one with attention.
     """
-    head = linear_head(network)
+    inputs = to_input(images.to(next(network.parameters()).device), network.normalization)
+    if network.attention is not None:
+        stages = stage_maps(network.model, inputs)
+        return torch.cat([maps.flatten(1) for maps in stages], dim=1).half().cpu().numpy()
     read: list[torch.Tensor] = []
-    with head.register_forward_pre_hook(lambda _, given: read.append(given[0])):
-        network(to_input(images.to(head.weight.device), network.normalization))
-    [features] = read
-    return features.cpu().numpy()
+    with linear_head(network).register_forward_pre_hook(lambda _, given: read.append(given[0])):
+        logits_of(network, inputs)
+    return torch.stack(read).mean(dim=0).cpu().numpy()

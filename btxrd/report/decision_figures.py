@@ -1,4 +1,4 @@
-"""The pictures of what a probability is good for: decisions, calibration, abstaining, subgroups.
+"""The pictures of what a probability is good for: calibration, abstaining, subgroups.
 
 In the style of `btxrd.report.figures`; call its `use_style` once in a notebook. Each takes the
 table of its name from `btxrd.evaluation`; `n` is the number of images behind it, `bootstrap` says
@@ -6,9 +6,7 @@ the level of the band or intervals.
 """
 
 from collections.abc import Mapping
-from itertools import cycle
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,61 +25,12 @@ from btxrd.report.figures import (
 )
 from btxrd.report.tables import format_interval, title_of
 
-__all__ = ["decision_curve_figure", "reliability_figure", "selective_figure", "subgroup_figure"]
+__all__ = ["reliability_figure", "selective_figure", "subgroup_figure"]
 
-MODEL_COLOUR = CLASS_PALETTE["Malignant"]
 NEUTRAL = "0.15"
 """Colour of what belongs to no class."""
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
-
-
-def decision_curve_figure(
-    curve: pd.DataFrame, n: int, bootstrap: Bootstrap, points: pd.DataFrame | None = None
-) -> Figure:
-    """Draw the net benefit of the model beside calling every image malignant, or none.
-
-    Net benefit far below 0 is cut off. The thresholds of `points`, as `operating_points` returns
-    them, are marked on the curve.
-    """
-    figure, axes = panels(1, 1, (WIDTH, 5.2))
-    axis = axes[0, 0]
-    cuts = curve["threshold"]
-    axis.fill_between(
-        cuts, curve["low"], curve["high"], color=MODEL_COLOUR, alpha=0.18, linewidth=0
-    )
-    axis.plot(cuts, curve["model"], color=MODEL_COLOUR, linewidth=2, label="the model")
-    axis.plot(cuts, curve["treat_all"], color="0.45", linestyle="--", label="every image malignant")
-    axis.plot(cuts, curve["treat_none"], color=NEUTRAL, linewidth=1.2, label="no image malignant")
-    top = max(curve[["model", "high", "treat_all"]].max(axis=None), 0.01)
-    if points is not None:
-        chosen = points.dropna(subset="threshold").itertuples()
-        for marker, point in zip(cycle("osD^vPX*"), chosen, strict=False):
-            height = np.interp(point.threshold, cuts, curve["model"])
-            label = f"sensitivity ≥ {100 * point.target:g} % on val: t = {point.threshold:.3f}"
-            axis.plot(
-                point.threshold, height, marker, color=NEUTRAL, markersize=8, label=label, zorder=3
-            )
-    axis.set(
-        xlabel="Threshold probability t of malignant",
-        ylabel="Net benefit (malignant found an image)",
-        xlim=(0, 1),
-        ylim=(-0.35 * top, 1.1 * top),
-    )
-    axis.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, frameon=False)
-    figure.suptitle(
-        f"Decision curve, malignant against the rest, {bootstrap.name} band ({image_count(n)})"
-    )
-    better = curve["model"] > curve[["treat_all", "treat_none"]].max(axis=1)
-    at = curve.loc[(cuts - 0.1).abs().idxmin()]
-    return describe(
-        figure,
-        f"{figure.get_suptitle()}. The model has more net benefit than both references at "
-        f"{better.sum()} of {len(curve)} thresholds; at t = {at['threshold']:.0%} it has "
-        f"{format_interval(at['model'], at['low'], at['high'])}, and calling every image malignant "
-        f"{at['treat_all']:.3f}.",
-    )
 
 
 def reliability_figure(

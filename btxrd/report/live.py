@@ -43,7 +43,7 @@ class TrainingView:
         self.words = (
             f"train loss {row['train_loss']:.3f} · val loss {row['val_loss']:.3f} · "
             f"val top-1 {row['val_top1']:.1%} · {mean:.1f} s each · "
-            f"at most {mean * (self.run.training.steps - self.done):.0f} s left"
+            f"at most {mean * (self.run.steps - self.done):.0f} s left"
         )
         self._show_bar(self.done, self.words)
         if self.is_watched and self.done > 1 and _elapsed(self.drawn) > REDRAW_SECONDS:
@@ -63,7 +63,7 @@ class TrainingView:
             self._show_bar(self.done, f"already trained: {self.run.run_dir}")
 
     def _show_bar(self, value: float, words: str) -> None:
-        step, steps = self.run.training.step, self.run.training.steps
+        step, steps = self.run.step, self.run.steps
         bar = f'<progress value="{value}" max="{steps}" style="width: 16em"></progress>'
         _show(self.bar, HTML(f"{bar} {step} <b>{self.done}/{steps}</b> · {words}"))
 

@@ -109,7 +109,7 @@ def _run_state(parameters: str, stamps: tuple[object, ...]) -> RunState:
     return RunState(
         experiment=run.experiment,
         state=state,
-        step=run.training.step,
+        step=run.step,
         epoch=len(history),
         epochs=_steps(run),
         val_loss=float(history[-1]) if len(history) else None,
@@ -122,7 +122,7 @@ def _run_state(parameters: str, stamps: tuple[object, ...]) -> RunState:
 
 def _steps(run: ResultParams) -> int:
     """Return how many rows the history can have: in a pool, none."""
-    return 0 if run.is_pool else run.training.steps
+    return 0 if run.is_pool else run.steps
 
 
 def _column(path: Path, name: str) -> np.ndarray:
