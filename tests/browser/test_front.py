@@ -22,7 +22,7 @@ def test_the_answer_is_on_the_first_screen_with_the_numbers_of_the_tables(
     card = page.locator(".scorecard")
     box = card.bounding_box()
     assert box["y"] + box["height"] <= WINDOW[1]
-    figures = pd.read_csv(small_study / "figures.csv").query("part == 'test' and seeds == '1'")
+    figures = pd.read_csv(small_study / "figures.csv").query("part == 'test'")
     best = card.locator(".answer strong").first.inner_text()
     own = figures[figures["experiment"] == best].set_index("split")
     shown = card.locator(".card .figure").all_inner_texts()
