@@ -76,13 +76,11 @@ def test_subgroups(test, drawn, metric):
 
 
 def test_decision_figures_say_in_words_what_they_show(test):
-    curve, selective = decision_curve(test, BOOTSTRAP), selective_prediction(test, BOOTSTRAP)
+    selective = selective_prediction(test, BOOTSTRAP)
     reliability = reliability_tables(test, BOOTSTRAP)
     everyone = selective.iloc[-1]
     top = reliability["Malignant"].dropna(subset="observed").iloc[-1]
-    at = curve[curve["threshold"].round(6) == 0.1].iloc[0]
     for figure, row, value in (
-        (decision_curve_figure(curve, 120, BOOTSTRAP), at, "model"),
         (selective_figure(selective, 120, BOOTSTRAP), everyone, "accuracy"),
         (reliability_figure({"raw": reliability}, BOOTSTRAP, "R"), top, "observed"),
     ):

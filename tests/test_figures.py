@@ -173,7 +173,7 @@ def test_an_empty_gallery_says_so(drawn):
 def test_gallery_refuses_uneven_parts():
     with pytest.raises(ValueError, match="titles must be 2"):
         figures.gallery_figure(np.zeros((2, 8, 8)), ["a"])
-    with pytest.raises(ValueError, match=r"\(N, S, S\)"):
+    with pytest.raises(ValueError, match=r"\(N, H, W\)"):
         figures.gallery_figure(np.zeros((8, 8)), ["a"] * 8)
 
 
