@@ -39,8 +39,6 @@ class _Exporter(HTMLExporter):
             extra_template_basedirs=[str(TEMPLATES)],
             exclude_input_prompt=True,
             exclude_output_prompt=True,
-            embed_images=True,
-            exclude_anchor_links=True,
         )
         self.prose = Prose()
 
