@@ -238,8 +238,9 @@ def test_a_run_without_a_mode_is_what_it_was_before_there_were_modes():
 
 
 def test_a_run_without_attention_is_what_it_was_before_there_was_any():
-    plain = RunParams.parse({"experiment": "x", "training": {"attention_weight": 2}}, "test")
-    assert plain.fingerprint() == RunParams(experiment="x").fingerprint()
+    plain = RunParams(experiment="x").model_dump()
+    assert "attention" not in plain["model"]
+    assert "attention_weight" not in plain["training"]
     runs = [
         RunParams.parse(
             {
