@@ -45,6 +45,7 @@ EXPERIMENT_KEYS = (
     "data.image_size",
     "training.batch_size",
     "training.cam_weight",
+    "training.attention_weight",
     "training.mode",
     "training.C",
 )

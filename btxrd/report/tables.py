@@ -12,6 +12,7 @@ __all__ = ["TITLES", "as_table", "format_interval", "title_of"]
 
 TITLES = {
     "accuracy": "Accuracy",
+    "attention_iou": "Attention mean IoU",
     "auc": "AUC",
     "auc/Malignant": "Malignant AUC",
     "average_precision": "Average precision",
