@@ -194,6 +194,24 @@ def verify(directory: Path) -> None:
 
 
 @main.command()
+@study_argument
+@click.option("--zip", "packed", is_flag=True, help="Also pack them into reports/<study>.zip.")
+def report(directory: Path, packed: bool) -> None:
+    """Make the pages of the study in DIRECTORY again, from its executed notebooks.
+
+    With --zip they, their images and small tables are also packed into one file that opens
+    anywhere, with a text on the data's licence.
+    """
+    from btxrd.study.pages import data_licence, pack_pages, rebuild_pages
+
+    with _in_one_line(OSError):
+        click.echo(f"{rebuild_pages(directory)} pages in {directory}")
+        if packed:
+            click.echo(f"packed: {pack_pages(directory)}")
+            click.echo(data_licence(directory), err=True)
+
+
+@main.command()
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 @click.option("--url", help="Another address of the same archive.")
 def fetch(directory: Path | None, url: str | None) -> None:

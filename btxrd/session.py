@@ -7,11 +7,21 @@ from pathlib import Path
 from btxrd.files import read_json
 from btxrd.stages import STUDY_FILE
 
-__all__ = ["SESSION_VARIABLE", "THREAD_VARIABLES", "StopRequested", "StopWithStudy", "check_stop"]
+__all__ = [
+    "NOTEBOOK_VARIABLE",
+    "SESSION_VARIABLE",
+    "THREAD_VARIABLES",
+    "StopRequested",
+    "StopWithStudy",
+    "check_stop",
+]
 
 SESSION_VARIABLE = "BTXRD_SESSION"
 """The environment variable that tells a kernel which session of the study it belongs to."""
 
+NOTEBOOK_VARIABLE = "BTXRD_NOTEBOOK_FOLDER"
+"""The environment variable that tells a kernel where the executed copy of its notebook will stand,
+from which links count. In JupyterLab there is none: they count from the working directory."""
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """The environment variables that tell a kernel's libraries how many threads to use."""

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 __all__ = [
+    "CASES_FILE",
     "COMPARE",
     "EDA",
     "EVALUATE",
     "FEATURES_FILE",
     "GRADCAM",
+    "HEATMAPS_FILE",
     "LOCK_FILE",
     "PUBLISHED_FILE",
+    "RUNS_SCRIPT",
     "RUN_FILE",
     "RUN_STAGES",
     "SPLITS",
@@ -31,8 +34,14 @@ FEATURES_FILE = "features.json"
 """How far the features of a probe are, in its run's folder: `share` in [0, 1], and `seconds`."""
 STUDY_FILE = "study.json"
 """A study's parameters and sessions, in its folder."""
+RUNS_SCRIPT = "runs.js"
+"""The runs of a study and their pages, for the navigation of each page; in the study's folder."""
 LOCK_FILE = ".lock"
 """Held by whoever runs a study, in its folder."""
+CASES_FILE = "cases.html"
+"""Every test image of a run or pool, to look at, in its folder."""
+HEATMAPS_FILE = "heatmaps.js"
+"""The heat maps of a run's test images, which that page loads, in its folder."""
 PUBLISHED_FILE = "params/published.csv"
 """What others have published of the same data, for orientation, in the clone."""
 
@@ -131,8 +140,14 @@ EVALUATE = Stage(
     title="evaluation",
     doing="evaluating",
     of="run",
-    reads=("predictions.csv", "training.json", "dataset_root"),
-    writes=("metrics.json", "operating_points.csv", "calibration.csv", "subgroups.csv"),
+    reads=(
+        "predictions.csv",
+        "training.json",
+        "splits/<split>.csv",
+        "splits/duplicates.csv",
+        "dataset_root",
+    ),
+    writes=("metrics.json", "operating_points.csv", "calibration.csv", "subgroups.csv", CASES_FILE),
     page="04_evaluate.html",
     rooms=("data", "evaluation", "predictions"),
     packages=_STATISTICS,
@@ -143,7 +158,7 @@ GRADCAM = Stage(
     doing="Grad-CAM",
     of="run",
     reads=("model.pt", "predictions.csv", "dataset_root"),
-    writes=("gradcam.csv",),
+    writes=("gradcam.csv", HEATMAPS_FILE),
     page="05_gradcam.html",
     rooms=("data", "models", "evaluation", "predictions"),
     packages=("torch", "timm", "grad-cam", *_PIXELS, *_STATISTICS),

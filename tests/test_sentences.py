@@ -308,10 +308,10 @@ def test_titles_say_what_the_case_is(cases, table):
     facts = pd.concat(rows.assign(image_id=name) for name, rows in named.items())
     titles = [textwrap.wrap(title, 34) for title in case_titles(cases, facts)]
     assert [[line.replace("\N{NO-BREAK SPACE}", " ") for line in title] for title in titles] == [
-        ["true positive", "(N 0.60, B 0.10, M 0.30),", "no tumour, 34 y, frontal"],
-        ["false positive: is Normal", "(N 0.10, B 0.10, M 0.80),", "osteosarcoma, 34 y, frontal"],
+        ["e: Normal, called Normal", "(N 0.60, B 0.10, M 0.30),", "no tumour, 34 y, frontal"],
+        ["d: Normal, called Malignant", "(N 0.10, B 0.10, M 0.80),", "osteosarcoma, 34 y, frontal"],
         [
-            "false negative: called Normal",
+            "a: Malignant, called Normal",
             "(N 0.80, B 0.10, M 0.10),",
             "osteosarcoma, 34 y, frontal",
         ],

@@ -9,6 +9,7 @@ is used here.
 import copy
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,14 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from btxrd.models import BTXRDClassifier, features_and_logits
 
-__all__ = ["METHODS", "class_activation_maps", "fold_norms", "randomised_copy"]
+__all__ = [
+    "METHODS",
+    "class_activation_maps",
+    "coarse_maps",
+    "fold_norms",
+    "randomised_copy",
+    "upsampled",
+]
 
 METHODS: dict[str, type[BaseCAM]] = {
     "gradcam": GradCAM,
@@ -36,6 +44,16 @@ Muhammad and Yeasin 2020, which looks at no class."""
 
 
 def class_activation_maps(
+    model: BTXRDClassifier, images: np.ndarray, targets: ArrayLike, *options: Any, **named: Any
+) -> np.ndarray:
+    """Return one raw class activation map an image at its size: `coarse_maps`, `upsampled`.
+
+    Takes what `coarse_maps` takes and raises what it raises; float32 (N, S, S), each at least 0.
+    """
+    return upsampled(coarse_maps(model, images, targets, *options, **named), images.shape[1])
+
+
+def coarse_maps(
     model: BTXRDClassifier,
     images: np.ndarray,
     targets: ArrayLike,
@@ -46,9 +64,8 @@ def class_activation_maps(
 ) -> np.ndarray:
     """Return one raw class activation map an image, in one pass of the model over each batch.
 
-    The map is made at the resolution of the last feature map, that of `features_and_logits`, and
-    resized bilinearly. A copy of the model is looked at, in eval mode and with its batch norms
-    folded away.
+    The map has the resolution of the last feature map, that of `features_and_logits`. A copy of
+    the model is looked at, in eval mode and with its batch norms folded away.
 
     Args:
         images: uint8 (N, S, S), preprocessed; an array or a slice of a memmap.
@@ -59,7 +76,7 @@ def class_activation_maps(
             float32 (B, 3, S, S).
 
     Returns:
-        float32 (N, S, S), each at least 0.
+        float32 (N, h, w), each at least 0; (0, 1, 1) of no images.
 
     Raises:
         FeatureMapError: the model has no last feature map, or one of a single place.
@@ -78,15 +95,21 @@ def class_activation_maps(
         raise ValueError(f"targets must lie in 0 … {model.num_classes - 1}")
     device = next(model.parameters()).device
     cam = METHODS[method](fold_norms(model).requires_grad_(False), target_layers=[])
-    maps = np.empty(images.shape, dtype=np.float32)
+    maps = []
     with torch.enable_grad():
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
             pixels = torch.from_numpy(np.array(images[batch])).to(device)
-            raw = torch.from_numpy(_raw_maps(cam, to_input(pixels), targets[batch])).to(device)
-            resized = F.interpolate(raw[:, None], images.shape[1:], mode="bilinear")
-            maps[batch] = resized[:, 0].cpu().numpy()
-    return maps
+            maps.append(_raw_maps(cam, to_input(pixels), targets[batch]))
+    return np.concatenate(maps) if maps else np.empty((0, 1, 1), np.float32)
+
+
+def upsampled(maps: np.ndarray, side: int) -> np.ndarray:
+    """Resize maps, float32 (N, h, w), bilinearly to squares: float32 (N, side, side)."""
+    if not len(maps):
+        return np.empty((0, side, side), np.float32)
+    coarse = torch.from_numpy(maps)[:, None]
+    return F.interpolate(coarse, (side, side), mode="bilinear")[:, 0].numpy()
 
 
 def fold_norms(network: BTXRDClassifier) -> BTXRDClassifier:

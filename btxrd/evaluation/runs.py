@@ -252,12 +252,16 @@ def _trainings(runs: list[RunResult]) -> dict[tuple[str, str], list[RunResult]]:
     """Return split and experiment → its evaluated seeds, in order of these."""
     trained: dict[tuple[str, str], list[RunResult]] = {}
     single = [run for run in runs if run.is_whole and run.is_evaluated and run.seed != ENSEMBLE]
-    for run in sorted(single, key=attrgetter("split", "experiment", "seed")):
+    for run in sorted(single, key=lambda run: (_place(run.split), run.experiment, run.seed)):
         trained.setdefault((run.split, run.experiment), []).append(run)
     for first, *others in trained.values():
         for other in others:
             check_comparable(first.parameters, other.parameters, ("seed",))
     return trained
+
+
+def _place(split: str) -> int:
+    return list(SPLIT_TITLES).index(split)
 
 
 def seed_figures(
@@ -266,16 +270,16 @@ def seed_figures(
     """Lay out the headline figures of each experiment and split: means over its seeds.
 
     Returns:
-        For each part (val, test) a row an experiment and split, and one more for its ensemble:
-        `part`, `experiment`, `split`, `seeds` ("1", "3", "ensemble"), `n` images, each of
-        `COMPARED` with its ends and its spread over seeds (`_sd`, of a sample), `mean_iou`,
-        `attention_iou`, `status`; NaN where there is none. Intervals are as in `seed_summary`, for
-        one seed as in its `metrics.json`.
+        For each part (val, test) and split, in the order of `SPLIT_TITLES`, a row an experiment,
+        and one more for its ensemble: `part`, `experiment`, `split`, `seeds` ("1", "3",
+        "ensemble"), `n` images, each of `COMPARED` with its ends and its spread over seeds (`_sd`,
+        of a sample), `mean_iou`, `attention_iou`, `status`; NaN where there is none. Intervals are
+        as in `seed_summary`, for one seed as in its `metrics.json`.
     """
-    groups: dict[tuple[str, str, bool], list[RunResult]] = {}
+    groups: dict[tuple[int, str, bool], list[RunResult]] = {}
     for run in runs:
         if run.is_whole:
-            key = (run.experiment, run.split, run.seed == ENSEMBLE)
+            key = (_place(run.split), run.experiment, run.seed == ENSEMBLE)
             groups.setdefault(key, []).append(run)
     rows = [
         _figures(groups[key], part, Path(study_dir), bootstrap)

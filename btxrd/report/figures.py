@@ -369,19 +369,19 @@ def gallery_figure(
     """Draw a grid of radiographs, with the outline of the lesion mask and the heat map over it.
 
     Args:
-        images: (N, S, S) uint8 grey values.
+        images: (N, H, W) uint8 grey values, such as squares, or two of them side by side.
         titles: N texts, wrapped to the width of an image.
-        masks: (N, S, S), more than 0 inside a lesion.
-        heatmaps: (N, S, S) floats in [0, 1], drawn the more opaque the hotter.
+        masks: (N, H, W), more than 0 inside a lesion.
+        heatmaps: (N, H, W) floats in [0, 1], drawn the more opaque the hotter.
         columns: images a row; up to 4 stay readable.
 
     Raises:
-        ValueError: the images are not (N, S, S), or titles, masks or maps are not N.
+        ValueError: the images are not (N, H, W), or titles, masks or maps are not N.
     """
     pictures = np.asarray(images)
     n = len(pictures)
     if n and pictures.ndim != 3:
-        raise ValueError(f"images must have shape (N, S, S), found {pictures.shape}")
+        raise ValueError(f"images must have shape (N, H, W), found {pictures.shape}")
     for name, values in {"titles": titles, "masks": masks, "heatmaps": heatmaps}.items():
         if values is not None and len(values) != n:
             raise ValueError(f"{name} must be {n}, one an image, found {len(values)}")
@@ -391,7 +391,8 @@ def gallery_figure(
     headings = [textwrap.fill(text, int(cell * 11.5)) for text in titles]
     lines = max((heading.count("\n") + 1 for heading in headings), default=0)
     columns, rows = min(columns, max(2, n)), -(-n // columns)
-    height = rows * (cell + 0.17 * lines + 0.1) + 0.5
+    tall = cell * pictures.shape[1] / pictures.shape[2] if n else cell
+    height = rows * (tall + 0.17 * lines + 0.1) + 0.5
     figure, axes = panels(max(1, rows), columns, (columns * cell + bar_width, height))
     for axis in axes.flat:
         axis.set_axis_off()

@@ -1,46 +1,102 @@
-"""The page that people read: an executed notebook as one self-contained HTML file."""
+"""The page that people read: an executed notebook as one self-contained HTML file.
 
+A figure says what it shows by the metadata of its output, which becomes the alternative text of
+PNG and SVG alike: `display(figure, metadata={"alt": "Macro AUC of E1: 0.81 (0.76–0.86), …"})`, or,
+from a formatter, `{"image/svg+xml": {"alt": …}}`. Where it says nothing, the heading above it
+stands for it.
+
+Prose, which is what Markdown cells and Markdown outputs say, is read by `btxrd.report.prose`:
+headings in order, terms explained. What a cell shows as HTML is taken as it is.
+
+A page stands in its study's folder or below it, and links to the study's other pages relatively;
+which runs there are it learns from the study's `runs.js` when it is opened. Without that file, or
+in no study at all, it has no such links.
+"""
+
+import os
 from pathlib import Path
+from typing import Any
 
 import nbformat
+from jinja2 import pass_context
 from nbconvert import HTMLExporter
 
 from btxrd.files import atomic_path
+from btxrd.report.prose import Prose
+from btxrd.stages import RUNS_SCRIPT, STUDY_FILE, STUDY_STAGES
 
 __all__ = ["write_html"]
 
 TEMPLATES = Path(__file__).with_name("templates")
+FIGURES = ("image/png", "image/svg+xml", "image/jpeg")
+
+
+class _Exporter(HTMLExporter):
+    """Lays out the cells of one notebook, and keeps what it has read of their prose."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            template_name="report",
+            extra_template_basedirs=[str(TEMPLATES)],
+            exclude_input_prompt=True,
+            exclude_output_prompt=True,
+            exclude_anchor_links=True,
+            embed_images=True,
+        )
+        self.prose = Prose()
+
+    @pass_context
+    def markdown2html(self, context: Any, source: str) -> str:
+        return self.prose.read(super().markdown2html(context, source))
 
 
 def write_html(notebook: str | Path, html: str | Path) -> None:
-    """Convert an executed notebook to one self-contained page, its code folded away.
+    """Convert an executed notebook to one self-contained page, its code behind a switch.
 
     The page's title is the notebook's first heading.
     """
     content = nbformat.read(notebook, as_version=4)
     _describe_figures(content)
-    exporter = HTMLExporter(
-        template_name="report",
-        extra_template_basedirs=[str(TEMPLATES)],
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-        embed_images=True,
+    exporter = _Exporter()
+    cells, _ = exporter.from_notebook_node(content)
+    page = exporter.environment.get_template("page.html.j2").render(
+        title=_title(content),
+        cells=cells,
+        prose=exporter.prose,
+        study=_place(Path(html).absolute()),
     )
-    body, _ = exporter.from_notebook_node(content, {"metadata": {"name": _title(content)}})
     with atomic_path(html) as temporary:
-        temporary.write_text(body)
+        temporary.write_text(page)
+
+
+def _place(html: Path) -> dict[str, Any] | None:
+    """Say where a page is in its study, which is the nearest folder above with a `study.json`."""
+    folder = next((above for above in html.parents if (above / STUDY_FILE).is_file()), None)
+    if folder is None:
+        return None
+    up = (
+        "" if html.parent == folder else f"{Path(os.path.relpath(folder, html.parent)).as_posix()}/"
+    )
+    return {
+        "up": up,
+        "page": html.relative_to(folder).as_posix(),
+        "stages": [home, *others],
+        "script": RUNS_SCRIPT,
+    }
 
 
 def _describe_figures(content: nbformat.NotebookNode) -> None:
-    """Give every figure the heading above it as its alternative text."""
+    """Give every figure an alternative text: its own, or the heading above it."""
     heading = _title(content)
     for cell in content.cells:
         if cell.cell_type == "markdown":
             headings = [line for line in cell.source.splitlines() if line.startswith("#")]
             heading = headings[-1].lstrip("# ") if headings else heading
         for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):
-                output.metadata["image/png"] = {"alt": f"Figure: {heading}"}
+            for kind in set(FIGURES) & set(output.get("data", {})):
+                given = output.metadata.get(kind, {})
+                alt = given.get("alt") or output.metadata.get("alt") or f"Figure: {heading}"
+                output.metadata[kind] = given | {"alt": alt}
 
 
 def _title(content: nbformat.NotebookNode) -> str:

@@ -1,6 +1,7 @@
 """What the reports say in words."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -330,23 +331,22 @@ def _verdict(leads: pd.DataFrame) -> str:
 
 
 def case_titles(cases: pd.DataFrame, table: pd.DataFrame) -> list[str]:
-    """Write above each case what it is: kind, probabilities, subtype, age and view.
+    """Write above each case what it is: id, classes, probabilities, subtype, age and view.
 
     Args:
         cases: as `gallery_cases` returns them.
         table: as `read_table` returns it.
 
     Returns:
-        One text a case, in three pieces whose inner spaces do not break: wrapped to some 34
-        characters, each piece gets a line. A false positive is named with its true class, a
-        false negative with the predicted one; a normal image has no subtype.
+        One text a case, in three pieces whose inner spaces do not break: each piece gets a line
+        where the next does not fit. A normal image has no subtype.
 
     Raises:
         KeyError: the table lacks an image.
     """
     rows = table.set_index("image_id").loc[cases["image_id"]]
     facts = zip(
-        cases["kind"],
+        cases["image_id"],
         cases["label"],
         cases["predicted"],
         probabilities(cases),
@@ -356,15 +356,15 @@ def case_titles(cases: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         strict=True,
     )
     titles = []
-    for kind, label, predicted, shares, subtype, age, view in facts:
-        other = {
-            "true positive": "",
-            "false positive": f": is {CLASS_NAMES[label]}",
-            "false negative": f": called {CLASS_NAMES[predicted]}",
-        }[kind]
+    for image_id, label, predicted, shares, subtype, age, view in facts:
+        called = f"{CLASS_NAMES[label]}, called {CLASS_NAMES[predicted]}"
         chances = ", ".join(
             f"{name[0]} {share:.2f}" for name, share in zip(CLASS_NAMES, shares, strict=True)
         )
-        pieces = [f"{kind}{other}", f"({chances}),", f"{subtype}, {age:.0f} y, {view}"]
+        pieces = [
+            f"{Path(image_id).stem}: {called}",
+            f"({chances}),",
+            f"{subtype}, {age:.0f} y, {view}",
+        ]
         titles.append(" ".join(piece.replace(" ", "\N{NO-BREAK SPACE}") for piece in pieces))
     return titles

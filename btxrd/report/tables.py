@@ -1,14 +1,27 @@
-"""One way to lay any frame out for reading: values with intervals, counts, titles."""
+"""One way to lay any frame out for reading: values with intervals, counts, titles.
 
-from collections.abc import Mapping
-from typing import Any
+A table is whole without a script. After `use_tables`, once a notebook, its readers also sort,
+filter and copy it, in JupyterLab and in the page, without a network: with DataTables
+(https://datatables.net), as the package itables brings it.
+"""
+
+import gzip
+import math
+import re
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import pandas as pd
-from pandas.io.formats.style import Styler
+from IPython.display import HTML, display
+from itables.utils import find_package_file
+from jinja2 import Environment, FileSystemLoader
 
 from btxrd.evaluation.intervals import NO_INTERVAL
 
-__all__ = ["TITLES", "as_table", "format_interval", "title_of"]
+__all__ = ["TITLES", "Table", "as_table", "format_interval", "title_of", "use_tables"]
 
 TITLES = {
     "accuracy": "Accuracy",
@@ -63,6 +76,19 @@ METRIC_COLUMNS = ("metric", "score")
 """Columns that hold names of metrics, which are written as their titles."""
 LONG = 40
 """Columns with longer texts wrap."""
+TALL = 50
+"""Tables of more rows scroll within their own frame."""
+NUMBER = re.compile(
+    r"(?P<value>(?P<below>< )?(?P<number>[+-]?\d[\d,]*(\.\d+)?)%?)"
+    r"(?P<interval> \(.*\))?(?P<spread>\n.*)?"
+)
+"""A cell that is sorted as a number, with what may stand around that."""
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).with_name("templates") / "tables"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 def title_of(name: Any) -> str:
@@ -96,6 +122,101 @@ def format_interval(estimate: float, low: float, high: float, signed: bool = Fal
     return f"{estimate:{form}} ({low:{form}}{' to ' if signed else '–'}{high:{form}})"
 
 
+def use_tables() -> None:
+    """Let tables be sorted, filtered and copied: display what does it, once a notebook (0.25 MB).
+
+    Executed in a notebook; the page that is made of it holds it, too.
+    """
+    library = gzip.compress(find_package_file("html", "dt_bundle.js").read_bytes(), mtime=0)
+    fragment = TEMPLATES.get_template("use_tables.html.j2")
+    display(HTML(fragment.render(library=b64encode(library).decode())))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A text, and how its value stands to those that it is compared with."""
+
+    text: str
+    mark: Literal["", "best", "close"] = ""
+
+
+@dataclass(frozen=True, repr=False)
+class Table:
+    """A table to read, as notebooks display it.
+
+    Attributes:
+        cells: a column a title; each holds `Cell`.
+        caption: what stands above it.
+        lacking: the texts that stand for no value, which are sorted last.
+    """
+
+    cells: pd.DataFrame
+    caption: str | None
+    lacking: tuple[str, ...] = ("–",)
+
+    @property
+    def data(self) -> pd.DataFrame:
+        """The texts of the cells."""
+        return self.cells.map(lambda cell: cell.text)
+
+    def to_html(self) -> str:
+        """Return the table as HTML that reads and prints well by itself."""
+        columns = {name: self._written(list(self.cells[name])) for name in self.cells}
+        return TEMPLATES.get_template("table.html.j2").render(
+            caption=self.caption,
+            head={name: kind for name, (kind, _) in columns.items()},
+            rows=list(zip(*(cells for _, cells in columns.values()), strict=True)),
+            is_tall=len(self.cells) > TALL,
+        )
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def __repr__(self) -> str:
+        """Return the texts as pandas prints them."""
+        return repr(self.data)
+
+    def _written(self, cells: Sequence[Cell]) -> tuple[str, list[dict[str, Any]]]:
+        """Return a column's class, and of each cell what it is sorted by and the parts it has."""
+        texts = [cell.text for cell in cells]
+        keys, kind = sort_keys(texts, self.lacking), "text"
+        if any(isinstance(key, float) for key in keys):
+            kind = "number"
+        elif max(map(len, texts), default=0) > LONG:
+            kind = "text long"
+        written = []
+        for cell, key in zip(cells, keys, strict=True):
+            match = NUMBER.fullmatch(cell.text) if isinstance(key, float) else None
+            parts = match.groupdict() if match else {"value": cell.text}
+            own_key = None if keys == texts else key
+            written.append(parts | {"key": own_key, "kind": kind, "mark": cell.mark})
+        return kind, written
+
+
+def sort_keys(texts: Sequence[str], lacking: Sequence[str] = ("–",)) -> list[float | str]:
+    """Return what the cells of a column are sorted by: their numbers, where all have one.
+
+    Args:
+        lacking: texts that stand for no value; their key is the empty one.
+
+    >>> sort_keys(["0.812 (0.760–0.861)\\n± 0.012", "1,234", "45%", "12 (30%)", "0.8 (–)", "–"])
+    [0.812, 1234.0, 45.0, 12.0, 0.8, '']
+    >>> sort_keys(["< 0.001", "0.001"])[0] < 0.001
+    True
+    >>> sort_keys(["1", "ensemble", "–"])
+    ['1', 'ensemble', '']
+    """
+    found = [NUMBER.fullmatch(text) for text in texts]
+    if all(match or text in lacking for match, text in zip(found, texts, strict=True)):
+        return [_number(match) if match else "" for match in found]
+    return ["" if text in lacking else text for text in texts]
+
+
+def _number(match: re.Match[str]) -> float:
+    number = float(match["number"].replace(",", ""))
+    return math.nextafter(number, -math.inf) if match["below"] else number
+
+
 def as_table(
     frame: pd.DataFrame,
     across: str | None = None,
@@ -105,7 +226,9 @@ def as_table(
     missing: str = "–",
     caption: str | None = None,
     no_interval: str = NO_INTERVAL,
-) -> Styler:
+    best: Mapping[str, Literal["max", "min"]] | None = None,
+    within: str | pd.Series | None = None,
+) -> Table:
     """Lay a frame out for reading, without its index.
 
     `x` with `x_low` and `x_high`, and `estimate` with `low` and `high`, become one cell: value
@@ -120,6 +243,14 @@ def as_table(
         signed: write values with their sign.
         missing: what stands for NaN.
         no_interval: why a value has none.
+        best: a column of values → which of them is the best one. It is set bold; underlined are
+            those that its interval includes or whose interval includes it. The caption says so,
+            and that it is no test.
+        within: compare only rows that are equal in this column, or in this Series of the frame's
+            index; none where it is NaN. By default all are compared.
+
+    Raises:
+        KeyError: `best` or `within` names a column that is not there.
 
     >>> frame = pd.DataFrame({"metric": ["macro_auc", "accuracy"], "estimate": [0.8, 0.7],
     ...                       "low": [0.7, 0.6], "high": [0.9, 0.8], "n": [1200, 1200]})
@@ -136,6 +267,9 @@ def as_table(
         ends[value] = ("low", "high")
     spreads = {name: f"{name}_sd" for name in ends if f"{name}_sd" in frame}
     hidden = {end for pair in ends.values() for end in pair} | set(spreads.values())
+    if not isinstance(within, pd.Series):
+        within = pd.Series(0, frame.index) if within is None else frame[within]
+    marks = _marks(frame, ends, best or {}, within)
     cells = pd.DataFrame(index=frame.index)
     for name in frame:
         if name in ends:
@@ -144,34 +278,70 @@ def as_table(
             if name in spreads:
                 found = zip(texts, frame[spreads[name]], strict=True)
                 texts = [text if pd.isna(sd) else f"{text}\n± {sd:.3f}" for text, sd in found]
-            cells[name] = [missing if text == "–" else text for text in texts]
+            texts = [missing if text == "–" else text for text in texts]
         elif name not in hidden:
             known = named if name in METRIC_COLUMNS else given
-            cells[name] = [_cell(value, name, known, missing) for value in frame[name]]
+            texts = [_text(value, name, known, missing) for value in frame[name]]
+        else:
+            continue
+        marked = marks[name] if name in marks else [""] * len(texts)
+        cells[name] = pd.Series(map(Cell, texts, marked), frame.index, dtype=object)
     if across is not None:
         order = list(dict.fromkeys(cells[across]))
         keys = [name for name in cells if name not in (across, "estimate")]
         wide = cells.pivot_table("estimate", keys, across, aggfunc="first", sort=False)
-        cells = wide.reindex(columns=order).fillna(missing).reset_index()
+        wide = wide.reindex(columns=order)
+        cells = wide.where(wide.notna(), Cell(missing)).reset_index()
     if turned is not None:
         cells = cells.set_index(turned).T.rename_axis("").reset_index()
-    titled = {name: named.get(name) or title_of(name) for name in cells}
+    titled = {name: _title(name, named) for name in cells}
     if turned is not None:
         first = cells.columns[0]
-        cells[first] = [named.get(name) or title_of(name) for name in cells[first]]
+        cells[first] = [Cell(_title(name, named)) for name in cells[first]]
     cells = cells.rename(columns=titled).rename_axis(columns=None).reset_index(drop=True)
-    if any(NO_ENDS in cell for name in cells for cell in cells[name]):
-        lacking = f"{NO_ENDS}: no interval, because {no_interval}"
-        caption = lacking if caption is None else f"{caption}. {lacking}"
-    in_two_lines = [titled[name] for name in spreads if name in titled]
-    long = [name for name in cells if max(map(len, cells[name]), default=0) > LONG]
-    wrapped = {"white-space": "normal", "min-width": "6rem"}
-    styler = cells.style.hide(axis="index").set_properties(long, **wrapped)
-    styler = styler.set_properties(in_two_lines, **{"white-space": "pre"})
-    return styler if caption is None else styler.set_caption(caption)
+    remarks = [] if caption is None else [caption]
+    if marks.isin(["best"]).any(axis=None):
+        remarks.append(_what_marks_mean(marks, within))
+    if any(NO_ENDS in cell.text for name in cells for cell in cells[name]):
+        remarks.append(f"{NO_ENDS}: no interval, because {no_interval}")
+    return Table(cells, ". ".join(remarks) or None, ("–", missing))
 
 
-def _cell(value: Any, column: str, titles: Mapping[str, str], missing: str) -> str:
+def _title(name: str | Cell, named: Mapping[str, str]) -> str:
+    text = name.text if isinstance(name, Cell) else name
+    return named.get(text) or title_of(text)
+
+
+def _marks(
+    frame: pd.DataFrame,
+    ends: Mapping[str, tuple[str, str]],
+    best: Mapping[str, str],
+    within: pd.Series,
+) -> pd.DataFrame:
+    """Return a column each of `best`: how the values stand to the best that they compare with."""
+    marks = pd.DataFrame("", index=frame.index, columns=list(best))
+    for name, choice in best.items():
+        values = frame[name]
+        rivals = values.groupby(within)
+        top = rivals.transform(choice).where(rivals.transform("count") > 1)
+        if name in ends:
+            low, high = (frame[end] for end in ends[name])
+            lowest = low.where(values == top).groupby(within).transform("min")
+            highest = high.where(values == top).groupby(within).transform("max")
+            close = top.between(low, high) | values.between(lowest, highest)
+            marks.loc[close, name] = "close"
+        marks.loc[values == top, name] = "best"
+    return marks
+
+
+def _what_marks_mean(marks: pd.DataFrame, within: pd.Series) -> str:
+    of_each = "" if within.name is None else f" of each {title_of(within.name).lower()}"
+    near = "; underlined: not told apart from it here, as one's interval includes the other"
+    underlined = near if marks.isin(["close"]).any(axis=None) else ""
+    return f"Bold: the best estimate{of_each}{underlined}. Neither is a test"
+
+
+def _text(value: Any, column: str, titles: Mapping[str, str], missing: str) -> str:
     if isinstance(value, str):
         return titles.get(value, value)
     if pd.isna(value):

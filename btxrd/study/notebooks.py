@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from btxrd.files import PROJECT_ROOT, atomic_path
+from btxrd.session import NOTEBOOK_VARIABLE
 from btxrd.stages import Stage
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def execute_notebook(
     logging.getLogger("papermill").setLevel(logging.ERROR)
     source, output, failure = notebook_file(stage), Path(folder, f"{stage.name}.ipynb"), None
     read_notebook(source)
+    place = {NOTEBOOK_VARIABLE: str(output.parent.resolve())}
     killed = _killed_for_memory()
     with atomic_path(output) as temporary, _kernel_folder() as own:
         try:
@@ -81,7 +83,7 @@ def execute_notebook(
                 progress_bar=False,
                 cwd=NOTEBOOKS,
                 kernel_name="python3",
-                config=_kernel_config(own, environment or os.environ),
+                config=_kernel_config(own, {**(environment or os.environ), **place}),
             )
         except PapermillExecutionError as error:
             lines = str(error.evalue).strip().splitlines()[:6]

@@ -51,6 +51,7 @@ from btxrd.stages import (
 )
 from btxrd.study.cluster import Cluster, ClusterError
 from btxrd.study.notebooks import execute_notebook
+from btxrd.study.pages import write_run_list
 from btxrd.study.progress import StudyProgress
 from btxrd.study.run import (
     PoolTask,
@@ -283,6 +284,7 @@ class _Study:
             self.progress.say(COMPARE.name)
             self._start(COMPARE, self._results())
             self._finish(COMPARE)
+            write_run_list(self.study.study_dir)
         report = self.study.study_dir / COMPARE.page
         run_dirs = {run.name: run.run_dir for run in (*self.runs, *self.pools)}
         return StudyResult(report, records, run_dirs)

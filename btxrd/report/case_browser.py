@@ -1,0 +1,308 @@
+"""`cases.html`: every test image of a run, a pool or an external evaluation, to look at.
+
+The page holds what is known of each case; its pictures are files beside the runs of the study,
+which all of them share, and its heat maps are those that notebook 05 leaves in each run's folder.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import cv2
+import jinja2
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from numpy.typing import NDArray
+
+from btxrd import CLASS_NAMES, RESEARCH_ONLY
+from btxrd.data.cache import ImageCache
+from btxrd.data.release import Release
+from btxrd.data.splits import read_split
+from btxrd.data.table import SITE_COLUMNS, is_image_name
+from btxrd.evaluation.cases import case_table, relatives
+from btxrd.evaluation.subgroups import subgroup_attributes
+from btxrd.files import atomic_path, project_path
+from btxrd.params import ResultParams
+from btxrd.provenance import data_name
+from btxrd.report.figures import HEAT_MAP
+from btxrd.report.tables import title_of
+from btxrd.session import NOTEBOOK_VARIABLE
+from btxrd.stages import CASES_FILE, COMPARE, EVALUATE, GRADCAM, HEATMAPS_FILE
+
+__all__ = ["case_link", "case_links", "lesion_outline", "write_cases", "write_pictures"]
+
+PICTURES = "pictures"
+QUALITY = 85
+"""Of JPEG, 0 to 100. WebP files are a third smaller and take twenty times as long."""
+
+TEMPLATES = Path(__file__).with_name("templates")
+UNITS = 1000
+"""In which outlines count: the side of the square."""
+FINER = 4
+"""How much finer than pixels an outline is found, so that it runs along their edges."""
+DIGITS = 6
+"""Significant ones of probabilities and losses."""
+
+FILTERS = {
+    "true": "True class",
+    "predicted": "Called",
+    "outcome": "Right or wrong",
+    "center": "Center",
+    "region": "Region",
+    "view": "View",
+    "subtype": "Subtype",
+    "lesion_size": "Lesion size",
+    "age_band": "Age",
+    "sex": "Sex",
+    "confidence": "Highest probability",
+    "in_training": "Study in training",
+}
+"""What cases are chosen by → the title; each is a column of categories."""
+
+FACTS = {
+    "center": "Center",
+    "age": "Age in years",
+    "sex": "Sex",
+    "region": "Region",
+    "sites": "Sites",
+    "view": "View",
+    "subtype": "Subtype",
+    "lesion_size": "Lesion size",
+    "lesion_percent": "Lesion, % of the image",
+    "group": "Study group",
+    "fold": "Fold",
+    "loss": "Log loss (nats)",
+    "temperature": "Temperature",
+}
+"""What stands of a case beside its picture → the title."""
+
+
+def case_link(folder: Path, image_id: str) -> str:
+    """Return the address of a case of the run in `folder`, as seen from the notebook.
+
+    In a study's run this is its page's neighbour; in JupyterLab it counts from the notebook's
+    folder, so that it is right there too.
+    """
+    return f"{_seen_from_notebook(folder / CASES_FILE)}#{quote(image_id, safe='')}"
+
+
+def case_links(folder: Path, image_ids: Iterable[str]) -> str:
+    """Return a line of Markdown: links to some cases of a run, and to all of them."""
+    named = [f"[{Path(name).stem}]({case_link(folder, name)})" for name in image_ids]
+    return " · ".join([*named, f"[all cases]({_seen_from_notebook(folder / CASES_FILE)})"])
+
+
+def _seen_from_notebook(path: Path) -> str:
+    return quote(os.path.relpath(path, os.environ.get(NOTEBOOK_VARIABLE) or Path.cwd()))
+
+
+def write_cases(
+    folder: Path,
+    run: ResultParams,
+    training: Mapping[str, Any],
+    predictions: pd.DataFrame,
+    release: Release,
+) -> None:
+    """Write `cases.html` and the pictures that it shows and that are not there yet.
+
+    Args:
+        folder: of the run, pool or evaluation.
+        run: what the predictions are of.
+        training: the content of its `training.json`.
+        predictions: as `read_predictions` returns them.
+        release: what was predicted, preprocessed as for the network.
+    """
+    test = predictions[predictions["part"] == "test"]
+    study = _study_of(folder, run)
+    pictures = (study or folder) / PICTURES / release.cache.key
+    kin = _relatives(study, run, test)
+    kin = kin[kin["relative"].isin(release.table["image_id"])]
+    shown = list(dict.fromkeys([*test["image_id"], *kin["relative"]]))
+    files = write_pictures(pictures, release.cache, shown)
+    cases = _described(predictions, release, kin)
+    others = [name for name in shown if name not in set(cases["image_id"])]
+    classes = release.table.set_index("image_id")["label"].map(dict(enumerate(CLASS_NAMES)))
+    content = {
+        "classes": CLASS_NAMES,
+        "columns": {name: _plain(cases[name]) for name in cases},
+        "facts": {name: title for name, title in FACTS.items() if name in cases},
+        "others": {name: classes[name] for name in others},
+        "pictures": {name: file for name, file in files.items() if file != name},
+        "folder": _relative(pictures, folder),
+        "units": UNITS,
+        "colours": np.rint(255 * colormaps[HEAT_MAP](np.arange(256))[:, :3]).astype(int).tolist(),
+        "heatmaps": [
+            f"{place}/{HEATMAPS_FILE}" for place in _members(run, training, study, folder)
+        ],
+    }
+    page = {
+        "title": training.get("name", run.name),
+        "data_name": data_name(project_path(run.dataset_root)),
+        "note": RESEARCH_ONLY,
+        "warnings": training.get("warnings", []),
+        "filters": {
+            name: (title, list(cases[name].cat.categories[cases[name].value_counts() > 0]))
+            for name, title in FILTERS.items()
+            if name in cases and cases[name].nunique() > 1
+        },
+        "orders": _orders(),
+        "pages": _pages(folder, study, run),
+        "content": content,
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
+    text = environment.get_template("cases/cases.html.j2").render(page)
+    with atomic_path(folder / CASES_FILE) as temporary:
+        temporary.write_text(text)
+
+
+def _study_of(folder: Path, run: ResultParams) -> Path | None:
+    """Return the folder of the study that a run's folder stands in; None where in none."""
+    place = run.run_dir.relative_to(project_path(run.study_dir)).parts
+    return folder.parents[len(place) - 1] if folder.parts[-len(place) :] == place else None
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return quote(os.path.relpath(path, folder))
+
+
+def _relatives(study: Path | None, run: ResultParams, test: pd.DataFrame) -> pd.DataFrame:
+    """Find the relatives of the test images, as far as is known where they stand."""
+    split = test.assign(split="test")
+    pairs = pd.DataFrame(columns=["image_a", "image_b", "distance"])
+    if study and (file := study / "splits" / f"{run.split}.csv").is_file():
+        pooled = run.fold == "pooled"
+        split = pd.read_csv(file) if pooled else read_split(study, run.split, run.fold)
+    if study and (file := study / "splits" / "duplicates.csv").is_file():
+        pairs = pd.read_csv(file)
+    return relatives(test, split, pairs)
+
+
+def _members(
+    run: ResultParams, training: Mapping[str, Any], study: Path | None, folder: Path
+) -> list[str]:
+    """Return where the runs are whose heat maps are shown: of each fold the first seed's."""
+    if study is None:
+        return []
+    if not run.is_pool:
+        return ["."]
+    first = {member["fold"]: member for member in reversed(training.get("members", []))}
+    places = [run.model_copy(update=member).run_dir for _, member in sorted(first.items())]
+    root = project_path(run.study_dir)
+    return [_relative(study / place.relative_to(root), folder) for place in places]
+
+
+def _described(predictions: pd.DataFrame, release: Release, kin: pd.DataFrame) -> pd.DataFrame:
+    """Return all that the page says of each test image, in its order."""
+    cases = case_table(predictions)
+    index = release.cache.index.set_index("image_id")
+    attributes = subgroup_attributes(release.table, index["lesion_area"])
+    cases = cases.join(attributes, on="image_id")
+    table = release.table.set_index("image_id").loc[cases["image_id"]]
+    if "age" in table:
+        cases["age"] = table["age"].to_numpy()
+    if set(SITE_COLUMNS) <= set(table):
+        flags = table[list(SITE_COLUMNS)] == 1
+        cases["sites"] = [", ".join(flags.columns[row]) or "none" for row in flags.to_numpy()]
+    area = index["lesion_area"].loc[cases["image_id"]].to_numpy()
+    cases["lesion_percent"] = np.where(area > 0, (100 * area).round(2), np.nan)
+    rows = release.cache.rows(cases["image_id"])
+    cases["outline"] = [
+        lesion_outline(release.cache.masks[row]) if share > 0 else ""
+        for row, share in zip(rows, area, strict=True)
+    ]
+    found = dict(iter(kin.groupby("image_id")))
+    trained = set(kin["image_id"][kin["part"].str.contains("train")])
+    cases["in_training"] = pd.Categorical(np.where(cases["image_id"].isin(trained), "yes", "no"))
+    columns = ["relative", "part", "distance"]
+    cases["relatives"] = [
+        found[name][columns].replace({np.nan: None}).to_numpy().tolist() if name in found else []
+        for name in cases["image_id"]
+    ]
+    return cases
+
+
+def _plain(column: pd.Series) -> list[Any]:
+    """Return a column as JSON has it: numbers with `DIGITS` digits, None where nothing is known."""
+    if pd.api.types.is_float_dtype(column):
+        return [None if pd.isna(x) else float(f"{x:.{DIGITS}g}") for x in column]
+    known = column.astype(object)
+    return known.where(known.notna(), None).tolist() if column.name != "relatives" else list(known)
+
+
+def _orders() -> dict[str, str]:
+    """Return what cases are ordered by: column and direction → in words."""
+    rising = {f"p_{name}:up": f"{title_of(f'p_{name}')}, lowest first" for name in CLASS_NAMES}
+    falling = {f"p_{name}:down": f"{title_of(f'p_{name}')}, highest first" for name in CLASS_NAMES}
+    pairs = [pair for both in zip(falling.items(), rising.items(), strict=True) for pair in both]
+    return {"": "Id", "loss:down": "Loss, worst first", "loss:up": "Loss, best first"} | dict(pairs)
+
+
+def _pages(folder: Path, study: Path | None, run: ResultParams) -> dict[str, str]:
+    """Return the pages beside this one: title → address."""
+    pages = {"Evaluation": EVALUATE.page}
+    if study is not None:
+        pages = {"Comparison": _relative(study / COMPARE.page, folder), **pages}
+        if not run.is_pool:
+            pages["Heat maps"] = GRADCAM.page
+    return pages
+
+
+def write_pictures(folder: Path, cache: ImageCache, image_ids: Iterable[str]) -> dict[str, str]:
+    """Write some images of the cache, as a network sees them, as JPEG files; skip those there.
+
+    Args:
+        folder: of the pictures of this cache.
+        cache: whose images.
+        image_ids: of the images.
+
+    Returns:
+        image_id → name of the file: the id itself where it is the plain name of a JPEG in the whole
+        data set, and else the image's row in the cache.
+    """
+    names = list(image_ids)
+    rows = cache.rows(names)
+    plain = cache.index["image_id"].map(is_image_name).all()
+    files = {name: name if plain else f"{row}.jpeg" for name, row in zip(names, rows, strict=True)}
+    there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    for (_, file), row in zip(files.items(), rows, strict=True):
+        if file not in there:
+            _, jpeg = cv2.imencode(".jpeg", cache.images[row], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+            with atomic_path(folder / file) as temporary:
+                temporary.write_bytes(jpeg.tobytes())
+    return files
+
+
+def lesion_outline(mask: NDArray[np.uint8]) -> str:
+    """Return the outline of a lesion mask as the path of an SVG, `UNITS` to the side of the image.
+
+    Args:
+        mask: uint8 {0, 1} (S, S).
+
+    Returns:
+        One closed polygon a part, and one a hole, in whole numbers; empty where the mask is.
+
+    >>> mask = np.zeros((10, 10), np.uint8)
+    >>> mask[2:5, 4:8] = 1
+    >>> lesion_outline(mask)
+    'M400,200 400,500 800,500 800,200Z'
+    """
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return ""
+    part = np.pad(255 * mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)
+    fine = cv2.resize(part, None, fx=FINER, fy=FINER, interpolation=cv2.INTER_LINEAR)
+    found, _ = cv2.findContours((fine > 127).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    scale = UNITS / (FINER * len(mask))
+    corner = np.array([columns[0] - 1, rows[0] - 1]) * FINER
+    paths = []
+    for contour in found:
+        points = cv2.approxPolyDP(contour, FINER / 2, closed=True)[:, 0]
+        places = np.rint((corner + points + 0.5) * scale).astype(int)
+        paths.append("M" + " ".join(f"{x},{y}" for x, y in places) + "Z")
+    return "".join(paths)

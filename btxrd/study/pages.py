@@ -1,0 +1,110 @@
+"""The pages of a study: what links them, made again, and packed to be handed on."""
+
+import json
+from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
+
+from btxrd import RESEARCH_ONLY
+from btxrd.evaluation.runs import RunResult, collect_runs
+from btxrd.files import atomic_path, is_phantom, project_path, read_json
+from btxrd.provenance import CITATION
+from btxrd.stages import RUNS_SCRIPT, STAGES, STUDY_FILE
+
+__all__ = ["data_licence", "pack_pages", "rebuild_pages", "write_run_list"]
+
+PACKED = (".html", ".js", ".css", ".svg", ".png", ".jpg", ".jpeg", ".webp", ".avif", ".csv", ".txt")
+"""Endings of what a reader of the pages needs; no checkpoints, notebooks or names of machines."""
+LARGEST_TABLE = 5_000_000
+"""Bytes; larger tables are not packed."""
+SET_ASIDE = ".old-"
+"""In the name of a run's folder that was moved aside."""
+LICENCE_FILE = "LICENCE-OF-THE-DATA.txt"
+
+
+def write_run_list(study_dir: str | Path) -> None:
+    """Write `runs.js`, from which each page of a study knows the others, atomically."""
+    study_dir = Path(study_dir)
+    runs = [_listed(run, study_dir) for run in collect_runs(study_dir)]
+    with atomic_path(study_dir / RUNS_SCRIPT) as temporary:
+        lines = ",\n".join(json.dumps(run) for run in runs if run["pages"])
+        temporary.write_text(f"window.btxrdRuns = [\n{lines}\n];\n")
+
+
+def _listed(run: RunResult, study_dir: Path) -> dict[str, object]:
+    seed = f"seed {run.seed}" if isinstance(run.seed, int) else run.seed
+    found = sorted(file.name for file in (study_dir / run.path).glob("*.html"))
+    others = {Path(name).stem: name for name in found if name not in run.pages.values()}
+    return {
+        "experiment": run.experiment,
+        "name": f"{run.where}, {seed}",
+        "folder": run.path.as_posix(),
+        "pages": run.pages | others,
+    }
+
+
+def rebuild_pages(study_dir: str | Path) -> int:
+    """Make the pages of a study again from its executed notebooks; returns how many.
+
+    Raises:
+        FileNotFoundError: there is no study in the folder.
+    """
+    # It takes two seconds to import, and most commands need none of it.
+    from btxrd.report.page import write_html
+
+    study_dir = _study(study_dir)
+    notebooks = [file for file in _files(study_dir) if file.suffix == ".ipynb"]
+    notebooks = [file for file in notebooks if file.stem in STAGES]
+    for notebook in notebooks:
+        write_html(notebook, notebook.with_name(STAGES[notebook.stem].page))
+    write_run_list(study_dir)
+    return len(notebooks)
+
+
+def pack_pages(study_dir: str | Path) -> Path:
+    """Pack the pages of a study, their images and small tables into `<study>.zip` beside it.
+
+    Its folder opens anywhere; a text says what may be done with it.
+
+    Raises:
+        FileNotFoundError: there is no study in the folder.
+    """
+    study_dir = _study(study_dir)
+    packed = study_dir.with_name(f"{study_dir.name}.zip")
+    with atomic_path(packed) as temporary, ZipFile(temporary, "w", ZIP_DEFLATED) as archive:
+        archive.writestr(f"{study_dir.name}/{LICENCE_FILE}", f"{data_licence(study_dir)}\n")
+        for file in _files(study_dir):
+            small = file.suffix != ".csv" or file.stat().st_size <= LARGEST_TABLE
+            if file.suffix in PACKED and small:
+                archive.write(file, file.relative_to(study_dir.parent))
+    return packed
+
+
+def data_licence(study_dir: str | Path) -> str:
+    """Say what may be done with the pages of a study, which may show images of its data."""
+    parameters = read_json(Path(study_dir) / STUDY_FILE).get("parameters", {})
+    if is_phantom(project_path(parameters.get("dataset_root", ""))):
+        return f"The images are phantoms, drawn by btxrd: they may be handed on. {RESEARCH_ONLY}"
+    return (
+        f"The pages show images of the data and pictures derived from them. {CITATION}: the paper "
+        "states CC BY-NC-ND 4.0, figshare's page CC BY 4.0. Do not hand on images of the data, nor "
+        f"pictures derived from them. {RESEARCH_ONLY}"
+    )
+
+
+def _study(folder: str | Path) -> Path:
+    folder = Path(folder).resolve()
+    if not (folder / STUDY_FILE).is_file():
+        raise FileNotFoundError(f"no study in {folder}: it has no {STUDY_FILE}")
+    return folder
+
+
+def _files(study_dir: Path) -> list[Path]:
+    """Return all files of a study, sorted, without what was moved aside or is being written."""
+    return [
+        file
+        for file in sorted(study_dir.rglob("*"))
+        if file.is_file()
+        and not any(
+            SET_ASIDE in part or part.startswith(".") for part in file.relative_to(study_dir).parts
+        )
+    ]
