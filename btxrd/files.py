@@ -5,7 +5,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ __all__ = [
     "read_json",
     "read_yaml",
     "write_csv",
+    "write_files",
     "write_json",
 ]
 
@@ -65,13 +66,33 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     'whole'
     """
     path = Path(path)
+    with _scratch_beside(path) as scratch:
+        temporary = scratch / path.name
+        yield temporary
+        temporary.replace(path)
+
+
+def write_files(folder: str | Path, contents: Iterable[tuple[str, bytes]]) -> None:
+    """Write many small files, name and content: each is whole, and they share a scratch folder.
+
+    Raises:
+        OSError: as `atomic_path` does; the files before are there.
+    """
+    folder = Path(folder)
+    with _scratch_beside(folder / "files") as scratch:
+        for name, content in contents:
+            (scratch / name).write_bytes(content)
+            (scratch / name).replace(folder / name)
+
+
+@contextmanager
+def _scratch_beside(path: Path) -> Iterator[Path]:
+    """Yield a folder for what is not whole yet; remove it in the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = None
     try:
         scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{SCRATCH}{path.name}-"))
-        temporary = scratch / path.name
-        yield temporary
-        temporary.replace(path)
+        yield scratch
     except Exception as error:
         cause = _no_room(error)
         if cause is None:

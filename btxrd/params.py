@@ -149,6 +149,9 @@ class ModelParams(_Section):
     a lesion."""
     weights: str | None = None
     """A local file to start from, in the place of the published weights."""
+    flip_at_test: bool = _added(False)
+    """Whether the logits of validation, test and prediction are the mean of those of an image and
+    of its mirror image."""
 
 
 class DataParams(_Section):
@@ -167,6 +170,11 @@ class DataParams(_Section):
     """What pixels outside the lesion are multiplied by in a dimmed copy."""
     shuffle_labels: bool = False
     """Control experiment: permute the training labels, so that nothing can be learnt."""
+    augmentation: Literal["none", "light", "standard", "strong"] = _added("standard")
+    """How far training images are changed: `light` is half of `standard`, `strong` twice that."""
+    source_jitter: bool = _added(False)
+    """Whether training images also change in what tells hospitals apart: their sharpness, their
+    borders and which of black and white is dense."""
 
 
 class TrainingParams(_Section):
@@ -201,6 +209,12 @@ class TrainingParams(_Section):
     """Weight of the loss that teaches a `model.attention` the lesion masks."""
     patience: int = Field(default=15, ge=1)
     """Epochs without a lower validation loss, after which training stops."""
+    ema: float = _added(0.0, ge=0, lt=1)
+    """Decay of the moving average of the weights that is validated and kept; 0 is without."""
+    layer_decay: float = _added(1.0, gt=0, le=1)
+    """What the learning rate is multiplied by from each layer to the one before it."""
+    sampling: Literal["shuffled", "balanced"] = _added("shuffled")
+    """`balanced`: an epoch has as many samples of each class, in the place of class weights."""
     workers: int = Field(default=0, ge=0)
     """Processes that load batches; 0 loads in the training's own."""
     device: str = "auto"
@@ -250,6 +264,14 @@ class ResultParams(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _features_are_of_images_as_they_are(self) -> Self:
+        if self.model.attention and self.model.flip_at_test and self.training.mode == "probe":
+            raise ValueError(
+                "model.flip_at_test: mode: probe keeps no maps of mirror images for an attention"
+            )
+        return self
+
     @property
     def step(self) -> Literal["C", "epoch"]:
         """What the history has a row of: a linear probe tries penalties, all else has epochs."""
@@ -260,6 +282,11 @@ class ResultParams(_Section):
     def steps(self) -> int:
         """The most rows that the history can have."""
         return len(self.training.C) if self.step == "C" else self.training.epochs
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether the loss does; else each epoch has as many samples of each class."""
+        return self.step == "C" or self.training.sampling == "shuffled"
 
     @property
     def needs_masks(self) -> bool:

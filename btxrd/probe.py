@@ -155,6 +155,8 @@ def _stored(
     """Return the features of some samples, float (samples, D), memory-mapped."""
     places = [samples.rows.tolist(), samples.bright.tolist(), samples.dim_factor]
     made_by = [body_digest(network.model), network.normalization, *map(version, PACKAGES)]
+    if network.flip_at_test:
+        made_by.append("flip_at_test")
     key = digest([LAYOUT, samples.cache.key, places, made_by])
     name = f"features-{key}" if network.attention is None else f"stages-{key}"
     folder = project_path(run.cache_dir)
@@ -231,7 +233,7 @@ class FeatureDataset(Dataset):
     """
 
     def __init__(self, features: KeptFeatures, samples: RadiographDataset) -> None:
-        self.features, self.samples = features, samples
+        self.features, self.samples, self.labels = features, samples, samples.labels
 
     def __len__(self) -> int:
         """Return the number of samples, dimmed copies included."""
@@ -242,7 +244,7 @@ class FeatureDataset(Dataset):
         chosen, masks = request.samples, []
         if self.samples.masks:
             masks = [torch.from_numpy(self.samples.cache.masks[self.samples.rows[chosen]])]
-        labels = torch.from_numpy(self.samples.labels[chosen])
+        labels = torch.from_numpy(self.labels[chosen])
         return self.features.stages(chosen), labels, *masks
 
 
@@ -258,6 +260,7 @@ def feature_loaders(
             run.training.batch_size,
             run.seed,
             shuffle=part == "train",
+            balanced=part == "train" and not run.weighs_classes,
         )
         for part, samples in datasets.items()
     }

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from filelock import FileLock
 from timm.layers import SelectAdaptivePool2d
+from timm.optim import param_groups_layer_decay
+from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
@@ -30,8 +33,8 @@ from btxrd.models import (
 )
 from btxrd.models.attention import attention_loss, stage_maps
 from btxrd.models.checkpoints import load_tensors, save_tensors
-from btxrd.models.inference import autocast, mixed_precision
-from btxrd.params import RunParams
+from btxrd.models.inference import autocast, logits_of, mixed_precision
+from btxrd.params import RunParams, TrainingParams
 
 __all__ = [
     "EpochMetrics",
@@ -39,6 +42,7 @@ __all__ = [
     "cam_loss",
     "fit",
     "memory_advice",
+    "parameter_groups",
     "seed_everything",
     "warmup_cosine",
 ]
@@ -63,6 +67,30 @@ def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> 
         return cosine
     linear = LinearLR(optimizer, start_factor=0.01, total_iters=warmup)
     return SequentialLR(optimizer, [linear, cosine], [warmup])
+
+
+def parameter_groups(network: BTXRDClassifier, settings: TrainingParams) -> list[dict[str, Any]]:
+    """Return a network's parameters in groups, each with its learning rate, for an optimiser.
+
+    Without a `layer_decay` in one group, with the optimiser's own rate. With one the rates fall by
+    that factor from `lr` at the backbone's head to its stem, layer by layer (Clark et al. 2020),
+    and weight decay is not for norms and biases.
+
+    >>> network = BTXRDClassifier("resnet18", pretrained=False)
+    >>> groups = parameter_groups(network, TrainingParams(lr=1e-3, layer_decay=0.5))
+    >>> groups[0]["lr"] < groups[-1]["lr"]
+    True
+    """
+    if settings.layer_decay == 1:
+        return [{"params": list(network.parameters())}]
+    groups = param_groups_layer_decay(
+        network.model, settings.weight_decay, layer_decay=settings.layer_decay
+    )
+    for group in groups:
+        group["lr"] = settings.lr * group.pop("lr_scale")
+    grouped = {id(parameter) for group in groups for parameter in group["params"]}
+    rest = [parameter for parameter in network.parameters() if id(parameter) not in grouped]
+    return [*groups, {"params": rest}] if rest else groups
 
 
 def cam_loss(
@@ -99,10 +127,10 @@ class Fit:
 
     Attributes:
         history: one row an epoch: epoch, lr, {train,val}_{loss,top1,top2,recall_<class>}.
-            Losses are in nats, top-1, top-2 and recalls in [0, 1]. With a `cam_weight` also
-            train_cam_loss, in [0, 1], and with a `model.attention` train_attention_loss;
-            train_loss is without them. Of a linear probe, one row a C, which stands in the place of
-            epoch and lr.
+            The rate is the head's. Losses are in nats, top-1, top-2 and recalls in [0, 1]. With a
+            `cam_weight` also train_cam_loss, in [0, 1], and with a `model.attention`
+            train_attention_loss; train_loss is without them. Of a linear probe, one row a C, which
+            stands in the place of epoch and lr.
         seconds: float (rows,), how long each took.
     """
 
@@ -131,6 +159,10 @@ def fit(
     Writes to `run.run_dir` after every epoch: `history.csv`; `seconds.csv`; `last.pt`, from which
     an interrupted training of the same parameters goes on; and `model.pt` whenever the validation
     loss is the least so far. A second training in the same folder waits for the first.
+
+    With an `ema`, what is validated and kept is the exponential moving average of the network's
+    weights and batch statistics (Polyak and Juditsky 1992), whose decay rises to that in the first
+    steps; `last.pt` has both.
 
     Args:
         network: trained on the device it is on; in mixed precision on CUDA.
@@ -217,6 +249,9 @@ class _Trainer:
         self.params, self.config = self.run.training, self.run.model_dump()
         self.device = next(self.network.parameters()).device
         self.network.to(memory_format=torch.channels_last)
+        self.ema = None
+        if self.params.ema:
+            self.ema = ModelEmaV3(self.network, self.params.ema, use_warmup=True)
         self.criterion.to(self.device)
         if self.params.cam_weight:
             _require_class_maps(self.network)
@@ -239,7 +274,13 @@ class _Trainer:
             "scheduler": self.scheduler,
             "scaler": self.scaler,
             "stopping": self.stopping,
+            **({"ema": self.ema} if self.ema else {}),
         }
+
+    @property
+    def judged(self) -> BTXRDClassifier:
+        """The network that is validated and kept."""
+        return self.ema.module if self.ema else self.network
 
     @property
     def finished(self) -> bool:
@@ -249,7 +290,7 @@ class _Trainer:
         started = time.perf_counter()
         epoch = len(self.rows) + 1
         self.train.sampler.epoch = epoch
-        lr = self.optimizer.param_groups[0]["lr"]
+        lr = max(group["lr"] for group in self.optimizer.param_groups)
         row = {"epoch": epoch, "lr": lr, **self._train_epoch(epoch), **self._validate(epoch)}
         self.rows.append(row)
         self.seconds.append(time.perf_counter() - started)
@@ -258,11 +299,15 @@ class _Trainer:
         return row
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
+        # The averaged one too: what some networks keep in eval mode would be of old weights.
+        self.judged.train()
         self.network.train()
         for step, batch in enumerate(self.train, start=1):
             place = f"at epoch {epoch}, step {step}"
             with memory_advice(place, self.params.batch_size):
                 self._step(batch, place)
+            if self.ema:
+                self.ema.update(self.network, (epoch - 1) * len(self.train) + step)
             if self.on_step is not None:
                 self.on_step(step, len(self.train))
         row = self.metrics["train"].compute_and_reset()
@@ -331,14 +376,18 @@ class _Trainer:
 
     @torch.inference_mode()
     def _validate(self, epoch: int) -> dict[str, float]:
-        self.network.eval()
+        self.judged.eval()
         for given, labels in self.val:
             labels = labels.to(self.device)
             with (
                 memory_advice(f"in validation, epoch {epoch}", self.params.batch_size),
                 autocast(self.device),
             ):
-                logits = self._logits(self._placed(given)).float()
+                given = self._placed(given)
+                if isinstance(given, list):
+                    logits = self.judged.attention(given)[0].float()
+                else:
+                    logits = logits_of(self.judged, self._inputs(given)).float()
             self.metrics["val"].update(F.cross_entropy(logits, labels), logits, labels)
         row = self.metrics["val"].compute_and_reset()
         loss = row["val_loss"]
@@ -357,7 +406,7 @@ class _Trainer:
         write_csv(folder / "seconds.csv", history[["epoch"]].assign(seconds=self.seconds))
         if self.stopping.counter == 0:
             save_checkpoint(
-                self.network,
+                self.judged,
                 self.optimizer,
                 self.scheduler,
                 row["epoch"],

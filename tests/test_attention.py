@@ -20,7 +20,7 @@ from btxrd.models import (
 )
 from btxrd.models.attention import attention_loss, stage_maps, stage_shapes
 from btxrd.params import RunParams
-from btxrd.training import fit, seed_everything, warmup_cosine
+from btxrd.training import fit, parameter_groups, seed_everything, warmup_cosine
 
 GUIDED = {"backbone": "test_resnet", "pretrained": False, "attention": "mask_guided"}
 FAMILIES = ("convnext_atto", "mobilenetv3_small_050", "regnety_002", "resnet18", "vgg11")
@@ -61,7 +61,7 @@ def train(cache, split):
             features = probe.open_features(network, datasets, run, progress=False)
             loaders = probe.feature_loaders(features, datasets, run)
         criterion = nn.CrossEntropyLoss(compute_class_weights(datasets["train"].labels))
-        optimizer = torch.optim.AdamW(network.parameters(), settings.lr)
+        optimizer = torch.optim.AdamW(parameter_groups(network, settings), settings.lr)
         steps = settings.epochs * len(loaders["train"])
         recipe = criterion, optimizer, warmup_cosine(optimizer, 0, steps), run, on_epoch
         result = fit(network, loaders["train"], loaders["val"], *recipe)
@@ -145,11 +145,19 @@ def test_a_bright_square_is_found_after_a_few_steps():
     assert attention[~tumours].amax() < attention[tumours].amax(dim=(1, 2)).min()
 
 
-@pytest.mark.parametrize("mode", ["probe", "finetune"])
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("probe", {}),
+        ("probe", {"ema": 0.9, "layer_decay": 0.9, "sampling": "balanced"}),
+        ("finetune", {}),
+        ("finetune", {"ema": 0.9, "layer_decay": 0.9}),
+    ],
+)
 def test_only_a_fine_tuned_backbone_changes_and_the_checkpoint_is_an_ordinary_one(
-    train, tmp_path, mode
+    train, tmp_path, mode, options
 ):
-    run = make_run(tmp_path, mode)
+    run = make_run(tmp_path, mode, **options)
     result, network, features, datasets = train(run)
     seed_everything(run.seed)
     before, after = create_model(run.model_dump()).state_dict(), network.state_dict()
@@ -168,6 +176,9 @@ def test_only_a_fine_tuned_backbone_changes_and_the_checkpoint_is_an_ordinary_on
     if mode == "probe":
         from_kept = probe.head_logits(rebuilt, features["val"])
         np.testing.assert_allclose(from_kept, logits, atol=0.02)
+        batches = probe.feature_loaders(features, datasets, run)["train"]
+        served = np.bincount(torch.cat([labels for _, labels, *_ in batches]))
+        assert (np.ptp(served) <= 1) is not run.weighs_classes
 
 
 @pytest.mark.parametrize("annotations", ["none", "roi_dim"])

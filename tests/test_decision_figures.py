@@ -10,14 +10,13 @@ from btxrd.evaluation.calibration import (
     reliability_tables,
     selective_prediction,
 )
-from btxrd.evaluation.operating_points import decision_curve, operating_points
 from btxrd.evaluation.subgroups import SUBGROUP_METRICS, subgroup_table
 from btxrd.report.decision_figures import (
-    decision_curve_figure,
     reliability_figure,
     selective_figure,
     subgroup_figure,
 )
+from btxrd.report.tables import format_interval
 
 BOOTSTRAP = Bootstrap(20, 0.9)
 
@@ -25,31 +24,6 @@ BOOTSTRAP = Bootstrap(20, 0.9)
 @pytest.fixture(scope="module")
 def test(predicted):
     return predicted((60, 50, 10), skill=2, views=1)
-
-
-def legend(axis):
-    return [text.get_text() for text in axis.get_legend().get_texts()]
-
-
-def test_decision_curve(test, drawn):
-    curve = decision_curve(test, BOOTSTRAP)
-    figure = drawn(decision_curve_figure(curve, len(test), BOOTSTRAP), 120)
-    assert ", 90 % band (" in figure.get_suptitle()
-    axis = figure.axes[0]
-    assert len(legend(axis)) == 3
-    np.testing.assert_array_equal(axis.lines[0].get_ydata(), curve["model"])
-    points = operating_points(test, test, BOOTSTRAP, [0.9, 0.5])
-    axis = drawn(decision_curve_figure(curve, len(test), BOOTSTRAP, points), 120).axes[0]
-    assert legend(axis)[3].startswith("sensitivity ≥ 90 % on val: t = 0.")
-    assert len(axis.lines) == 5
-
-
-def test_decision_curve_without_malignant_images(test, drawn):
-    benign = test[test["label"] < 2]
-    points = operating_points(benign, test, BOOTSTRAP)
-    curve = decision_curve(benign, BOOTSTRAP)
-    axis = drawn(decision_curve_figure(curve, 110, BOOTSTRAP, points), 110).axes[0]
-    assert len(axis.lines) == 3
 
 
 def test_reliability(test, drawn):
@@ -99,3 +73,29 @@ def test_subgroups(test, drawn, metric):
     assert "4 of 4 rows too small" in figure.get_suptitle()
     with pytest.raises(ValueError, match="no metric 'kappa'"):
         subgroup_figure(table, "kappa", BOOTSTRAP)
+
+
+def test_decision_figures_say_in_words_what_they_show(test):
+    curve, selective = decision_curve(test, BOOTSTRAP), selective_prediction(test, BOOTSTRAP)
+    reliability = reliability_tables(test, BOOTSTRAP)
+    everyone = selective.iloc[-1]
+    top = reliability["Malignant"].dropna(subset="observed").iloc[-1]
+    at = curve[curve["threshold"].round(6) == 0.1].iloc[0]
+    for figure, row, value in (
+        (decision_curve_figure(curve, 120, BOOTSTRAP), at, "model"),
+        (selective_figure(selective, 120, BOOTSTRAP), everyone, "accuracy"),
+        (reliability_figure({"raw": reliability}, BOOTSTRAP, "R"), top, "observed"),
+    ):
+        text = figure.get_label()
+        assert format_interval(*row[[value, "low", "high"]]) in text
+        assert "n = 120" in text
+        assert len(text) <= 300
+
+
+def test_many_shares_are_thinned_and_all_images_stay():
+    shares = np.arange(1, 2001) / 2000
+    rows = {"coverage": shares, "accuracy": 1 - shares / 4, "threshold": 1 - shares / 2}
+    table = pd.DataFrame(rows).assign(low=0.5, high=1.0)
+    drawn = selective_figure(table, 2000, BOOTSTRAP).axes[0].lines[0]
+    assert 400 <= len(drawn.get_xdata()) <= 800
+    assert (drawn.get_xdata()[-1], drawn.get_ydata()[-1]) == (1.0, 0.75)

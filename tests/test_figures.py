@@ -1,9 +1,14 @@
 """Figures: they draw what they are given, say n, and leave pyplot as it was."""
 
+from base64 import b64decode
+from io import BytesIO
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from PIL import Image
 
 from btxrd import CLASS_NAMES
 from btxrd.evaluation import Bootstrap, classification_metrics
@@ -170,3 +175,105 @@ def test_gallery_refuses_uneven_parts():
         figures.gallery_figure(np.zeros((2, 8, 8)), ["a"])
     with pytest.raises(ValueError, match=r"\(N, S, S\)"):
         figures.gallery_figure(np.zeros((8, 8)), ["a"] * 8)
+
+
+def forest(rows, **columns):
+    values = np.linspace(0.9, 0.5, rows)
+    names = {"label": [f"E{i}" for i in range(rows)], "estimate": values}
+    return pd.DataFrame(names | {"low": values - 0.1, "high": values + 0.05} | columns)
+
+
+@pytest.mark.parametrize(
+    ("draw", "words"),
+    [
+        (
+            lambda test: figures.confusion_matrix_figure(metrics_of(test)),
+            ["n = 63", "8 Malignant: 0 Normal, 0 Benign, 8 Malignant."],
+        ),
+        (
+            lambda test: figures.roc_pr_figure(
+                test, summarise(test, BOOTSTRAP)["test"]["intervals"], BOOTSTRAP
+            ),
+            ["n = 63", "Malignant, n = 8: AUC 1.000 (–), AP 1.000 (–)."],
+        ),
+        (
+            lambda _: figures.metric_interval_figure(forest(3), BOOTSTRAP, "AUC"),
+            ["AUC: E0 0.900 (0.800–0.950); E1 0.700 (0.600–0.750); E2 0.500 (0.400–0.550)."],
+        ),
+        (
+            lambda _: figures.metric_interval_figure(
+                forest(9, split="grouped"), BOOTSTRAP, "AUC", hue="split"
+            ),
+            ["AUC, 9 rows: from E8, grouped 0.500 (0.400–0.550) to E0, grouped 0.900 (0.800–"],
+        ),
+        (
+            lambda test: figures.class_counts_figure(test, "center"),
+            ["n = 63", "1: 30 Normal, 25 Benign, 8 Malignant."],
+        ),
+        (
+            lambda _: figures.gallery_figure(np.zeros((2, 8, 8)), ["IMG1", "IMG2"]),
+            ["n = 2", "IMG1; IMG2."],
+        ),
+    ],
+    ids=["confusion", "curves", "forest", "long forest", "counts", "gallery"],
+)
+def test_figures_say_in_words_what_they_show(test, draw, words):
+    text = draw(test).get_label()
+    assert [said for said in words if said not in text] == []
+    assert len(text) <= 300
+
+
+def test_a_long_description_ends_with_a_whole_word():
+    text = figures.describe(mpl.figure.Figure(), "figure " * 99).get_label()
+    assert len(text) <= 300
+    assert text.endswith("figure …")
+
+
+def test_levels_of_a_categorical_keep_their_order():
+    splits = pd.Categorical(["center", "grouped"], ["stratified", "grouped", "center"])
+    figure = figures.metric_interval_figure(forest(2, split=splits), BOOTSTRAP, hue="split")
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert named == ["grouped", "center"]
+
+
+@pytest.fixture
+def shown():
+    """What a notebook shows of a figure: its mime types, and their metadata."""
+    shell = InteractiveShell.instance()
+    with mpl.rc_context():
+        figures.use_style()
+        yield shell.display_formatter.format
+    InteractiveShell.clear_instance()
+
+
+def test_drawings_are_shown_as_text_that_can_be_reproduced(shown, test):
+    draw = lambda: figures.confusion_matrix_figure(metrics_of(test))  # noqa: E731
+    (data, metadata), (again, _) = shown(draw()), shown(draw())
+    assert set(data) == {"text/plain", "image/svg+xml"}
+    assert data["image/svg+xml"] == again["image/svg+xml"]
+    assert ">Predicted class</text>" in data["image/svg+xml"]
+    assert metadata["image/svg+xml"] == {"alt": draw().get_label()}
+
+
+def test_pictures_are_shown_with_twice_the_pixels(shown):
+    figure = figures.gallery_figure(np.zeros((1, 64, 64)), ["a"], columns=2)
+    data, metadata = shown(figure)
+    assert set(data) == {"text/plain", "image/jpeg"}
+    picture = Image.open(BytesIO(b64decode(data["image/jpeg"])))
+    assert picture.width == 2 * metadata["image/jpeg"]["width"] == 2 * 1000
+    assert metadata["image/jpeg"]["alt"] == figure.get_label()
+
+
+def test_a_figure_that_nobody_described_is_named_by_its_titles(shown):
+    figure, axes = figures.panels(1, 2, (4, 2))
+    axes[0, 0].set_title("Age (n = 9)")
+    axes[0, 1].set_title("View (n = 9)")
+    _, metadata = shown(figure)
+    assert metadata["image/svg+xml"] == {"alt": "Age (n = 9). View (n = 9)."}
+
+
+def test_classes_differ_in_grey_print():
+    for marks in (figures.CLASS_LINES, figures.CLASS_MARKERS):
+        assert list(marks) == list(CLASS_NAMES)
+        assert len(set(marks.values())) == len(CLASS_NAMES)
+    assert figures.CLASS_LINES["Malignant"] == "-"

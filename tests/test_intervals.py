@@ -19,7 +19,7 @@ from btxrd.evaluation.calibration import reliability_tables, selective_predictio
 from btxrd.evaluation.comparisons import compare_experiments, generalisation_gap, seed_summary
 from btxrd.evaluation.intervals import Sample, bootstrap_curves
 from btxrd.evaluation.localisation import localisation_table
-from btxrd.evaluation.operating_points import decision_curve
+from btxrd.evaluation.operating_points import operating_points, threshold_table
 from btxrd.evaluation.subgroups import subgroup_table
 from btxrd.evaluation.summary import interval_table
 from btxrd.predictions import labels, probabilities
@@ -276,6 +276,10 @@ def localised(test, bootstrap):
     return localisation_table(scores, bootstrap)
 
 
+def thresholds(val, test, bootstrap):
+    return threshold_table(test, operating_points(val, test, bootstrap), bootstrap)
+
+
 def evaluated(file):
     return lambda val, test, b: evaluate(pd.concat([val, test]), b, [0.01])[file]
 
@@ -285,7 +289,7 @@ DRAWN = {
     "operating points": evaluated("operating_points.csv"),
     "calibration": evaluated("calibration.csv"),
     "curves": lambda _, t, b: bootstrap_curves(t["label"], probabilities(t), t["group"], b),
-    "decision curve": lambda _, test, b: decision_curve(test, b),
+    "thresholds": thresholds,
     "selective prediction": lambda _, test, b: selective_prediction(test, b),
     "subgroups": lambda _, test, b: subgroup_table(test, test.set_index("image_id")[["center"]], b),
     "differences": lambda val, test, b: compare_experiments(

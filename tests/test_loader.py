@@ -1,8 +1,11 @@
+import albumentations as A
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from btxrd.data import ImageCache
+from btxrd.data.augmentation import training_augmentation
 from btxrd.data.loader import (
     BatchRequest,
     EpochSampler,
@@ -144,6 +147,107 @@ def test_augmentation_depends_on_seed_and_epoch_alone(cache, split, workers):
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], batches(loader(1), 4)[0])
     assert not torch.equal(first[0], batches(loader(2), 3)[0])
+
+
+def augmented(cache, *options) -> np.ndarray:
+    augmentation = training_augmentation(0, *options)
+    augmentation.set_random_seed(7)
+    return np.stack([augmentation(image=image)["image"] for image in cache.images[:60]])
+
+
+def test_the_standard_augmentation_is_that_of_the_specification(cache):
+    expected = A.Compose(
+        [
+            A.HorizontalFlip(p=0.5),
+            A.Affine(
+                scale=(0.9, 1.1),
+                translate_percent=(-0.05, 0.05),
+                rotate=(-15, 15),
+                interpolation=cv2.INTER_LINEAR,
+                p=0.7,
+            ),
+            A.RandomBrightnessContrast(brightness_limit=0.1, contrast_limit=0.1, p=0.5),
+            A.GaussNoise(std_range=(0.01, 0.03), p=0.2),
+            A.CoarseDropout(
+                num_holes_range=(1, 4),
+                hole_height_range=(0.05, 0.12),
+                hole_width_range=(0.05, 0.12),
+                p=0.2,
+            ),
+        ]
+    )
+    expected.set_random_seed(7)
+    images = [expected(image=image)["image"] for image in cache.images[:60]]
+    np.testing.assert_array_equal(augmented(cache), images)
+
+
+def test_a_stronger_augmentation_changes_more(cache):
+    changes = [
+        np.abs(augmented(cache, strength).astype(int) - cache.images[:60]).mean()
+        for strength in ("none", "light", "standard", "strong")
+    ]
+    assert changes[0] == 0
+    assert changes == sorted(set(changes))
+
+
+def test_the_source_is_jittered_by_sharpness_borders_and_inversion(cache):
+    before, after = cache.images[:60].astype(int), augmented(cache, "none", True).astype(int)
+    pairs = zip(before, after, strict=True)
+    inverted = [np.corrcoef(a.ravel(), b.ravel())[0, 1] < 0 for a, b in pairs]
+    assert 0.05 < np.mean(inverted) < 0.4
+    detail = [np.abs(np.diff(images)).mean(axis=(1, 2)) for images in (before, after)]
+    assert ((detail[1] < 0.95 * detail[0]) & ~np.array(inverted)).any()
+    assert (detail[1] > 1.05 * detail[0]).any()
+    assert (before == after).all(axis=(1, 2)).mean() > 0.1
+
+
+@pytest.mark.parametrize("key", ["augmentation", "source_jitter"])
+def test_the_parameters_choose_the_augmentation_of_train_alone(cache, split, key):
+    def served(part, **values):
+        datasets = make_datasets(cache, split, DataParams(image_size=64, **values), seed=1)
+        return datasets[part][BatchRequest(np.arange(16), seed=3)][0]
+
+    other = {"augmentation": "none", "source_jitter": True}[key]
+    assert not torch.equal(served("train"), served("train", **{key: other}))
+    assert torch.equal(served("val"), served("val", **{key: other}))
+
+
+def test_shuffled_epochs_are_drawn_as_ever():
+    sampler = EpochSampler(33, 16, seed=1, shuffle=True)
+    sampler.epoch = 4
+    random = np.random.default_rng([1, 4])
+    order = random.permutation(33)
+    for request, samples in zip(sampler, np.array_split(order, 3), strict=True):
+        np.testing.assert_array_equal(request.samples, samples)
+        assert request.seed == random.integers(2**31)
+
+
+@pytest.mark.parametrize("counts", [(20, 10, 3), (5, 5, 5), (30, 1, 1)])
+def test_a_balanced_epoch_has_as_many_samples_of_each_class(counts):
+    classes = np.repeat([0, 1, 2], counts)
+
+    def epoch(number: int, seed: int = 1) -> np.ndarray:
+        sampler = EpochSampler(len(classes), 8, seed, shuffle=True, balance=classes)
+        sampler.epoch = number
+        return np.concatenate([request.samples for request in sampler])
+
+    first = epoch(1)
+    assert len(first) == len(classes)
+    assert np.ptp(np.bincount(classes[first])) <= 1
+    for members in (np.flatnonzero(classes == each) for each in range(3)):
+        times = np.bincount(first, minlength=len(classes))[members]
+        assert np.ptp(times) <= 1  # all alike: none is drawn again before the others
+    np.testing.assert_array_equal(first, epoch(1))
+    assert epoch(2).tolist() != first.tolist() != epoch(1, seed=2).tolist()
+
+
+def test_balance_is_of_what_is_served(cache, split):
+    params = DataParams(image_size=64, annotations="roi_dim")
+    train = make_datasets(cache, split, params, seed=1)["train"]
+    loader = make_loader(train, 16, seed=1, shuffle=True, balanced=True)
+    served = torch.cat([labels for _, labels in loader])
+    assert len(served) == len(train)
+    assert np.ptp(np.bincount(served)) <= 1
 
 
 def test_every_sample_is_served_once_and_batches_are_even():

@@ -31,10 +31,17 @@ TINY = {
 
 
 PROBE = {
-    "model": {"backbone": "tf_efficientnet_lite0", "pretrained": True},
+    "model": {"backbone": "tf_efficientnet_lite0", "pretrained": True, "flip_at_test": True},
     "data": {"image_size": 64},
     "training": {"mode": "probe"},
 }
+
+RECIPE = {
+    "model": {"backbone": "test_resnet", "pretrained": False, "flip_at_test": True},
+    "data": {"image_size": 64, "augmentation": "strong", "source_jitter": True},
+    "training": {"epochs": 2, "ema": 0.9, "layer_decay": 0.9, "sampling": "balanced"},
+}
+"""Every option that a training has, away from its default."""
 
 
 @pytest.fixture(scope="module")
@@ -194,15 +201,32 @@ def test_a_probe_leaves_what_a_training_leaves_and_says_what_it_is(probed, probi
     assert f"already trained: {folder / 'model.pt'}" in again
 
 
-@pytest.mark.parametrize(("run", "digits"), [("probed", 4), ("attended", 3)])
-def test_later_stages_know_no_difference(run, digits, probing, request):
-    folder, _ = request.getfixturevalue(run)
+def check_predicted_alike(folder: Path, dataset_root: str, digits: int = 4) -> pd.DataFrame:
+    """Check that the checkpoint says of files what the predictions do; returns those of test."""
     predictions = read_predictions(folder / "predictions.csv")
     test = predictions[predictions["part"] == "test"].head(8)
-    images = [Path(probing["dataset_root"], "images", name) for name in test["image_id"]]
+    images = [Path(dataset_root, "images", name) for name in test["image_id"]]
     found = predict(images, folder / "model.pt")
     columns = [f"p_{name}" for name in CLASS_NAMES]
     np.testing.assert_allclose(found[columns], test[columns], atol=10.0**-digits, rtol=0)
+    return predictions[predictions["part"] == "test"]
+
+
+def test_a_training_takes_every_option(probing):
+    run = {"experiment": "recipe", "split": "stratified", "seed": 7}
+    execute("03_train", probing, **run, **probing, **RECIPE)
+    folder = run_directory(probing["study_dir"], **run)
+    checkpoint = load_checkpoint(folder / "model.pt")
+    assert checkpoint["class_weights"] == [1, 1, 1]
+    assert len(checkpoint["optimizer_state_dict"]["param_groups"]) > 2
+    assert "ema" in torch.load(folder / "last.pt")
+    check_predicted_alike(folder, probing["dataset_root"])
+
+
+@pytest.mark.parametrize(("run", "digits"), [("probed", 4), ("attended", 3)])
+def test_later_stages_know_no_difference(run, digits, probing, request):
+    folder, _ = request.getfixturevalue(run)
+    test = check_predicted_alike(folder, probing["dataset_root"], digits)
     execute("04_evaluate", probing, run_dir=str(folder), replicates=20)
     page = execute("05_gradcam", probing, run_dir=str(folder), gallery=1, replicates=20)
     assert "center prior" in page
@@ -211,7 +235,7 @@ def test_later_stages_know_no_difference(run, digits, probing, request):
     assert ("iou_attention" in scores) == (run == "attended")
     if run == "attended":
         maps = read_heatmaps(folder / "heatmaps.js", "attention")
-        assert set(maps) == set(predictions.query("part == 'test'")["image_id"])
+        assert set(maps) == set(test["image_id"])
         assert next(iter(maps.values())).shape == (4, 4)
 
 

@@ -20,6 +20,17 @@ AGAINST_SHORTCUTS = {
 }
 
 
+LATER = (
+    {"model": {"flip_at_test": True}},
+    {"data": {"augmentation": "light"}},
+    {"data": {"source_jitter": True}},
+    {"training": {"ema": 0.99}},
+    {"training": {"layer_decay": 0.9}},
+    {"training": {"sampling": "balanced"}},
+)
+"""Of each parameter that came after studies were made, another value than its default."""
+
+
 def load(name: str) -> StudyParams:
     path = PROJECT_ROOT / "params" / f"{name}.yaml"
     return StudyParams.parse(read_yaml(path), path)
@@ -172,6 +183,10 @@ def test_folds_and_seeds_are_put_together(seeds, pools):
             {"experiment": "x", "training": {"mode": "probe", "cam_weight": 0.5}},
             ["training: ", "cam_weight must be 0"],
         ),
+        ({"experiment": "x", "training": {"ema": 1}}, ["training.ema", "less than 1"]),
+        ({"experiment": "x", "training": {"layer_decay": 0}}, ["layer_decay", "greater than 0"]),
+        ({"experiment": "x", "training": {"sampling": "even"}}, ["sampling", "'balanced'"]),
+        ({"experiment": "x", "data": {"augmentation": "weak"}}, ["augmentation", "'light'"]),
         (
             {
                 "experiment": "x",
@@ -179,6 +194,14 @@ def test_folds_and_seeds_are_put_together(seeds, pools):
                 "training": {"cam_weight": 0.5},
             },
             ["model.attention: mask_guided", "training.cam_weight must be 0"],
+        ),
+        (
+            {
+                "experiment": "x",
+                "model": {"attention": "mask_guided", "flip_at_test": True},
+                "training": {"mode": "probe"},
+            },
+            ["model.flip_at_test", "keeps no maps of mirror images"],
         ),
         ({"experiment": "x", "model": {"attention": "masks"}}, ["model.attention", "mask_guided"]),
         ({"experiment": "x", "split": "centre"}, ["split", "'stratified'", "'center'"]),
@@ -223,6 +246,7 @@ def test_every_parameter_that_changes_numbers_changes_the_fingerprint():
         {"data": {"annotations": "balanced_dim"}},
         {"training": {"lr": 1e-3}},
         {"training": {"cam_weight": 0.5}},
+        *LATER,
         {"training": {"mode": "probe"}},
         {"training": {"mode": "probe", "C": [1]}},
         {"model": {"attention": "mask_guided"}},
@@ -243,6 +267,18 @@ def test_a_run_without_a_mode_is_what_it_was_before_there_were_modes():
     assert RunParams.parse(probe.model_dump(), "test") == probe
     other = RunParams.parse({"experiment": "x", "training": {"mode": "probe", "C": [1]}}, "test")
     assert other.fingerprint() != probe.fingerprint()
+
+
+@pytest.mark.parametrize("change", LATER)
+def test_what_came_later_is_in_no_run_that_is_as_before(change):
+    ((section, ((key, value),)),) = ((name, values.items()) for name, values in change.items())
+    before, run = RunParams(experiment="x"), RunParams.parse({"experiment": "x", **change}, "test")
+    assert run.model_dump()[section][key] == value
+    assert RunParams.parse(run.model_dump(), "test") == run
+    default = {section: {key: getattr(getattr(before, section), key)}}
+    same = RunParams.parse({"experiment": "x", **default}, "test")
+    assert key not in same.model_dump()[section]
+    assert same.fingerprint() == before.fingerprint()
 
 
 def test_a_run_without_attention_is_what_it_was_before_there_was_any():

@@ -12,10 +12,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 from pydicom.data import get_testdata_file
+from scipy.special import softmax
 from torch import nn
 
 from btxrd import CLASS_NAMES, NORMALIZATION, RESEARCH_ONLY
 from btxrd.cli import main
+from btxrd.data import Preprocessing
 from btxrd.data.loader import RadiographDataset, make_loader
 from btxrd.models import BTXRDClassifier, load_checkpoint, predict_logits, save_checkpoint
 from btxrd.predict import COLUMNS, heat_map_file, predict
@@ -79,6 +81,19 @@ def test_the_checkpoints_own_normalisation_and_size_are_used(checkpoint, table, 
     ):
         torch.save({**contents, key: value}, tmp_path / "other.pt")
         assert not np.allclose(probabilities(predict(files, tmp_path / "other.pt")), before)
+
+
+def test_the_checkpoint_says_whether_mirror_images_count(network, checkpoint, table, tmp_path):
+    file, model = table["path"][0], {**CONFIG["model"], "flip_at_test": True}
+    contents = load_checkpoint(checkpoint)
+    torch.save({**contents, "config": {**CONFIG, "model": model}}, tmp_path / "flips.pt")
+    pixels = Preprocessing.from_config(CONFIG).read(file)
+    views = torch.from_numpy(np.stack([pixels, pixels[:, ::-1]]))
+    image, mirrored = predict_logits(network, [(views,)])
+    expected = softmax((image + mirrored) / 2)
+    assert not np.allclose(expected, softmax(image), atol=1e-4)
+    found = probabilities(predict([file], tmp_path / "flips.pt", device="cpu"))
+    np.testing.assert_allclose(found, [expected], atol=1e-6)
 
 
 def test_a_bad_file_is_a_row_and_not_the_end(checkpoint, table, tmp_path):

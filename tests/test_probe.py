@@ -98,6 +98,18 @@ def test_features_are_what_the_head_reads(network, datasets, run):
         )
 
 
+def test_with_mirror_images_the_head_reads_the_mean_features(network, datasets, run, opened):
+    plain, batches = opened(network, datasets, run)
+    network.flip_at_test = True
+    features, again = opened(network, datasets, run)
+    assert batches == again > 0
+    assert not np.allclose(features["val"], plain["val"])
+    expected = logits_of(network, datasets["val"])
+    np.testing.assert_allclose(
+        probe.head_logits(network, features["val"]), expected, atol=1e-4, rtol=0
+    )
+
+
 def test_features_are_computed_once_for_a_network(network, cache, split, datasets, run, opened):
     whole = -(-len(cache.images) // run.training.batch_size)
     first, batches = opened(network, datasets, run)

@@ -11,11 +11,14 @@ from btxrd.evaluation.review import known_conflicts, labels_to_review
 from btxrd.evaluation.runs import (
     COMPARED,
     COMPARISON_COLUMNS,
+    FIGURES,
+    SPLIT_TITLES,
     answer_split,
     collect_runs,
     compare_runs,
     comparison_table,
     differences_from,
+    map_scores,
     recommend,
     reviewed_pool,
     seed_figures,
@@ -80,6 +83,41 @@ def test_an_attention_has_a_column_of_its_own(study):
     assert row["Stratified Grad-CAM Mean IoU"] == pytest.approx(0.1)
     assert row["Stratified Attention Mean IoU"] == pytest.approx(0.3)
     assert "Center-Holdout Attention Mean IoU" not in row
+
+
+def test_runs_stand_in_the_order_of_the_study(study):
+    write_run(study, "best_on_test", "grouped", {}, seed=100)
+    write_run(study, "best_on_test", "grouped", {}, seed=9)
+    write_json(study / "study.json", {"parameters": {"experiments": ["tied_on_val", "broken"]}})
+    runs = collect_runs(study)
+    places = [(run.experiment, run.split, run.seed) for run in runs]
+    assert places == [
+        ("tied_on_val", "stratified", 42),
+        ("tied_on_val", "center", 42),
+        ("broken", "stratified", 42),
+        ("best_on_test", "stratified", 42),
+        ("best_on_test", "grouped", 9),
+        ("best_on_test", "grouped", 100),
+        ("best_on_val", "stratified", 42),
+    ]
+    order = list(dict.fromkeys(run.experiment for run in runs))
+    assert list(compare(study).index) == order
+    test = seed_figures(runs, study, FEW).query("part == 'test'")
+    assert list(test["split"]) == sorted(test["split"], key=list(SPLIT_TITLES).index)
+    assert list(test.loc[test["split"] == "stratified", "experiment"]) == order
+
+
+def test_heat_maps_of_an_experiment_are_means_over_its_trainings(study):
+    for seed, hit in ((42, 1.0), (43, 0.0)):
+        folder = study / "runs" / "best_on_val" / "stratified" / f"seed-{seed}"
+        facts = {"image_id": ["a", "b"], "group": 1, "label": [1, 0]}
+        scores = {"iou_chance": [0.1, np.nan], "pointing": [hit, np.nan]}
+        write_csv(folder / "gradcam.csv", pd.DataFrame(facts | scores))
+    runs = collect_runs(study)
+    found = map_scores(runs, "best_on_val", "stratified")
+    assert found[["image_id", "label", "pointing"]].to_numpy().tolist() == [["a", 1, 0.5]]
+    assert map_scores(runs, "broken", "stratified").empty
+    assert map_scores(runs, None, None).empty
 
 
 @pytest.fixture
@@ -192,7 +230,11 @@ def test_success_criteria_are_also_held_against_the_honest_split(study):
 def test_the_figures_of_every_run_have_their_intervals(study):
     figures = seed_figures(collect_runs(study), study, FEW).set_index(["experiment", "split"])
     test, val = (figures[figures["part"] == part] for part in ("test", "val"))
-    assert len(test) == len(val) == 5
+    names = ("best_on_test", "best_on_val", "broken", "tied_on_val")
+    in_order = [*((name, "stratified") for name in names), ("tied_on_val", "center")]
+    assert list(test.index) == list(val.index) == in_order
+    assert {f"{metric}{end}" for metric in FIGURES for end in ("", "_low", "_high")} < set(test)
+    assert "balanced_accuracy" in FIGURES
     row = test.loc[("tied_on_val", "center")]
     assert row[["n", "macro_auc", "macro_auc_low"]].tolist() == [60, 0.55, pytest.approx(0.45)]
     assert (row["seeds"], np.isnan(row["macro_auc_sd"])) == ("1", True)
@@ -224,7 +266,7 @@ def test_experiments_are_compared_pairwise_and_the_better_one_is_found(trained, 
             trained(experiment, split, skill)
     table = compare_runs(tmp_path, Bootstrap(999))["differences.csv"]
     pairs = [("fair", "good"), ("fair", "poor"), ("good", "poor")]
-    expected = [(split, *pair) for split in ("grouped", "stratified") for pair in pairs]
+    expected = [(split, *pair) for split in ("stratified", "grouped") for pair in pairs]
     assert list(table[IDENTITY].drop_duplicates().itertuples(index=False, name=None)) == expected
     assert table["note"].isna().all()
     for _, family in table.groupby("split"):

@@ -7,7 +7,12 @@ import pytest
 from btxrd.data import ImageCache, read_table, study_groups
 from btxrd.data.table import RELEASE_COLUMNS
 from btxrd.evaluation import Bootstrap
-from btxrd.evaluation.shortcuts import SHORTCUTS, shortcut_features, shortcut_table
+from btxrd.evaluation.shortcuts import (
+    SHORTCUTS,
+    shortcut_features,
+    shortcut_table,
+    strongest_shortcut,
+)
 
 SIDE = 32
 FEW = Bootstrap(20)
@@ -162,6 +167,14 @@ def test_a_missing_class_gives_no_figure():
     result = shortcut_table(table, table.index, FEW)
     assert result[["estimate", "low", "high"]].isna().all(axis=None)
     assert (result["n"] == 40).all()
+
+
+def test_the_strongest_shortcut_has_seen_no_lesion():
+    rows = [("sites", "image", 0.9), ("file", "image", 0.6), ("border", "image", 0.7)]
+    rows += [("file", "grouped", np.nan)]
+    table = pd.DataFrame(rows, columns=["shortcut", "split", "estimate"])
+    assert strongest_shortcut(table, "image")["shortcut"] == "border"
+    assert strongest_shortcut(table, "grouped") is None
 
 
 def test_impossible_arguments_are_refused():

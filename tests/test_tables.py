@@ -1,5 +1,7 @@
 """How any frame is laid out for reading."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from btxrd.evaluation.operating_points import operating_points
 from btxrd.evaluation.subgroups import SUBGROUP_METRICS, subgroup_table
 from btxrd.evaluation.summary import HEADLINES
 from btxrd.files import project_path
-from btxrd.report.tables import TITLES, as_table, format_interval, title_of
+from btxrd.report.tables import TITLES, as_table, format_interval, title_of, use_tables
 from btxrd.stages import PUBLISHED_FILE
 
 NAN = float("nan")
@@ -121,6 +123,7 @@ def test_signed_values_show_their_sign():
         ("threshold", NAN, "–"),
         ("accuracy", "accuracy", "accuracy"),  # a text, not the name of a metric
         ("score", "iou", "IoU at 0.5"),
+        ("metric", "specificity", "Specificity"),
     ],
 )
 def test_every_kind_of_value_has_its_form(column, value, expected):
@@ -155,6 +158,67 @@ def test_the_page_has_a_caption_and_no_index():
     assert as_table(long).to_html().count('<td class="text long"') == 1
 
 
+COMPARED = pd.DataFrame(
+    {
+        "experiment": ["E1", "E2", "E3", "E1", "E2", "no lesion"],
+        "split": ["grouped", "grouped", "grouped", "center", "center", None],
+        "macro_auc": [0.90, 0.85, 0.70, 0.60, NAN, 0.95],
+        "macro_auc_low": [0.84, 0.80, 0.60, 0.50, NAN, 0.90],
+        "macro_auc_high": [0.95, 0.89, 0.80, 0.70, NAN, 0.99],
+        "brier": [0.3, 0.2, 0.2, 0.4, 0.5, 0.1],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("column", "choice", "within", "expected"),
+    [
+        ("macro_auc", "max", None, ["close", "", "", "", "", "best"]),
+        ("macro_auc", "max", "split", ["best", "close", "", "", "", ""]),
+        ("macro_auc", "max", COMPARED["split"], ["best", "close", "", "", "", ""]),
+        ("brier", "min", "split", ["", "best", "best", "best", "", ""]),
+    ],
+)
+def test_the_best_is_marked_among_those_that_it_compares_with(column, choice, within, expected):
+    table = as_table(COMPARED, best={column: choice}, within=within)
+    assert [cell.mark for cell in table.cells[title_of(column)]] == expected
+    html = table.to_html()
+    assert html.count("<strong>") == expected.count("best")
+    assert html.count("<u>") == expected.count("close")
+    of_each = "" if within is None else " of each split"
+    assert table.caption.startswith(f"Bold: the best estimate{of_each}")
+    assert ("underlined" in table.caption) == ("close" in expected)
+    pd.testing.assert_frame_equal(table.data, as_table(COMPARED).data)
+
+
+def test_marks_go_where_their_values_go():
+    table = as_table(LONG[:3], across="part", best={"estimate": "max"}, within="metric")
+    marks = table.cells.map(lambda cell: cell.mark)
+    assert marks.to_numpy().tolist() == [["", "best", ""], ["", "", ""]]
+    with pytest.raises(KeyError, match="auc"):
+        as_table(LONG, best={"auc": "max"})
+
+
+def test_cells_carry_what_they_are_sorted_by():
+    frame = pd.DataFrame({"p": [0.0004, 0.2, NAN], "note": ["a & b", None, "1"], "n": [1200, 9, 1]})
+    html = as_table(frame).to_html()
+    assert re.findall('data-order="(.*?)"', html) == [
+        *("0.0009999999999999998", "a &amp; b", "1200.0"),
+        *("0.2", "", "9.0"),
+        *("", "1", "1.0"),
+    ]
+    assert '<th scope="col" class="number">n</th>' in html
+
+
+def test_the_library_is_displayed_and_comes_without_a_network(monkeypatch):
+    shown = []
+    monkeypatch.setattr("btxrd.report.tables.display", shown.append)
+    use_tables()
+    (html,) = (output.data for output in shown)
+    assert "https:" not in html
+    assert len(html) < 300_000
+
+
 def test_the_caption_says_why_a_value_has_no_interval():
     frame = LONG.assign(low=NAN)
     for caption, begins in ((None, "(–): no interval"), ("Test", "Test. (–): no interval")):
@@ -168,7 +232,9 @@ def test_the_caption_says_why_a_value_has_no_interval():
 def test_a_frame_without_rows_is_a_head():
     assert cells(LONG.head(0)) == [["Metric", "Part", "Estimate"]]
     assert cells(LONG.head(0), across="part") == [["Metric"]]
-    assert cells(pd.DataFrame(columns=["image_id", "note"])) == [["Image", "Note"]]
+    empty = as_table(pd.DataFrame(columns=["image_id", "note"]))
+    assert list(empty.data) == ["Image", "Note"]
+    assert '<td class="none" colspan="2">none</td>' in empty.to_html()
 
 
 def test_the_tables_of_a_run_are_laid_out(predicted):

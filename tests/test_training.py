@@ -18,7 +18,7 @@ from btxrd.models import (
 from btxrd.params import RunParams, TrainingParams
 from btxrd.report.figures import history_figure
 from btxrd.session import StopRequested, StopWithStudy
-from btxrd.training import cam_loss, fit, seed_everything, warmup_cosine
+from btxrd.training import cam_loss, fit, parameter_groups, seed_everything, warmup_cosine
 
 SMALL = {
     "experiment": "test",
@@ -51,12 +51,19 @@ def train(cache, split, tmp_path_factory):
         seed_everything(run.seed)
         guided = run.training.cam_weight > 0
         datasets = make_datasets(cache, split, run.data, run.seed, masks=guided)
-        loaders = {p: make_loader(d, 32, 42, p == "train") for p, d in datasets.items()}
         network, settings = create_model(run.model_dump()), run.training
+        balanced = {"train": not run.weighs_classes}
+        loaders = {
+            part: make_loader(samples, 32, 42, part == "train", balanced=balanced.get(part, False))
+            for part, samples in datasets.items()
+        }
         weights = compute_class_weights(datasets["train"].labels)
         criterion = nn.CrossEntropyLoss(weights, label_smoothing=settings.label_smoothing)
         optimizer = torch.optim.AdamW(
-            network.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True
+            parameter_groups(network, settings),
+            settings.lr,
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
         steps = len(loaders["train"])
         scheduler = warmup_cosine(
@@ -92,8 +99,11 @@ def test_the_checkpoint_is_the_best_epoch(whole):
     assert checkpoint["config"]["data"]["contrast"] == "clahe"
 
 
-def test_training_normalises_as_prediction_does(whole, cache, split):
-    result, run_dir, _ = whole
+@pytest.mark.parametrize(
+    "recipe", [{}, {"model": SMALL["model"] | {"flip_at_test": True}}, {"ema": 0.9}]
+)
+def test_training_validates_what_prediction_does(train, cache, split, recipe):
+    result, run_dir, _ = train(**recipe)
     checkpoint = load_checkpoint(run_dir / "model.pt")
     assert checkpoint["normalization"]["mean"] == [0.5, 0.5, 0.5]
     samples = make_datasets(cache, split, RunParams.parse(SMALL, "test").data, 42)["val"]
@@ -106,18 +116,66 @@ def test_the_same_seed_gives_the_same_numbers(whole, train):
     np.testing.assert_array_equal(whole[2], train()[2])
 
 
-@pytest.mark.parametrize("cam_weight", [0, 0.5])
-def test_an_interrupted_training_goes_on_to_the_same_end(train, tmp_path, cam_weight):
-    _, run_dir, expected = train(tmp_path, cam_weight=cam_weight)
+@pytest.mark.parametrize(
+    "recipe", [{}, {"cam_weight": 0.5}, {"ema": 0.9, "layer_decay": 0.8, "sampling": "balanced"}]
+)
+def test_an_interrupted_training_goes_on_to_the_same_end(train, tmp_path, recipe):
+    _, run_dir, expected = train(tmp_path, **recipe)
     whole = run_dir.rename(tmp_path / "whole")
     for epoch in (1, 2):
         with pytest.raises(Killed):
-            train(tmp_path, [die_at(epoch)], cam_weight=cam_weight)
-    result, _, logits = train(tmp_path, cam_weight=cam_weight)
+            train(tmp_path, [die_at(epoch)], **recipe)
+    result, _, logits = train(tmp_path, **recipe)
     np.testing.assert_array_equal(logits, expected)
     for name in ("history.csv", "model.pt"):
         assert (run_dir / name).read_bytes() == (whole / name).read_bytes()
     assert len(result.seconds) == 3
+
+
+def test_the_average_of_the_weights_is_kept_beside_them(train):
+    _, run_dir, _ = train(epochs=1, ema=0.9)
+    last, kept = (torch.load(run_dir / f"{name}.pt") for name in ("last", "model"))
+    for name, averaged in kept["model_state_dict"].items():
+        assert torch.equal(averaged, last["ema"][f"module.{name}"])
+        if "weight" in name or "running" in name:
+            assert not torch.equal(averaged, last["model"][name])
+
+
+def test_an_average_that_forgets_all_is_the_weights_themselves(train, whole):
+    forgetful = train(ema=1e-9)[0]
+    pd.testing.assert_frame_equal(forgetful.history, whole[0].history)
+
+
+def test_an_average_moves_less_than_the_weights(train):
+    kept = {}
+    for decay in (0.0, 0.5, 0.99):
+        _, run_dir, _ = train(epochs=1, warmup_epochs=0, lr=0.01, ema=decay)
+        kept[decay] = load_checkpoint(run_dir / "model.pt")["model_state_dict"]["model.fc.bias"]
+    sizes = [bias.norm().item() for bias in kept.values()]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_the_rate_falls_from_the_head_to_the_first_layer():
+    settings = TrainingParams(lr=1e-3, layer_decay=0.5, weight_decay=0.1)
+    network = BTXRDClassifier("resnet18", pretrained=False)
+    network.another = nn.Linear(2, 2)
+    groups = torch.optim.AdamW(parameter_groups(network, settings), settings.lr).param_groups
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    assert len(rates) == sum(len(group["params"]) for group in groups)
+    assert set(rates) == {id(parameter) for parameter in network.parameters()}
+    rate = {name: rates[id(parameter)] for name, parameter in network.named_parameters()}
+    assert rate["another.weight"] == rate["model.fc.weight"] == settings.lr
+    assert rate["model.fc.weight"] > rate["model.layer4.1.conv1.weight"]
+    assert rate["model.layer4.1.conv1.weight"] == pytest.approx(
+        2 * rate["model.layer4.0.conv1.weight"]
+    )
+    assert rate["model.layer1.0.conv1.weight"] > rate["model.conv1.weight"]
+
+
+def test_without_a_decay_by_layer_there_is_one_group_with_the_optimisers_own_rate():
+    network = BTXRDClassifier("test_resnet", pretrained=False)
+    (group,) = parameter_groups(network, TrainingParams())
+    assert group == {"params": list(network.parameters())}
 
 
 def test_every_callback_follows_the_saved_epoch(train, tmp_path):

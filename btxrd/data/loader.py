@@ -1,7 +1,7 @@
 """Batches from the image cache: dimmed copies, augmentation, the order of an epoch."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from btxrd.data.cache import ImageCache
 from btxrd.params import DataParams
+
+if TYPE_CHECKING:
+    import albumentations as A
 
 __all__ = [
     "BatchRequest",
@@ -66,6 +69,7 @@ class RadiographDataset(Dataset):
         bright: int64 (samples,), the row in the cache outside whose lesion mask a sample is dimmed;
             -1, and by default, not at all.
         dim_factor: what pixels are multiplied by there, in [0, 1].
+        augmentation: of each image, and its mask, with the request's seed; none by default.
         masks: whether batches hold the lesion masks too, augmented as the images are.
     """
 
@@ -76,18 +80,12 @@ class RadiographDataset(Dataset):
         labels: np.ndarray,
         bright: np.ndarray | None = None,
         dim_factor: float = 0.5,
-        augment: bool = False,
+        augmentation: "A.Compose | None" = None,
         masks: bool = False,
     ) -> None:
         self.cache, self.rows, self.labels = cache, rows, labels
         self.bright = np.full(len(rows), -1) if bright is None else bright
-        self.dim_factor, self.masks = dim_factor, masks
-        self.augmentation = None
-        if augment:
-            # albumentations takes a second to import, and only training needs it.
-            from btxrd.data.augmentation import training_augmentation
-
-            self.augmentation = training_augmentation(seed=0)
+        self.dim_factor, self.augmentation, self.masks = dim_factor, augmentation, masks
 
     def __len__(self) -> int:
         """Return the number of samples, dimmed copies included."""
@@ -165,10 +163,17 @@ def make_datasets(
         np.concatenate([labels, labels[copies]]),
         np.concatenate([np.full(len(rows), -1), rows[lenders]]),
         params.dim_factor,
-        augment=augment,
-        masks=masks,
+        _augmentation(params) if augment else None,
+        masks,
     )
     return datasets
+
+
+def _augmentation(params: DataParams) -> "A.Compose":
+    # albumentations takes a second to import, and only training needs it.
+    from btxrd.data.augmentation import training_augmentation
+
+    return training_augmentation(0, params.augmentation, params.source_jitter)
 
 
 def _dimmed_copies(
@@ -200,11 +205,24 @@ class EpochSampler(Sampler[BatchRequest]):
 
     So an epoch can be repeated, with any number of workers. Batches differ in size by one at most:
     there is no small last one to upset batch statistics.
+
+    Args:
+        samples: their number.
+        shuffle: whether they come in another order each epoch.
+        balance: int64 (samples,), their classes, where an epoch is to have as many of each: the
+            larger ones are drawn from, the smaller ones repeated, in another way each epoch.
     """
 
-    def __init__(self, samples: int, batch_size: int, seed: int, shuffle: bool) -> None:
+    def __init__(
+        self,
+        samples: int,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        balance: np.ndarray | None = None,
+    ) -> None:
         self.samples, self.batch_size, self.seed = samples, batch_size, seed
-        self.shuffle = shuffle
+        self.shuffle, self.balance = shuffle, balance
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -214,19 +232,40 @@ class EpochSampler(Sampler[BatchRequest]):
     def __iter__(self) -> Iterator[BatchRequest]:
         """Yield the requests of the current `epoch`."""
         random = np.random.default_rng([self.seed, self.epoch])
-        order = random.permutation(self.samples) if self.shuffle else np.arange(self.samples)
+        order = np.arange(self.samples)
+        if self.balance is not None:
+            order = _balanced(self.balance, random)
+        if self.shuffle:
+            order = random.permutation(order)
         for samples in np.array_split(order, len(self)):
             yield BatchRequest(samples, int(random.integers(2**31)))
 
 
+def _balanced(classes: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return int64 (n,) samples: as many as there are, of each class equally often, within one."""
+    members = [np.flatnonzero(classes == each) for each in np.unique(classes)]
+    shares = np.array_split(np.arange(len(classes)), len(members))
+    drawn = zip(members, shares, strict=True)
+    return np.concatenate([np.resize(random.permutation(m), len(share)) for m, share in drawn])
+
+
 def make_loader(
-    dataset: Dataset, batch_size: int, seed: int, shuffle: bool, workers: int = 0
+    dataset: Dataset,
+    batch_size: int,
+    seed: int,
+    shuffle: bool,
+    workers: int = 0,
+    balanced: bool = False,
 ) -> DataLoader:
-    """Return a loader whose `sampler.epoch` the training loop sets before each epoch."""
+    """Return a loader whose `sampler.epoch` the training loop sets before each epoch.
+
+    With `balanced`, an epoch has as many samples of each class.
+    """
+    balance = dataset.labels if balanced else None
     return DataLoader(
         dataset,
         batch_size=None,
-        sampler=EpochSampler(len(dataset), batch_size, seed, shuffle),
+        sampler=EpochSampler(len(dataset), batch_size, seed, shuffle, balance),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

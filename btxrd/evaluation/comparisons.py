@@ -41,12 +41,17 @@ EXPERIMENT_KEYS = (
     "experiment",
     "model",
     "data.annotations",
+    "data.augmentation",
     "data.dim_factor",
     "data.image_size",
+    "data.source_jitter",
     "training.batch_size",
     "training.cam_weight",
     "training.attention_weight",
+    "training.ema",
+    "training.layer_decay",
     "training.mode",
+    "training.sampling",
     "training.C",
 )
 """The parameters in which two experiments of the grid may differ and still be compared."""

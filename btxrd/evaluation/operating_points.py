@@ -1,13 +1,12 @@
 """The threshold on the malignant probability: chosen on val, judged on test, worth its alarms?
 
 Whoever uses a classifier to find malignant tumours calls an image malignant where `p_Malignant`
-reaches a threshold. An operating point fixes that threshold by the sensitivity it must have; a
-decision curve shows at which thresholds calling so does more good than harm.
+reaches a threshold. An operating point fixes that threshold by the sensitivity it must have; the
+table of thresholds says what each costs, and whether calling so does more good than harm.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,18 @@ from btxrd.evaluation.intervals import Bootstrap, Sample
 from btxrd.evaluation.metrics import ratio
 from btxrd.predictions import MALIGNANT, fold_pairs, labels
 
-__all__ = ["DECISION_THRESHOLDS", "decision_curve", "operating_points"]
+__all__ = ["PREVALENCES", "operating_points", "threshold_table"]
 
-DECISION_THRESHOLDS = tuple(np.linspace(0.01, 0.99, 99).round(2).tolist())
-"""Threshold probabilities of a decision curve: every whole per cent."""
+PREVALENCES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+"""Shares of malignant images for which a table of thresholds says what they cost."""
+
+QUANTILES = np.linspace(0, 1, 32)
+"""Those of the malignant images' scores, and of the others', are thresholds of a table."""
+STEPS = np.arange(1, 20) / 20
+"""Further thresholds, so that a table has them where no score lies."""
+
+RATES = ("sensitivity", "specificity", "ppv", "npv")
+ENDS = ("", "_low", "_high")
 
 Floats = NDArray[np.float64]
 
@@ -151,28 +158,78 @@ def _figures(
     prevalences: Sequence[float],
 ) -> dict[str, Any]:
     """Return what is estimated on test, with its ends; `called` and `weights` are (1 + R, n)."""
-    malignant, positive = labels(test) == MALIGNANT, called[0]
-    # Of which images each is the share that is called right.
+    fixed = _rates(_counts(test, called[:1].T, weights), called[:1].T, test, bootstrap)
+    malignant = labels(test) == MALIGNANT
     members = {"sensitivity": malignant, "specificity": ~malignant}
-    members |= {"ppv": positive, "npv": ~positive}
     figures = {}
-    for name, images in members.items():
-        own, sample = weights[:, images], Sample.of(images, test["group"])
-        right = called[:, images] == malignant[images]
-        fixed = ratio(own @ right[0], own.sum(axis=1))
-        figures |= bootstrap.columns(name, fixed, f"{name}_", sample)
-        if name in ("sensitivity", "specificity"):
+    for name in RATES:
+        figures |= {f"{name}{end}": fixed[f"{name}{end}"][0] for end in ENDS}
+        if name in members:
+            images = members[name]
+            own, right = weights[:, images], called[:, images] == malignant[images]
             anew = ratio(np.einsum("rn,rn->r", own, right), own.sum(axis=1))
-            _, low, high = bootstrap.proportion(anew, sample)
+            _, low, high = bootstrap.proportion(anew, Sample.of(images, test["group"]))
             figures[f"{name}_low_anew"] = np.fmin(low, figures[f"{name}_low"])
             figures[f"{name}_high_anew"] = np.fmax(high, figures[f"{name}_high"])
-    for share, end in product(prevalences, ("", "_low", "_high")):
-        sensitivity, specificity = figures[f"sensitivity{end}"], figures[f"specificity{end}"]
+    for share in prevalences:
+        figures |= {name: value[()] for name, value in _predictive_values(figures, share).items()}
+    return figures
+
+
+def _counts(test: pd.DataFrame, called: NDArray[np.bool_], weights: Floats) -> dict[str, Floats]:
+    """Count images by truth and call, for T ways of calling them.
+
+    Args:
+        called: (n, T).
+        weights: (1 + R, n) whole numbers, so that no order of summing changes a count.
+
+    Returns:
+        `tp`, `fp`, `fn` and `tn`: (1 + R, T) each.
+    """
+    counts = {}
+    malignant = labels(test) == MALIGNANT
+    for (yes, no), images in {("tp", "fn"): malignant, ("fp", "tn"): ~malignant}.items():
+        own = weights[:, images]
+        counts[yes] = own @ called[images].astype(np.float64)
+        counts[no] = own.sum(axis=1, keepdims=True) - counts[yes]
+    return counts
+
+
+def _rates(
+    counts: dict[str, Floats], called: NDArray[np.bool_], test: pd.DataFrame, bootstrap: Bootstrap
+) -> dict[str, Floats]:
+    """Return each of `RATES` with its ends, (T,) each, from what `_counts` returns."""
+    malignant = np.broadcast_to(labels(test)[:, None] == MALIGNANT, called.shape)
+    # Hits, misses, and of which images the rate is.
+    members = {
+        "sensitivity": ("tp", "fn", malignant),
+        "specificity": ("tn", "fp", ~malignant),
+        "ppv": ("tp", "fp", called),
+        "npv": ("tn", "fn", ~called),
+    }
+    rates = {}
+    for name, (hits, misses, images) in members.items():
+        values = ratio(counts[hits], counts[hits] + counts[misses])
+        sample = Sample.of(images, test["group"])
+        # One by one: the sum of many columns at once differs from that of one in its last digit.
+        each = zip(values.T, sample.images, sample.groups, strict=True)
+        ends = [bootstrap.proportion(column, Sample(*of)) for column, *of in each]
+        rates |= {f"{name}{end}": x for end, x in zip(ENDS, np.transpose(ends), strict=True)}
+    return rates
+
+
+def _predictive_values(rates: Mapping[str, Floats], share: float) -> dict[str, Floats]:
+    """Return PPV and NPV, with their ends, where `share` of the images are malignant."""
+    values: dict[str, Floats] = {}
+    for end in ENDS:
+        sensitivity, specificity = rates[f"sensitivity{end}"], rates[f"specificity{end}"]
         found, missed = sensitivity * share, (1 - sensitivity) * share
         alarmed, cleared = (1 - specificity) * (1 - share), specificity * (1 - share)
-        figures[f"ppv@{share:g}{end}"] = ratio(found, found + alarmed)[()]
-        figures[f"npv@{share:g}{end}"] = ratio(cleared, missed + cleared)[()]
-    return figures
+        for name, right, wrong in (("ppv", found, alarmed), ("npv", cleared, missed)):
+            value = ratio(right, right + wrong)
+            # What is NaN has no ends.
+            values[f"{name}@{share:g}{end}"] = value + 0 * values.get(f"{name}@{share:g}", value)
+    return values
 
 
 def _refuse_outside(values: ArrayLike, name: str, closed: bool = False) -> None:
@@ -183,31 +240,67 @@ def _refuse_outside(values: ArrayLike, name: str, closed: bool = False) -> None:
         raise ValueError(f"{name} must lie {limit}, found {array[wrong][0]}")
 
 
-def decision_curve(test: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
-    """Weigh malignant images found against false alarms, for every threshold probability.
+def threshold_table(
+    test: pd.DataFrame,
+    points: pd.DataFrame,
+    bootstrap: Bootstrap,
+    prevalences: Sequence[float] = (),
+) -> pd.DataFrame:
+    """Say what each of some hundred thresholds costs on test; all folds of a pool have the same.
 
-    Net benefit (Vickers and Elkin 2006): TP/n - FP/n · t/(1 - t), where whoever acts from a
-    probability of t on accepts (1 - t)/t false alarms for each malignant image found. It holds
-    for a clinic only where the share of malignant images in `test` does.
+    Where the threshold is one of `points`, the columns that both tables have are equal.
+
+    Net benefit (Vickers and Elkin 2006) is TP/n - FP/n · t/(1 - t), in malignant images found an
+    image: whoever acts from a probability of t on accepts (1 - t)/t false alarms for each. At
+    another prevalence it follows from sensitivity and specificity, as PPV and NPV do, and its
+    ends from both low and both high ends.
+
+    Args:
+        points: what `operating_points` returns for the same test and bootstrap.
+        prevalences: shares of malignant images, between 0 and 1, beside `PREVALENCES`.
 
     Returns:
-        A row for each of `DECISION_THRESHOLDS`: `threshold`, the net benefit of calling malignant
-        whatever has `p_Malignant` ≥ threshold (`model`, with `low`, `high`), every image
-        (`treat_all`) and none (`treat_none`, always 0); in malignant images found an image.
+        A row a threshold, ascending: those of `points` (but for the means over folds), quantiles
+        of the scores, and steps of 0.05. `threshold`; the counts `tp`, `fp`, `fn`, `tn`;
+        `sensitivity`, `specificity`, `ppv`, `npv` and `net_benefit`, each with its ends;
+        `alarms`, the share of images called malignant; `treat_all`, the net benefit of calling
+        all so. The figures from `ppv` on also as `<name>@<prevalence>`. Without malignant images
+        there is no sensitivity, without others no specificity, nor what follows from them.
 
     Raises:
-        ValueError: `test` is empty.
+        ValueError: `test` is empty, or a prevalence is out of range.
     """
     if test.empty:
-        raise ValueError("a decision curve needs one prediction or more, found none")
-    cuts = np.array(DECISION_THRESHOLDS)
-    # What calling an image malignant is worth at each threshold: (n, thresholds).
-    worth = np.where((labels(test) == MALIGNANT)[:, None], 1.0, -cuts / (1 - cuts))
+        raise ValueError("a table of thresholds needs one prediction or more, found none")
+    _refuse_outside(prevalences, "prevalences")
+    cuts = _grid(test, () if "threshold_min" in points else points["threshold"].dropna())
     called = test["p_Malignant"].to_numpy(np.float64)[:, None] >= cuts
-    weights = bootstrap.weights(labels(test), test["group"])
-    benefits = weights @ (worth * called) / weights.sum(axis=1, keepdims=True)
-    return pd.DataFrame(
-        {"threshold": cuts}
-        | bootstrap.columns("model", benefits)
-        | {"treat_all": worth.mean(axis=0), "treat_none": 0.0}
-    )
+    counts = _counts(test, called, bootstrap.weights(labels(test), test["group"]))
+    harm, share = ratio(cuts, 1 - cuts), (labels(test) == MALIGNANT).mean()
+    benefit = (counts["tp"] - harm * counts["fp"]) / sum(counts.values())
+    table = {"threshold": cuts}
+    table |= {name: count[0].astype(np.int64) for name, count in counts.items()}
+    table |= _rates(counts, called, test, bootstrap)
+    table |= {"alarms": called.mean(axis=0)}
+    table |= bootstrap.columns("net_benefit", benefit, "net_benefit_")
+    table |= {"treat_all": share - harm * (1 - share)}
+    for other in sorted({*PREVALENCES, *prevalences}):
+        table |= _predictive_values(table, other)
+        for end in ENDS:
+            found = table[f"sensitivity{end}"] * other
+            alarmed = (1 - table[f"specificity{end}"]) * (1 - other)
+            table[f"net_benefit@{other:g}{end}"] = found - harm * alarmed
+            if not end:
+                table[f"alarms@{other:g}"] = found + alarmed
+        table[f"treat_all@{other:g}"] = other - harm * (1 - other)
+    return pd.DataFrame(table)
+
+
+def _grid(test: pd.DataFrame, chosen: Sequence[float]) -> Floats:
+    """Return the thresholds of a table; those that read like a chosen one give way to it."""
+    malignant, scores = labels(test) == MALIGNANT, test["p_Malignant"].to_numpy(np.float64)
+    parts = [scores[images] for images in (malignant, ~malignant) if images.any()]
+    found = [np.quantile(part, QUANTILES) for part in parts]
+    grid = np.concatenate([STEPS, *found]).round(3)
+    kept = (grid > 0) & (grid < 1) & ~np.isin(grid, np.round(chosen, 3))
+    return np.unique([*grid[kept], *chosen])

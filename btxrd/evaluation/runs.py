@@ -28,13 +28,16 @@ from btxrd.evaluation.intervals import Bootstrap
 from btxrd.evaluation.review import REVIEW_COLUMNS, known_conflicts, labels_to_review
 from btxrd.files import read_json
 from btxrd.predictions import read_predictions
-from btxrd.stages import RUN_FILE, RUN_STAGES
+from btxrd.stages import RUN_FILE, RUN_STAGES, STUDY_FILE
 
 __all__ = [
     "ANSWER_SPLITS",
+    "CENTER_SPLITS",
     "COMPARED",
     "COMPARISON_COLUMNS",
     "CRITERIA",
+    "FIGURES",
+    "HELD_OUT",
     "SPLIT_TITLES",
     "RunResult",
     "answer_split",
@@ -42,6 +45,7 @@ __all__ = [
     "compare_runs",
     "comparison_table",
     "differences_from",
+    "map_scores",
     "recommend",
     "reviewed_pool",
     "seed_figures",
@@ -50,20 +54,34 @@ __all__ = [
 
 SPLIT_TITLES = {
     "stratified": "Stratified",
-    "center": "Center-Holdout",
     "grouped": "Grouped",
-    "random": "Random (leaks)",
     "grouped_cv": "Grouped CV",
+    "center": "Center-Holdout",
     "center_cv": "Center CV",
+    "random": "Random (leaks)",
 }
+"""What tables and figures call the splits, in the order in which they stand there."""
+HELD_OUT = {
+    "stratified": "image",
+    "grouped": "study",
+    "grouped_cv": "study",
+    "center": "center",
+    "center_cv": "center",
+    "random": "image",
+}
+"""What each split keeps out of training as a whole: the protocol of its figures."""
 ANSWER_SPLITS = ("grouped_cv", "grouped", "stratified")
 """The splits that the answer may be read from, the most honest one first."""
+CENTER_SPLITS = ("center_cv", "center")
+"""The splits that test in centers not trained in, the one that tests more images first."""
 COMPARED = {
     "accuracy": "Accuracy",
     "macro_auc": "Macro AUC",
     "sensitivity/Malignant": "Malignant Sensitivity",
 }
 """The metrics of `comparison.csv`, and what its columns call them."""
+FIGURES = (*COMPARED, "balanced_accuracy")
+"""The metrics of `figures.csv`."""
 COMPARISON_COLUMNS = (
     "Experiment ID",
     "Backbone",
@@ -84,7 +102,7 @@ DIFFERENCE_COLUMNS = (
 GAP_COLUMNS = ("experiment", "metric", "inside", "outside", "difference", "low", "high", "note")
 
 ENSEMBLE = "ensemble"
-ENDS = [f"{metric}{end}" for metric in COMPARED for end in ("", "_low", "_high", "_sd")]
+ENDS = [f"{metric}{end}" for metric in FIGURES for end in ("", "_low", "_high", "_sd")]
 OVERLAPS = ("mean_iou", "attention_iou")
 FIGURE_COLUMNS = ("part", "experiment", "split", "seeds", "n", *ENDS, *OVERLAPS, "status")
 
@@ -177,12 +195,31 @@ class RunResult:
 
 
 def collect_runs(study_dir: str | Path) -> list[RunResult]:
-    """Read every run and pool of a study, finished or not, in the order of their names."""
+    """Read every run and pool of a study, finished or not.
+
+    Experiments stand in the order of the study, those that it does not name after them; splits in
+    that of `SPLIT_TITLES`.
+    """
     study_dir = Path(study_dir)
+    named = read_json(study_dir / STUDY_FILE).get("parameters", {}).get("experiments", [])
     # A folder that was moved aside is called seed-42.old-<time>.
     where = re.compile(r"runs/[^/]+/[^/]+/((fold-\d+|pooled)/)?(seed-\d+|ensemble)")
     paths = [folder.relative_to(study_dir) for folder in sorted(study_dir.glob("runs/**/"))]
-    return [_collect(path, study_dir) for path in paths if where.fullmatch(path.as_posix())]
+    runs = [_collect(path, study_dir) for path in paths if where.fullmatch(path.as_posix())]
+    return sorted(runs, key=lambda run: _order(run, named))
+
+
+def _order(run: RunResult, experiments: list[str]) -> tuple[Any, ...]:
+    """Return what a study's runs are sorted by; seed-42 comes before seed-100, it is shorter."""
+    named = run.experiment in experiments
+    experiment = experiments.index(run.experiment) if named else len(experiments)
+    path = run.path.as_posix()
+    split = _place(run.split)
+    return experiment, run.experiment, split, run.seed == ENSEMBLE, len(path), path
+
+
+def _place(split: str) -> int:
+    return [*SPLIT_TITLES, split].index(split)
 
 
 def _number(name: str) -> int | str:
@@ -249,19 +286,15 @@ def compare_runs(study_dir: str | Path, bootstrap: Bootstrap) -> dict[str, pd.Da
 
 
 def _trainings(runs: list[RunResult]) -> dict[tuple[str, str], list[RunResult]]:
-    """Return split and experiment → its evaluated seeds, in order of these."""
+    """Return split and experiment → its evaluated seeds; all of a split before the next."""
     trained: dict[tuple[str, str], list[RunResult]] = {}
     single = [run for run in runs if run.is_whole and run.is_evaluated and run.seed != ENSEMBLE]
-    for run in sorted(single, key=lambda run: (_place(run.split), run.experiment, run.seed)):
+    for run in sorted(single, key=lambda run: _place(run.split)):
         trained.setdefault((run.split, run.experiment), []).append(run)
     for first, *others in trained.values():
         for other in others:
             check_comparable(first.parameters, other.parameters, ("seed",))
     return trained
-
-
-def _place(split: str) -> int:
-    return list(SPLIT_TITLES).index(split)
 
 
 def seed_figures(
@@ -272,19 +305,19 @@ def seed_figures(
     Returns:
         For each part (val, test) and split, in the order of `SPLIT_TITLES`, a row an experiment,
         and one more for its ensemble: `part`, `experiment`, `split`, `seeds` ("1", "3",
-        "ensemble"), `n` images, each of `COMPARED` with its ends and its spread over seeds (`_sd`,
+        "ensemble"), `n` images, each of `FIGURES` with its ends and its spread over seeds (`_sd`,
         of a sample), `mean_iou`, `attention_iou`, `status`; NaN where there is none. Intervals are
         as in `seed_summary`, for one seed as in its `metrics.json`.
     """
-    groups: dict[tuple[int, str, bool], list[RunResult]] = {}
+    groups: dict[tuple[str, str, bool], list[RunResult]] = {}
     for run in runs:
         if run.is_whole:
-            key = (_place(run.split), run.experiment, run.seed == ENSEMBLE)
+            key = (run.experiment, run.split, run.seed == ENSEMBLE)
             groups.setdefault(key, []).append(run)
     rows = [
         _figures(groups[key], part, Path(study_dir), bootstrap)
         for part in ("val", "test")
-        for key in sorted(groups)
+        for key in sorted(groups, key=lambda key: _place(key[1]))
     ]
     return pd.DataFrame(rows, columns=FIGURE_COLUMNS).astype({"n": "Int64"})
 
@@ -308,12 +341,12 @@ def _figures(
     }
     if len(evaluated) > 1:
         frames = [_predictions(run, study_dir, part) for run in evaluated]
-        table = seed_summary(frames, bootstrap, list(COMPARED)).set_index("metric")
+        table = seed_summary(frames, bootstrap, FIGURES).set_index("metric")
         table = table.rename(columns={"mean": "", "low": "_low", "high": "_high", "sd": "_sd"})
-        found = {metric: table.loc[metric].drop("seeds").to_dict() for metric in COMPARED}
+        found = {metric: table.loc[metric].drop("seeds").to_dict() for metric in FIGURES}
     else:
         ends = ("", "_low", "_high")
-        alone = {m: first.interval(m, part) if evaluated else [np.nan] * 3 for m in COMPARED}
+        alone = {m: first.interval(m, part) if evaluated else [np.nan] * 3 for m in FIGURES}
         found = {metric: dict(zip(ends, own, strict=True)) for metric, own in alone.items()}
     return row | {f"{m}{end}": value for m, ends in found.items() for end, value in ends.items()}
 
@@ -429,6 +462,21 @@ def reviewed_pool(runs: list[RunResult], table: pd.DataFrame) -> RunResult | Non
     return min(own, key=lambda run: (run.seed != ENSEMBLE, run.seed))
 
 
+def map_scores(runs: list[RunResult], experiment: str | None, split: str | None) -> pd.DataFrame:
+    """Collect how well the heat maps of an experiment find lesions on the test images of a split.
+
+    Returns:
+        What `localisation_table` takes, one row an annotated test tumour: means over the
+        trainings that tested it. No rows without `gradcam.csv`; without the network's own scores
+        where it has no maps.
+    """
+    own = [run.gradcam for run in runs if (run.experiment, run.split) == (experiment, split)]
+    frames = [maps[maps["iou_chance"].notna()] for maps in own if maps is not None]
+    if not frames:
+        return pd.DataFrame()
+    return pd.concat(frames).groupby(["image_id", "group", "label"], as_index=False).mean()
+
+
 def _review(pool: RunResult | None, study_dir: Path) -> pd.DataFrame:
     if pool is None:
         return pd.DataFrame(columns=list(REVIEW_COLUMNS))
@@ -505,7 +553,7 @@ def _differences(
 def _gaps(
     trained: dict[tuple[str, str], list[RunResult]], study_dir: Path, bootstrap: Bootstrap
 ) -> Iterator[pd.DataFrame]:
-    for experiment in sorted({experiment for _, experiment in trained}):
+    for experiment in dict.fromkeys(experiment for _, experiment in trained):
         pair = [trained.get((split, experiment)) for split in ("stratified", "center")]
         if None in pair:
             continue

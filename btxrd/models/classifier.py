@@ -34,6 +34,8 @@ class BTXRDClassifier(nn.Module):
         pretrained: start from the published weights: of an installed package, of the local hub
             cache or else of the hub; a `pretrained_cfg_overlay` among `kwargs` names others.
         drop_rate: dropout probability before the head, in [0, 1).
+        flip_at_test: whether it predicts with the mean over an image and its mirror image, as
+            `btxrd.models.inference.logits_of` takes it; `forward` does not.
         attention: `mask_guided`, or none.
         kwargs: of `timm.create_model`.
 
@@ -44,6 +46,7 @@ class BTXRDClassifier(nn.Module):
         normalization: channel `mean` and `std` that the backbone's weights were published for, of
             pixels in [0, 1], three numbers each; `model_from_checkpoint` takes the checkpoint's.
         weights: where the first weights came from, in a line.
+        flip_at_test: as given.
 
     Raises:
         ValueError: timm knows no such backbone; close names are suggested. Or its feature maps do
@@ -61,12 +64,14 @@ class BTXRDClassifier(nn.Module):
         num_classes: int = 3,
         pretrained: bool = True,
         drop_rate: float = 0.2,
+        flip_at_test: bool = False,
         attention: Literal["mask_guided"] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__()
         _require_known(backbone)
         self.weights = "drawn at random"
+        self.flip_at_test = flip_at_test
         if pretrained and not kwargs.get("pretrained_cfg_overlay"):
             first = published_weights(backbone)
             self.weights = first.note
@@ -165,7 +170,7 @@ def create_model(config: dict[str, Any]) -> BTXRDClassifier:
     if not isinstance(section, dict):
         raise ValueError("the configuration has no section `model`")
     section = {key: value for key, value in section.items() if value is not None}
-    same = ("backbone", "num_classes", "pretrained", "attention")
+    same = ("backbone", "num_classes", "pretrained", "flip_at_test", "attention")
     arguments = {key: section[key] for key in same if key in section}
     if "dropout" in section:
         arguments["drop_rate"] = section["dropout"]

@@ -14,6 +14,7 @@ __all__ = [
     "autocast",
     "head_inputs",
     "linear_head",
+    "logits_of",
     "mixed_precision",
     "predict_logits",
     "to_input",
@@ -54,6 +55,20 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
+def logits_of(network: BTXRDClassifier, inputs: torch.Tensor) -> torch.Tensor:
+    """Return the logits, (B, C), that a network predicts with, on its own device.
+
+    With its `flip_at_test` the mean of those of the images and of their mirror images: they are
+    still logits, and of a linear head the logits of the mean features.
+
+    Args:
+        network: in eval mode.
+        inputs: normalised, float (B, 3, S, S).
+    """
+    logits = network(inputs)
+    return (logits + network(inputs.flip(-1))) / 2 if network.flip_at_test else logits
+
+
 def predict_logits(
     network: BTXRDClassifier,
     loader: Iterable[Sequence[torch.Tensor]],
@@ -71,7 +86,7 @@ def predict_logits(
     network.to(memory_format=torch.channels_last).eval()
     with torch.inference_mode(), autocast(device):
         batches = [
-            network(to_input(images.to(device), normalization)).float().cpu()
+            logits_of(network, to_input(images.to(device), normalization)).float().cpu()
             for images, *_ in loader
         ]
     return torch.cat(batches).numpy()
@@ -94,6 +109,8 @@ def linear_head(network: BTXRDClassifier) -> nn.Linear:
 def head_inputs(network: BTXRDClassifier, images: torch.Tensor) -> np.ndarray:
     """Return the features that a network's head reads, in single precision.
 
+    With the network's `flip_at_test`, their mean over each image and its mirror image.
+
     Args:
         network: in eval mode; it computes where it is.
         images: uint8 (B, S, S).
@@ -112,6 +129,5 @@ def head_inputs(network: BTXRDClassifier, images: torch.Tensor) -> np.ndarray:
         return torch.cat(flat, dim=1).half().cpu().numpy()
     read: list[torch.Tensor] = []
     with linear_head(network).register_forward_pre_hook(lambda _, given: read.append(given[0])):
-        network(inputs)
-    [features] = read
-    return features.cpu().numpy()
+        logits_of(network, inputs)
+    return torch.stack(read).mean(dim=0).cpu().numpy()

@@ -24,7 +24,7 @@ from btxrd.data.splits import read_split
 from btxrd.data.table import SITE_COLUMNS, is_image_name
 from btxrd.evaluation.cases import case_table, relatives
 from btxrd.evaluation.subgroups import subgroup_attributes
-from btxrd.files import atomic_path, project_path
+from btxrd.files import atomic_path, project_path, write_files
 from btxrd.params import ResultParams
 from btxrd.provenance import data_name
 from btxrd.report.figures import HEAT_MAP
@@ -75,7 +75,7 @@ FACTS = {
     "group": "Study group",
     "fold": "Fold",
     "loss": "Log loss (nats)",
-    "temperature": "Temperature",
+    "temperature": "Calibration temperature",
 }
 """What stands of a case beside its picture → the title."""
 
@@ -117,48 +117,59 @@ def write_cases(
     """
     test = predictions[predictions["part"] == "test"]
     study = _study_of(folder, run)
-    pictures = (study or folder) / PICTURES / release.cache.key
     kin = _relatives(study, run, test)
     kin = kin[kin["relative"].isin(release.table["image_id"])]
-    shown = list(dict.fromkeys([*test["image_id"], *kin["relative"]]))
-    files = write_pictures(pictures, release.cache, shown)
+    pictures = (study or folder) / PICTURES / release.cache.key
+    files = write_pictures(
+        pictures, release.cache, dict.fromkeys([*test["image_id"], *kin["relative"]])
+    )
     cases = _described(predictions, release, kin)
-    others = [name for name in shown if name not in set(cases["image_id"])]
-    classes = release.table.set_index("image_id")["label"].map(dict(enumerate(CLASS_NAMES)))
-    content = {
-        "classes": CLASS_NAMES,
-        "columns": {name: _plain(cases[name]) for name in cases},
-        "facts": {name: title for name, title in FACTS.items() if name in cases},
-        "others": {name: classes[name] for name in others},
-        "pictures": {name: file for name, file in files.items() if file != name},
+    members = _members(run, training, study, folder)
+    places = {
         "folder": _relative(pictures, folder),
-        "units": UNITS,
-        "colours": np.rint(255 * colormaps[HEAT_MAP](np.arange(256))[:, :3]).astype(int).tolist(),
-        "heatmaps": [
-            f"{place}/{HEATMAPS_FILE}" for place in _members(run, training, study, folder)
-        ],
-    }
-    page = {
-        "title": training.get("name", run.name),
-        "data_name": data_name(project_path(run.dataset_root)),
-        "note": RESEARCH_ONLY,
-        "warnings": training.get("warnings", []),
-        "filters": {
-            name: (title, list(cases[name].cat.categories[cases[name].value_counts() > 0]))
-            for name, title in FILTERS.items()
-            if name in cases and cases[name].nunique() > 1
-        },
-        "orders": _orders(),
-        "pages": _pages(folder, study, run),
-        "content": content,
+        "heatmaps": [f"{member}/{HEATMAPS_FILE}" for member in members],
     }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
-    text = environment.get_template("cases/cases.html.j2").render(page)
+    text = environment.get_template("cases/cases.html.j2").render(
+        title=training.get("name", run.name),
+        data_name=data_name(project_path(run.dataset_root)).replace("`", ""),
+        note=RESEARCH_ONLY,
+        warnings=training.get("warnings", []),
+        filters=_filters(cases),
+        orders=_orders(),
+        pages=_pages(folder, study, run),
+        content=_content(cases, release.table, files) | places,
+    )
     with atomic_path(folder / CASES_FILE) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _content(cases: pd.DataFrame, table: pd.DataFrame, files: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the page's script reads; files and addresses aside."""
+    classes = table.set_index("image_id")["label"].map(dict(enumerate(CLASS_NAMES)))
+    others = set(files) - set(cases["image_id"])
+    return {
+        "classes": CLASS_NAMES,
+        "columns": {name: _plain(cases[name]) for name in cases},
+        "facts": {name: title for name, title in FACTS.items() if name in cases},
+        "others": {name: classes[name] for name in files if name in others},
+        "pictures": {name: file for name, file in files.items() if file != name},
+        "units": UNITS,
+        "colours": np.rint(255 * colormaps[HEAT_MAP](np.arange(256))[:, :3]).astype(int).tolist(),
+    }
+
+
+def _filters(cases: pd.DataFrame) -> dict[str, tuple[str, list[str]]]:
+    """Return what cases can be chosen by: column → title and values, where there are several."""
+    filters = {}
+    for name, title in FILTERS.items():
+        if name in cases:
+            counts = cases[name].value_counts(sort=False)
+            filters[name] = title, list(counts.index[counts > 0])
+    return {name: found for name, found in filters.items() if len(found[1]) > 1}
 
 
 def _study_of(folder: Path, run: ResultParams) -> Path | None:
@@ -200,6 +211,7 @@ def _members(
 def _described(predictions: pd.DataFrame, release: Release, kin: pd.DataFrame) -> pd.DataFrame:
     """Return all that the page says of each test image, in its order."""
     cases = case_table(predictions)
+    cases = cases.iloc[release.cache.rows(cases["image_id"]).argsort()].reset_index(drop=True)
     index = release.cache.index.set_index("image_id")
     attributes = subgroup_attributes(release.table, index["lesion_area"])
     cases = cases.join(attributes, on="image_id")
@@ -216,14 +228,14 @@ def _described(predictions: pd.DataFrame, release: Release, kin: pd.DataFrame) -
         lesion_outline(release.cache.masks[row]) if share > 0 else ""
         for row, share in zip(rows, area, strict=True)
     ]
-    found = dict(iter(kin.groupby("image_id")))
     trained = set(kin["image_id"][kin["part"].str.contains("train")])
-    cases["in_training"] = pd.Categorical(np.where(cases["image_id"].isin(trained), "yes", "no"))
-    columns = ["relative", "part", "distance"]
-    cases["relatives"] = [
-        found[name][columns].replace({np.nan: None}).to_numpy().tolist() if name in found else []
-        for name in cases["image_id"]
-    ]
+    cases["in_training"] = pd.Categorical(
+        np.where(cases["image_id"].isin(trained), "yes", "no"), ["yes", "no"]
+    )
+    found: dict[str, list[list[Any]]] = {name: [] for name in cases["image_id"]}
+    for name, relative, part, bits in kin.itertuples(index=False):
+        found[name].append([relative, part, None if np.isnan(bits) else int(bits)])
+    cases["relatives"] = list(found.values())
     return cases
 
 
@@ -231,8 +243,9 @@ def _plain(column: pd.Series) -> list[Any]:
     """Return a column as JSON has it: numbers with `DIGITS` digits, None where nothing is known."""
     if pd.api.types.is_float_dtype(column):
         return [None if pd.isna(x) else float(f"{x:.{DIGITS}g}") for x in column]
-    known = column.astype(object)
-    return known.where(known.notna(), None).tolist() if column.name != "relatives" else list(known)
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(object).where(column.notna(), None)
+    return column.tolist()
 
 
 def _orders() -> dict[str, str]:
@@ -270,12 +283,13 @@ def write_pictures(folder: Path, cache: ImageCache, image_ids: Iterable[str]) ->
     plain = cache.index["image_id"].map(is_image_name).all()
     files = {name: name if plain else f"{row}.jpeg" for name, row in zip(names, rows, strict=True)}
     there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-    for (_, file), row in zip(files.items(), rows, strict=True):
-        if file not in there:
-            _, jpeg = cv2.imencode(".jpeg", cache.images[row], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-            with atomic_path(folder / file) as temporary:
-                temporary.write_bytes(jpeg.tobytes())
+    new = {file: row for file, row in zip(files.values(), rows, strict=True) if file not in there}
+    write_files(folder, ((file, _jpeg(cache.images[row])) for file, row in new.items()))
     return files
+
+
+def _jpeg(image: NDArray[np.uint8]) -> bytes:
+    return cv2.imencode(".jpeg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
 
 
 def lesion_outline(mask: NDArray[np.uint8]) -> str:

@@ -1,4 +1,4 @@
-"""The pictures of what a probability is good for: decisions, calibration, abstaining, subgroups.
+"""The pictures of what a probability is good for: calibration, abstaining, subgroups.
 
 In the style of `btxrd.report.figures`; call its `use_style` once in a notebook. Each takes the
 table of its name from `btxrd.evaluation`; `n` is the number of images behind it, `bootstrap` says
@@ -6,9 +6,7 @@ the level of the band or intervals.
 """
 
 from collections.abc import Mapping
-from itertools import cycle
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,59 +18,19 @@ from btxrd.report.figures import (
     CLASS_PALETTE,
     REFERENCE_LINE,
     WIDTH,
+    describe,
     image_count,
     metric_interval_figure,
     panels,
 )
-from btxrd.report.tables import title_of
+from btxrd.report.tables import format_interval, title_of
 
-__all__ = ["decision_curve_figure", "reliability_figure", "selective_figure", "subgroup_figure"]
+__all__ = ["reliability_figure", "selective_figure", "subgroup_figure"]
 
-MODEL_COLOUR = CLASS_PALETTE["Malignant"]
 NEUTRAL = "0.15"
 """Colour of what belongs to no class."""
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
-
-
-def decision_curve_figure(
-    curve: pd.DataFrame, n: int, bootstrap: Bootstrap, points: pd.DataFrame | None = None
-) -> Figure:
-    """Draw the net benefit of the model beside calling every image malignant, or none.
-
-    Net benefit far below 0 is cut off. The thresholds of `points`, as `operating_points` returns
-    them, are marked on the curve.
-    """
-    figure, axes = panels(1, 1, (WIDTH, 5.2))
-    axis = axes[0, 0]
-    cuts = curve["threshold"]
-    axis.fill_between(
-        cuts, curve["low"], curve["high"], color=MODEL_COLOUR, alpha=0.18, linewidth=0
-    )
-    axis.plot(cuts, curve["model"], color=MODEL_COLOUR, linewidth=2, label="the model")
-    axis.plot(cuts, curve["treat_all"], color="0.45", linestyle="--", label="every image malignant")
-    axis.plot(cuts, curve["treat_none"], color=NEUTRAL, linewidth=1.2, label="no image malignant")
-    top = max(curve[["model", "high", "treat_all"]].max(axis=None), 0.01)
-    if points is not None:
-        chosen = points.dropna(subset="threshold").itertuples()
-        for marker, point in zip(cycle("osD^vPX*"), chosen, strict=False):
-            height = np.interp(point.threshold, cuts, curve["model"])
-            label = f"sensitivity ≥ {100 * point.target:g} % on val: t = {point.threshold:.3f}"
-            axis.plot(
-                point.threshold, height, marker, color=NEUTRAL, markersize=8, label=label, zorder=3
-            )
-    axis.set(
-        xlabel="Threshold probability t of malignant",
-        ylabel="Net benefit (malignant found an image)",
-        xlim=(0, 1),
-        ylim=(-0.35 * top, 1.1 * top),
-    )
-    axis.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, frameon=False)
-    figure.suptitle(
-        f"Decision curve, malignant against the rest, {bootstrap.name} band ({image_count(n)})"
-    )
-    return figure
 
 
 def reliability_figure(
@@ -103,7 +61,17 @@ def reliability_figure(
     figure.suptitle(
         f"{title}, {bootstrap.name} intervals ({image_count(images)} a panel; dotted: calibrated)"
     )
-    return figure
+    name = "Malignant" if "Malignant" in outcomes[0] else outcomes[0][0]
+    said = [f"{stage} {_highest_bin(tables[name])}" for stage, tables in stages.items()]
+    return describe(
+        figure, f"{figure.get_suptitle()}. {name}, highest probabilities: {'; '.join(said)}."
+    )
+
+
+def _highest_bin(table: pd.DataFrame) -> str:
+    top = table.dropna(subset="observed").iloc[-1]
+    observed = format_interval(top["observed"], top["low"], top["high"])
+    return f"mean {top['confidence']:.3f}, observed {observed}"
 
 
 def _reliability(axis: Axes, table: pd.DataFrame, colour: str) -> None:
@@ -126,14 +94,23 @@ def _reliability(axis: Axes, table: pd.DataFrame, colour: str) -> None:
 
 
 def selective_figure(table: pd.DataFrame, n: int, bootstrap: Bootstrap) -> Figure:
-    """Draw accuracy and confidence threshold against the share of images that is answered."""
+    """Draw accuracy and confidence threshold against the share of images that is answered.
+
+    Of many images, some 400 shares are drawn: more would look the same.
+    """
+    everyone = table.iloc[-1]
+    half = table.iloc[(table["coverage"] - 0.5).abs().argmin()]
+    # From the last row on, which is all images.
+    table = table.iloc[:: -max(1, len(table) // 400)][::-1]
     figure, axes = panels(1, 2, (WIDTH, 4.4), sharex=True)
     accuracy, threshold = axes[0]
     band = {"color": NEUTRAL, "alpha": 0.15, "linewidth": 0}
     accuracy.fill_between(table["coverage"], table["low"], table["high"], **band)
     accuracy.plot(table["coverage"], table["accuracy"], color=NEUTRAL, linewidth=2)
-    accuracy.axhline(table["accuracy"].iloc[-1], label="all images", **REFERENCE_LINE)
-    accuracy.legend(loc="lower left", frameon=False)
+    accuracy.axhline(everyone["accuracy"], **REFERENCE_LINE)
+    accuracy.annotate(
+        "all images", (0, everyone["accuracy"]), (4, -4), textcoords="offset points", va="top"
+    )
     threshold.plot(table["coverage"], table["threshold"], color=NEUTRAL, linewidth=2)
     accuracy.set(title="Accuracy on the images answered", ylabel="Accuracy")
     threshold.set(title="Confidence that it takes", ylabel="Highest probability, at least")
@@ -144,7 +121,11 @@ def selective_figure(table: pd.DataFrame, n: int, bootstrap: Bootstrap) -> Figur
         axis.set(xlabel="Coverage (images answered)", xlim=(0, 1))
         axis.xaxis.set_major_formatter(PercentFormatter(1.0))
     figure.suptitle(f"Selective prediction by confidence, {bootstrap.name} band ({image_count(n)})")
-    return figure
+    said = [
+        f"{format_interval(row['accuracy'], row['low'], row['high'])} on {whom}"
+        for row, whom in ((everyone, "all images"), (half, "the surest half"))
+    ]
+    return describe(figure, f"{figure.get_suptitle()}. Accuracy {', '.join(said)}.")
 
 
 def subgroup_figure(table: pd.DataFrame, metric: str, bootstrap: Bootstrap) -> Figure:

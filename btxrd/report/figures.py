@@ -4,6 +4,10 @@ Call `use_style` once in a notebook. Figures are at most 10 inches (1000 px) wid
 the report's column, and are handed back closed: a notebook shows one where it is a cell's last
 expression, and nothing piles up in pyplot. A `title` stands before the number of images;
 `bootstrap` says the level of the intervals.
+
+A notebook shows drawings as SVG, whose text stays text, and pictures as JPEG with twice the pixels.
+Their alternative text goes with them, in the metadata of the output: what `describe` has given
+them, else their titles. Classes differ in line and marker as well as in colour.
 """
 
 import textwrap
@@ -14,6 +18,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython import get_ipython
+from IPython.core.pylabtools import print_figure, select_figure_formats
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -31,6 +37,7 @@ __all__ = [
     "CLASS_PALETTE",
     "class_counts_figure",
     "confusion_matrix_figure",
+    "describe",
     "gallery_figure",
     "history_figure",
     "metric_interval_figure",
@@ -42,6 +49,11 @@ __all__ = [
 CLASS_PALETTE = {"Normal": "#8A929A", "Benign": "#2C7FB8", "Malignant": "#D55E00"}
 """Grey, blue, vermilion: apart for colour-blind readers too, and malignant stands out."""
 
+CLASS_LINES = {"Normal": "-.", "Benign": "--", "Malignant": "-"}
+CLASS_HATCHES = {"Normal": None, "Benign": "//", "Malignant": None}
+CLASS_MARKERS = {"Normal": "o", "Benign": "s", "Malignant": "^"}
+"""How the classes differ in grey print."""
+
 WIDTH = 10.0
 """Inches; 1000 px at the 100 dpi of `use_style`."""
 
@@ -50,10 +62,22 @@ MASK_COLOUR = "#00E5FF"
 HEAT_MAP = "inferno"
 SMALL = 10
 """The smallest type, in points."""
+LONGEST = 300
+"""Characters of an alternative text: a screen reader reads it in one go."""
+MATRIX = 32
+"""Images with fewer rows are matrices of numbers, which are drawings."""
 
 
 def use_style() -> None:
-    """Set the study's look for all figures of this process: dark on light, 11 pt."""
+    """Set the study's look for all figures of this process, and how its notebook shows them."""
+    if shell := get_ipython():
+        # Importing it sets up its own formats, once; those of before are then ours to replace.
+        import matplotlib_inline.backend_inline  # noqa: F401
+
+        select_figure_formats(shell, ())
+        formatters = shell.display_formatter.formatters
+        formatters["image/svg+xml"].for_type(Figure, _as_drawing)
+        formatters["image/jpeg"].for_type(Figure, _as_picture)
     sns.set_theme(
         context="notebook",
         style="whitegrid",
@@ -73,8 +97,54 @@ def use_style() -> None:
             "figure.titlesize": 13,
             "axes.edgecolor": "0.3",
             "grid.color": "0.88",
+            "svg.fonttype": "none",
+            # Equal figures have equal names in their SVG, so that pages can be reproduced.
+            "svg.hashsalt": "btxrd",
         },
     )
+
+
+def describe(figure: Figure, text: str) -> Figure:
+    """Give a figure its alternative text: what it shows, with estimate and interval.
+
+    >>> describe(Figure(), "Test set, n = 60. Malignant: AUC 0.950 (0.900–0.990).").get_label()
+    'Test set, n = 60. Malignant: AUC 0.950 (0.900–0.990).'
+    """
+    figure.set_label(textwrap.shorten(text, LONGEST, placeholder=" …"))
+    return figure
+
+
+def _as_drawing(figure: Figure) -> tuple[str, dict[str, Any]] | None:
+    """Return a figure as SVG with its metadata; None of pictures."""
+    if _shows_pictures(figure):
+        return None
+    svg = print_figure(figure, "svg", bbox_inches=_box(figure), metadata={"Date": None})
+    return svg, {"alt": _alternative(figure)}
+
+
+def _as_picture(figure: Figure) -> tuple[str, dict[str, Any]] | None:
+    """Return a figure with pictures as JPEG in base64, with its metadata; None of drawings."""
+    if not _shows_pictures(figure):
+        return None
+    pixels = {"dpi": 2 * figure.dpi, "pil_kwargs": {"quality": 85}}
+    jpeg = print_figure(figure, "jpeg", bbox_inches=_box(figure), base64=True, **pixels)
+    width = round(figure.get_figwidth() * figure.dpi)
+    return jpeg, {"alt": _alternative(figure), "width": width}
+
+
+def _shows_pictures(figure: Figure) -> bool:
+    shapes = [image.get_size() for axis in figure.axes for image in axis.images]
+    return any(rows > MATRIX for rows, _ in shapes)
+
+
+def _box(figure: Figure) -> str | None:
+    """Cut off what is empty, unless a layout engine has filled the figure: it takes a drawing."""
+    return "tight" if figure.get_layout_engine() is None else None
+
+
+def _alternative(figure: Figure) -> str:
+    titles = [figure.get_suptitle(), *(axis.get_title() for axis in figure.axes)]
+    return figure.get_label() or " ".join(f"{title}." for title in titles if title)
 
 
 def panels(rows: int, columns: int, size: tuple[float, float], **kwargs: Any) -> Any:
@@ -108,6 +178,7 @@ def confusion_matrix_figure(metrics: dict[str, Any], title: str = "Confusion mat
             values_format=number_format,
             colorbar=False,
             text_kw={"size": 13},
+            im_kw={"interpolation": "none"},
         )
         axis.set(title=heading, xlabel="Predicted class", ylabel="True class")
         axis.grid(visible=False)
@@ -116,7 +187,14 @@ def confusion_matrix_figure(metrics: dict[str, Any], title: str = "Confusion mat
             [f"{name}\n(n = {n:,.0f})" for name, n in zip(names, counts.sum(1), strict=True)],
         )
     figure.suptitle(f"{title} ({image_count(metrics['n'])})")
-    return figure
+    called = [
+        f"{sum(row):,.0f} {name}: "
+        + ", ".join(f"{n:,.0f} {other}" for n, other in zip(row, names, strict=True))
+        for name, row in zip(names, counts, strict=True)
+    ]
+    return describe(
+        figure, f"{figure.get_suptitle()}, true class and what it was called. {'; '.join(called)}."
+    )
 
 
 def roc_pr_figure(
@@ -135,19 +213,23 @@ def roc_pr_figure(
     bands = bootstrap_curves(y_true, scores, test["group"], bootstrap)
     figure, axes = panels(1, 2, (WIDTH, 6.3))
     roc, pr = axes[0]
+    said = []
     for c, (name, colour) in enumerate(CLASS_PALETTE.items()):
         positive = y_true == c
         if positive.all() or not positive.any():
             continue
-        legend = {
-            score: f"{name}: {score} {format_interval(*intervals[f'{metric}/{name}'])}, "
-            f"n = {positive.sum():,}"
-            for score, metric in {"AUC": "auc", "AP": "average_precision"}.items()
-        }
+        auc, precision = (
+            format_interval(*intervals[f"{metric}/{name}"])
+            for metric in ("auc", "average_precision")
+        )
+        said.append(f"{name}, n = {positive.sum():,}: AUC {auc}, AP {precision}.")
         fpr, tpr, _ = roc_curve(positive, scores[:, c])
-        roc.plot(fpr, tpr, color=colour, linewidth=2, label=legend["AUC"])
-        steps = {"drawstyle": "steps-pre", "color": colour, "linewidth": 2}
-        pr.plot(*_precision_recall_steps(positive, scores[:, c]), label=legend["AP"], **steps)
+        style = {"color": colour, "linestyle": CLASS_LINES[name], "linewidth": 2}
+        size = f"n = {positive.sum():,}"
+        roc.plot(fpr, tpr, label=f"{name}: AUC {auc}, {size}", **style)
+        steps = _precision_recall_steps(positive, scores[:, c])
+        label = f"{name}: AP {precision}, {size}"
+        pr.plot(*steps, label=label, drawstyle="steps-pre", **style)
         pr.axhline(positive.mean(), **REFERENCE_LINE | {"color": colour})
         for axis, curve, step in ((roc, "roc", None), (pr, "pr", "pre")):
             band = bands[(bands["curve"] == curve) & (bands["class_name"] == name)]
@@ -161,7 +243,7 @@ def roc_pr_figure(
         axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False)
     figure.suptitle(f"{title}, {bootstrap.name} bootstrap bands ({image_count(len(test))})")
-    return figure
+    return describe(figure, " ".join([f"{figure.get_suptitle()}.", *reversed(said)]))
 
 
 def _precision_recall_steps(
@@ -188,16 +270,15 @@ def history_figure(history: pd.DataFrame, title: str = "Training history") -> Fi
     places = history[step]
     best = places.loc[history["val_loss"].idxmin()]
     lines = {"train": ("--", 1.3), "val": ("-", 2.0)}
-    marker = "o" if len(history) <= 10 else None
+    marker, every = "o" if len(history) <= 10 else None, -(-len(history) // 10)
     for part, (dashes, width) in lines.items():
         style = {"linestyle": dashes, "linewidth": width, "marker": marker, "markersize": 4}
         for axis, quantity in zip(axes[0], ("loss", "top1"), strict=False):
             axis.plot(places, history[f"{part}_{quantity}"], color="0.15", label=part, **style)
         for name, colour in CLASS_PALETTE.items():
+            own = {"color": colour, "marker": CLASS_MARKERS[name], "markevery": every}
             label = name if part == "val" else None
-            axes[0, 2].plot(
-                places, history[f"{part}_recall_{name}"], color=colour, label=label, **style
-            )
+            axes[0, 2].plot(places, history[f"{part}_recall_{name}"], label=label, **style | own)
     labels = ("Loss (nats)", "Top-1 accuracy", "Recall (sensitivity)")
     headings = ("Loss", "Top-1 accuracy", "Recall by class")
     for axis, heading, label in zip(axes[0], headings, labels, strict=True):
@@ -208,8 +289,8 @@ def history_figure(history: pd.DataFrame, title: str = "Training history") -> Fi
         else:
             axis.set_xlabel("Epoch")
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "frameon": False}
-        axis.legend(ncols=3, columnspacing=1, handlelength=1.6, handletextpad=0.4, **place)
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "frameon": False}
+    axes[0, 2].legend(ncols=3, columnspacing=1, handlelength=1.6, handletextpad=0.4, **place)
     for axis in axes[0, 1:]:
         axis.set_ylim(-0.02, 1.02)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -217,7 +298,14 @@ def history_figure(history: pd.DataFrame, title: str = "Training history") -> Fi
         f"{title} (n = {len(history)} {steps}; dashed: train, solid: validation;\n"
         f"dotted: lowest validation loss, {step} {best:g})"
     )
-    return figure
+    kept = history.loc[history["val_loss"].idxmin()]
+    recalls = ", ".join(f"{name} {kept[f'val_recall_{name}']:.3f}" for name in CLASS_NAMES)
+    return describe(
+        figure,
+        f"{title}, {len(history)} {steps}. Lowest validation loss {kept['val_loss']:.3f} at {step} "
+        f"{best:g}, training loss {kept['train_loss']:.3f} there; validation accuracy "
+        f"{kept['val_top1']:.3f}, recall of {recalls}.",
+    )
 
 
 def metric_interval_figure(
@@ -233,7 +321,8 @@ def metric_interval_figure(
     Args:
         table: columns `label`, `estimate`, `low`, `high`. Where it has a column `metric`, each
             metric gets its own panel; a column `n` gives the images behind each estimate. Rows
-            of equal `label` share a line of the plot. NaN estimates are left blank.
+            of equal `label` share a line of the plot. NaN estimates are left blank. Rows and
+            levels of `hue` stand as they come, those of a categorical in its order.
         metric: label of the x axis where there is no column `metric`.
         hue: column whose values get colours and markers of their own, such as "split".
         references: metric → a value to mark with a dotted line, such as a success criterion.
@@ -246,8 +335,8 @@ def metric_interval_figure(
     if missing or table.empty:
         raise ValueError(f"table must have rows and the columns {needed}; lacks {missing}")
     named = table if "metric" in table else table.assign(metric=metric)
-    metrics, rows = (list(dict.fromkeys(named[column])) for column in ("metric", "label"))
-    levels = list(dict.fromkeys(named[hue])) if hue else []
+    metrics, rows = (_levels(named[column]) for column in ("metric", "label"))
+    levels = _levels(named[hue]) if hue else []
     height = 1.6 + len(rows) * max(0.4, 0.24 * len(levels)) + 0.25 * (1 + len(levels) // 3)
     figure, axes = panels(1, len(metrics), (WIDTH, height), sharey=True)
     for axis, name in zip(axes[0], metrics, strict=True):
@@ -266,7 +355,30 @@ def metric_interval_figure(
         place = {"loc": "outside lower center", "ncols": min(3, len(names)), "frameon": False}
         figure.legend(handles, names, title=hue.replace("_", " ").capitalize(), **place)
     figure.suptitle(f"{title or ', '.join(metrics)}, {bootstrap.name} intervals ({_sizes(named)})")
-    return figure
+    said = [_extremes(name, named[named["metric"] == name], hue) for name in metrics]
+    return describe(figure, " ".join([f"{figure.get_suptitle()}.", *said]))
+
+
+def _levels(column: pd.Series) -> list[Any]:
+    """Return the values there are: of a categorical in its order, else in that of the rows."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return list(column.cat.remove_unused_categories().cat.categories)
+    return list(dict.fromkeys(column))
+
+
+def _extremes(metric: str, table: pd.DataFrame, hue: str | None) -> str:
+    """Say in words what a panel of a forest plot shows: all of three rows, the ends of more."""
+    found = table.dropna(subset="estimate").sort_values("estimate", ascending=False, kind="stable")
+    if found.empty:
+        return f"{metric}: no estimate."
+    named = found["label"].astype(str)
+    if hue:
+        named = named + ", " + found[hue].astype(str)
+    ends = found[["estimate", "low", "high"]].itertuples(index=False)
+    texts = [f"{n} {format_interval(*e)}" for n, e in zip(named, ends, strict=True)]
+    if len(texts) <= 3:
+        return f"{metric}: {'; '.join(texts)}."
+    return f"{metric}, {len(texts)} rows: from {texts[-1]} to {texts[0]}."
 
 
 def _whiskers(
@@ -340,9 +452,9 @@ def class_counts_figure(table: pd.DataFrame, by: str, title: str | None = None) 
     figure, axes = panels(1, 1, (WIDTH, 1.2 + 0.58 * len(counts) if lying else 4.2))
     axis = axes[0, 0]
     for index, name in enumerate(CLASS_NAMES):
-        style = {"color": CLASS_PALETTE[name], "label": name}
+        style = {"color": CLASS_PALETTE[name], "label": name, "hatch": CLASS_HATCHES[name]}
         draw = axis.barh if lying else axis.bar
-        bars = draw(places + (index - 1) * 0.27, counts[name], 0.26, **style)
+        bars = draw(places + (index - 1) * 0.27, counts[name], 0.26, edgecolor="white", **style)
         axis.bar_label(bars, fmt="{:,.0f}", padding=2, fontsize=SMALL)
     if lying:
         axis.set_yticks(places, ticks)
@@ -355,7 +467,11 @@ def class_counts_figure(table: pd.DataFrame, by: str, title: str | None = None) 
     axis.grid(visible=False, axis="y" if lying else "x")
     axis.legend(title="Class", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     figure.suptitle(f"{title or f'Class counts by {category.lower()}'} ({image_count(len(table))})")
-    return figure
+    said = [
+        f"{value}: {', '.join(f'{n:,} {name}' for name, n in of_each.items())}"
+        for value, of_each in counts.iterrows()
+    ]
+    return describe(figure, f"{figure.get_suptitle()}. {'; '.join(said)}.")
 
 
 def gallery_figure(
@@ -410,7 +526,7 @@ def gallery_figure(
         )
         bar.set_label("Heat map, 0 (clear) to 1")
     figure.suptitle(caption, wrap=True)
-    return figure
+    return describe(figure, f"{caption}. {'; '.join(map(str, titles))}.")
 
 
 def _outline(axis: Axes, mask: NDArray[np.bool_]) -> None:

@@ -13,7 +13,6 @@ which runs there are it learns from the study's `runs.js` when it is opened. Wit
 in no study at all, it has no such links.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +39,8 @@ class _Exporter(HTMLExporter):
             extra_template_basedirs=[str(TEMPLATES)],
             exclude_input_prompt=True,
             exclude_output_prompt=True,
-            exclude_anchor_links=True,
             embed_images=True,
+            exclude_anchor_links=True,
         )
         self.prose = Prose()
 
@@ -74,12 +73,11 @@ def _place(html: Path) -> dict[str, Any] | None:
     folder = next((above for above in html.parents if (above / STUDY_FILE).is_file()), None)
     if folder is None:
         return None
-    up = (
-        "" if html.parent == folder else f"{Path(os.path.relpath(folder, html.parent)).as_posix()}/"
-    )
+    page = html.relative_to(folder)
+    *others, home = STUDY_STAGES.values()
     return {
-        "up": up,
-        "page": html.relative_to(folder).as_posix(),
+        "up": "../" * (len(page.parts) - 1),
+        "page": page.as_posix(),
         "stages": [home, *others],
         "script": RUNS_SCRIPT,
     }

@@ -51,9 +51,12 @@ class Prose:
     def read(self, html: str) -> str:
         """Return a piece of HTML with its headings in order and its new terms explained.
 
-        A page has one heading of the first level, no level is skipped, and no id is given twice.
+        A page has one heading of the first level, no level is skipped, no id is given twice, and no
+        sign stands for it: the contents link to it.
         """
         soup = BeautifulSoup(html, "html.parser")
+        for sign in soup.find_all("a", class_="anchor-link"):
+            sign.decompose()
         for heading in soup.find_all(HEADINGS):
             self._order(heading)
         for text in soup.find_all(string=TERM):

@@ -14,6 +14,7 @@ from btxrd.params import ResultParams
 from btxrd.predictions import probabilities
 from btxrd.provenance import code_version, data_name, now, package_versions
 from btxrd.report.tables import TITLES, format_interval
+from btxrd.stages import CASES_FILE, EDA, SPLITS
 
 __all__ = [
     "case_titles",
@@ -22,12 +23,12 @@ __all__ = [
     "pool_note",
     "provenance_note",
     "recommendation",
+    "review_links",
     "review_note",
-    "review_titles",
     "run_line",
+    "runs_list",
     "runs_note",
     "seeds_note",
-    "strongest_baseline",
 ]
 
 
@@ -49,42 +50,27 @@ def provenance_note(dataset_root: str, **facts: Any) -> str:
     return "\n".join([f"> **{RESEARCH_ONLY}**", "", *lines])
 
 
-ANSWERS = {
-    "grouped_cv": "every image tested once, by a network that saw nothing of its study",
-    "grouped": "one test set, of whole studies",
-    "stratified": "one test set, dealt by image",
-}
-"""What a figure from each of `ANSWER_SPLITS` is."""
-
-
 def recommendation(
     best: str | None,
     split: str | None,
     comparison: pd.DataFrame,
     leakage: pd.DataFrame,
     shortcuts: pd.DataFrame,
-    gaps: pd.DataFrame,
 ) -> str:
-    """Say which experiment is recommended, how good, how sure, and what else could explain it.
+    """Say of the answer what its `scorecard` does not: how it was chosen, and by another rule.
 
     `best` and `split` are what `recommend` and `answer_split` return, `leakage` and `shortcuts`
-    are `leakage_table` and `shortcut_table`, `comparison` and `gaps` the tables of `compare_runs`.
+    are `leakage_table` and `shortcut_table`, `comparison` the table of `compare_runs`.
     """
-    if best is None:
-        return (
-            "**No experiment can be recommended:** none was evaluated on any of the splits "
-            f"{', '.join(ANSWERS)}."
-        )
+    if best is None or split is None:
+        return ""
     chosen = comparison.set_index("Experiment ID").loc[best]
     title = SPLIT_TITLES[split]
-    candidates = comparison[f"{title} Val Accuracy"].notna().sum()
     sentences = [
-        f"**Recommended: {best}**, the highest accuracy on the *validation* images of the split "
-        f"`{split}` ({chosen[f'{title} Val Accuracy']:.3f}), ties by malignant sensitivity, then "
-        f"by center-holdout accuracy; {candidates} of {len(comparison)} experiments were evaluated "
-        "there.",
-        f"On its test images ({ANSWERS[split]}): {_quoted_figures(chosen, title)}.",
-        _siblings(split, leakage),
+        f"**{best}** has the highest accuracy on the *validation* images of the split `{split}` "
+        f"({chosen[f'{title} Val Accuracy']:.3f}), ties by malignant sensitivity, then by "
+        "center-holdout accuracy. On its test images its accuracy is "
+        f"{_quoted(chosen, f'{title} Accuracy')}.",
     ]
     if split == "grouped_cv":
         sentences.append(
@@ -93,16 +79,7 @@ def recommendation(
         )
     if split != "stratified":
         sentences += _stratified_beside(best, comparison, leakage)
-    if pd.notna(chosen["Center-Holdout Macro AUC"]):
-        held_out = _quoted(chosen, "Center-Holdout Macro AUC")
-        sentences.append(f"Trained on center 1 and tested in other centers: macro AUC {held_out}.")
-    gap = gaps.query("experiment == @best and metric == 'macro_auc'") if len(gaps) else gaps
-    for row in gap.itertuples():
-        figure = format_interval(row.difference, row.low, row.high, signed=True)
-        includes = "includes" if row.low <= 0 <= row.high else "does not include"
-        interval = "" if pd.isna(row.low) else f"; the interval {includes} 0"
-        sentences.append(f"Against the stratified test set that is a gap of {figure}{interval}.")
-    return " ".join([*sentences, strongest_baseline(shortcuts)])
+    return " ".join([*sentences, *_sites(shortcuts)])
 
 
 def _quoted_figures(chosen: pd.Series, title: str) -> str:
@@ -137,24 +114,14 @@ def _quoted(chosen: pd.Series, column: str) -> str:
     return format_interval(*chosen[[column, f"{column} Low", f"{column} High"]])
 
 
-def strongest_baseline(shortcuts: pd.DataFrame) -> str:
-    """Say what the best baseline of a `shortcut_table` reaches by study, with and without sites.
-
-    Whoever noted a tumour's site had seen the lesion: the baseline `sites` is not blind to it.
-    """
-    by_study = shortcuts[shortcuts["split"] == "grouped"].set_index("shortcut")
-    blind = by_study.drop(index="sites", errors="ignore").sort_values("estimate").iloc[-1]
-    text = (
-        f"The strongest baseline that sees no lesion ({blind['sees']}) reaches a macro AUC of "
-        f"{blind['estimate']:.3f} by study."
-    )
-    if "sites" in by_study.index:
-        sites = by_study.loc["sites"]
-        text += (
-            f" Left out of this is *{sites['sees']}* ({sites['estimate']:.3f}; notebook 01 counts "
-            "it): whoever noted a tumour's site had seen the lesion."
-        )
-    return text
+def _sites(shortcuts: pd.DataFrame) -> list[str]:
+    """Say what the baseline `sites` reaches by study: it is not blind to the lesion."""
+    rows = shortcuts[(shortcuts["split"] == "grouped") & (shortcuts["shortcut"] == "sites")]
+    return [
+        f"Not counted among the shortcuts is *{row.sees}* (macro AUC {row.estimate:.3f} by study; "
+        "notebook 01 counts it): whoever noted a tumour's site had seen the lesion."
+        for row in rows.itertuples()
+    ]
 
 
 def seeds_note(figures: pd.DataFrame) -> str:
@@ -214,6 +181,12 @@ def pool_note(run: ResultParams, training: Mapping[str, Any]) -> str:
     return " ".join(said)
 
 
+def runs_list(runs: list[RunResult]) -> str:
+    """Return a line of Markdown a run, under links to what they were made of."""
+    made_of = f"Of all runs: the [{EDA.title}]({EDA.page}) and the [{SPLITS.title}]({SPLITS.page})."
+    return "\n".join([made_of, "", *map(run_line, runs)])
+
+
 def run_line(run: RunResult) -> str:
     """Return one run's or pool's line of Markdown: its state, and links to its pages that exist."""
     line = f"- **{run.experiment}**, {_trained_by(run)}: {run.status}"
@@ -259,17 +232,12 @@ def review_note(review: pd.DataFrame, pool: RunResult | None) -> str:
     )
 
 
-def review_titles(review: pd.DataFrame) -> list[str]:
-    """Write above each image of `labels_to_review` which label is doubted, and by what."""
-    return [
-        f"{row.image_id}: {row.label}, "
-        + (
-            f"contradicted by {row.conflicts_with}"
-            if isinstance(row.conflicts_with, str)
-            else f"p = {row.self_confidence:.3f}; {row.most_probable}?"
-        )
-        for row in review.itertuples()
-    ]
+def review_links(review: pd.DataFrame, pool: RunResult | None) -> str:
+    """Link the images of `labels_to_review` to their cases, as a line of Markdown."""
+    if pool is None or review.empty:
+        return ""
+    cases = [f"[{name}]({pool.path}/{CASES_FILE}#{name})" for name in review["image_id"]]
+    return f"Their cases: {' · '.join(cases)}."
 
 
 def localisation_finding(table: pd.DataFrame) -> str:

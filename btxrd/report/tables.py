@@ -259,33 +259,12 @@ def as_table(
     0  Macro AUC  0.800 (0.700–0.900)  1,200
     1   Accuracy  0.700 (0.600–0.800)  1,200
     """
-    given = titles or {}
-    named = {**TITLES, **given}
-    ends = {name: (f"{name}_low", f"{name}_high") for name in frame if f"{name}_low" in frame}
-    if "low" in frame:
-        value = next(name for name in ("mean", "estimate", "difference") if name in frame)
-        ends[value] = ("low", "high")
-    spreads = {name: f"{name}_sd" for name in ends if f"{name}_sd" in frame}
-    hidden = {end for pair in ends.values() for end in pair} | set(spreads.values())
+    named = {**TITLES, **(titles or {})}
     if not isinstance(within, pd.Series):
         within = pd.Series(0, frame.index) if within is None else frame[within]
+    ends = _ends(frame)
     marks = _marks(frame, ends, best or {}, within)
-    cells = pd.DataFrame(index=frame.index)
-    for name in frame:
-        if name in ends:
-            rows = frame[[name, *ends[name]]].itertuples(index=False)
-            texts = [format_interval(*row, signed=signed) for row in rows]
-            if name in spreads:
-                found = zip(texts, frame[spreads[name]], strict=True)
-                texts = [text if pd.isna(sd) else f"{text}\n± {sd:.3f}" for text, sd in found]
-            texts = [missing if text == "–" else text for text in texts]
-        elif name not in hidden:
-            known = named if name in METRIC_COLUMNS else given
-            texts = [_text(value, name, known, missing) for value in frame[name]]
-        else:
-            continue
-        marked = marks[name] if name in marks else [""] * len(texts)
-        cells[name] = pd.Series(map(Cell, texts, marked), frame.index, dtype=object)
+    cells = _cells(frame, ends, marks, titles or {}, signed, missing)
     if across is not None:
         order = list(dict.fromkeys(cells[across]))
         keys = [name for name in cells if name not in (across, "estimate")]
@@ -294,10 +273,9 @@ def as_table(
         cells = wide.where(wide.notna(), Cell(missing)).reset_index()
     if turned is not None:
         cells = cells.set_index(turned).T.rename_axis("").reset_index()
-    titled = {name: _title(name, named) for name in cells}
-    if turned is not None:
         first = cells.columns[0]
         cells[first] = [Cell(_title(name, named)) for name in cells[first]]
+    titled = {name: _title(name, named) for name in cells}
     cells = cells.rename(columns=titled).rename_axis(columns=None).reset_index(drop=True)
     remarks = [] if caption is None else [caption]
     if marks.isin(["best"]).any(axis=None):
@@ -310,6 +288,42 @@ def as_table(
 def _title(name: str | Cell, named: Mapping[str, str]) -> str:
     text = name.text if isinstance(name, Cell) else name
     return named.get(text) or title_of(text)
+
+
+def _ends(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Return column with an interval → the columns of its ends."""
+    ends = {name: (f"{name}_low", f"{name}_high") for name in frame if f"{name}_low" in frame}
+    if "low" in frame:
+        value = next(name for name in ("mean", "estimate", "difference") if name in frame)
+        ends[value] = ("low", "high")
+    return ends
+
+
+def _cells(
+    frame: pd.DataFrame,
+    ends: Mapping[str, tuple[str, str]],
+    marks: pd.DataFrame,
+    titles: Mapping[str, str],
+    signed: bool,
+    missing: str,
+) -> pd.DataFrame:
+    """Return the columns to show, their values as `Cell`."""
+    spreads = {name: f"{name}_sd" for name in ends if f"{name}_sd" in frame}
+    hidden = {end for pair in ends.values() for end in pair} | set(spreads.values())
+    cells = pd.DataFrame(index=frame.index)
+    for name in frame.columns.drop(list(hidden)):
+        if name in ends:
+            rows = frame[[name, *ends[name]]].itertuples(index=False)
+            texts = [format_interval(*row, signed=signed) for row in rows]
+            if name in spreads:
+                found = zip(texts, frame[spreads[name]], strict=True)
+                texts = [text if pd.isna(sd) else f"{text}\n± {sd:.3f}" for text, sd in found]
+            texts = [missing if text == "–" else text for text in texts]
+        else:
+            texts = [_text(value, name, titles, missing) for value in frame[name]]
+        marked = marks[name] if name in marks else [""] * len(texts)
+        cells[name] = pd.Series(map(Cell, texts, marked), frame.index, dtype=object)
+    return cells
 
 
 def _marks(
@@ -338,12 +352,12 @@ def _what_marks_mean(marks: pd.DataFrame, within: pd.Series) -> str:
     of_each = "" if within.name is None else f" of each {title_of(within.name).lower()}"
     near = "; underlined: not told apart from it here, as one's interval includes the other"
     underlined = near if marks.isin(["close"]).any(axis=None) else ""
-    return f"Bold: the best estimate{of_each}{underlined}. Neither is a test"
+    return f"Bold: the best estimate{of_each}{underlined}. This is no test"
 
 
 def _text(value: Any, column: str, titles: Mapping[str, str], missing: str) -> str:
     if isinstance(value, str):
-        return titles.get(value, value)
+        return titles.get(value) or (title_of(value) if column in METRIC_COLUMNS else value)
     if pd.isna(value):
         return missing
     if pd.api.types.is_bool(value):

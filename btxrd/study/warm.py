@@ -40,6 +40,7 @@ IMPORTED = (
     "btxrd.evaluation.runs",
     "btxrd.evaluation.shortcuts",
     "btxrd.report.decision_figures",
+    "btxrd.report.explorer",
     "btxrd.report.sentences",
 )
 """What the notebooks import, and what that takes long to."""

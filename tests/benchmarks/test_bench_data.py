@@ -62,8 +62,8 @@ def one_thread() -> Iterator[None]:
 
 
 def dataset_of(cache: ImageCache, augment: bool) -> RadiographDataset:
-    rows = np.arange(IMAGES)
-    return RadiographDataset(cache, rows, rows % 3, augment=augment)
+    rows, augmentation = np.arange(IMAGES), training_augmentation(seed=0) if augment else None
+    return RadiographDataset(cache, rows, rows % 3, augmentation=augmentation)
 
 
 def serve(dataset: RadiographDataset, batches: int | None = None) -> None:

@@ -89,7 +89,9 @@ def straightforward_epoch(paths: pd.Series, labels: np.ndarray) -> tuple[float, 
 def our_epoch(cache: ImageCache, labels: np.ndarray, study_dir: Path) -> tuple[float, float]:
     """Return the seconds and the mean loss of an epoch, start and checkpoints included."""
     run = RUN.model_copy(update={"study_dir": str(study_dir)})
-    train = RadiographDataset(cache, np.arange(IMAGES), labels, augment=True)
+    train = RadiographDataset(
+        cache, np.arange(IMAGES), labels, augmentation=training_augmentation(seed=0)
+    )
     val = RadiographDataset(cache, np.arange(3), labels[:3])
     seed_everything(run.seed)
     network = create_model(run.model_dump())
@@ -123,7 +125,9 @@ def test_an_epoch_is_twice_as_fast_as_the_straightforward_one(table, tmp_path, c
     started = time.perf_counter()
     cache = open_cache(table, Preprocessing(SIDE), tmp_path / "cache", progress=False)
     cache_seconds = time.perf_counter() - started
-    augmented = RadiographDataset(cache, np.arange(IMAGES), labels, augment=True)
+    augmented = RadiographDataset(
+        cache, np.arange(IMAGES), labels, augmentation=training_augmentation(seed=0)
+    )
     data = [
         seconds(make_loader(augmented, BATCH, RUN.seed, shuffle=True)),
         seconds(DataLoader(Straightforward(table["path"], labels), batch_size=BATCH)),

@@ -13,14 +13,17 @@ const form = document.querySelector("form"), dialog = document.querySelector("di
 const stem = (id) => id.replace(/\.\w+$/, "");
 const picture = (id) => `${data.folder}/${encodeURIComponent(data.pictures[id] ?? id)}`;
 const share = (p) => p === null ? "–" : p < 0.001 ? "< 0.001" : p > 0.999 ? "> 0.999" : p.toFixed(3);
+const number = (value) => value.toLocaleString("en-GB", { maximumFractionDigits: 3 });
 const said = (one) => one.outcome === "right"
   ? `${one.true}, called ${one.predicted}` : `${one.true}, called ${one.predicted}: wrong`;
 
 // The address
 
 function state() {
-  const [id, query] = location.hash.slice(1).split(/\?(.*)/s);
-  return { id: decodeURIComponent(id), query: new URLSearchParams(query ?? "") };
+  const [name, query] = location.hash.slice(1).split(/\?(.*)/s);
+  let id = name;
+  try { id = decodeURIComponent(name); } catch { /* typed by hand: taken as it stands */ }
+  return { id, query: new URLSearchParams(query ?? "") };
 }
 
 const address = (id, query) => `#${encodeURIComponent(id)}?${query}`;
@@ -80,7 +83,7 @@ function showGrid(query) {
   drawnFor = String(query);
   at("grid").replaceChildren();
   more();
-  at("count").textContent = `${chosen.length} of ${cases.length} images`;
+  at("count").textContent = `${number(chosen.length)} of ${number(cases.length)} images`;
 }
 
 // The large view
@@ -91,7 +94,7 @@ function showCase(one) {
   current = one;
   const place = chosen.indexOf(one);
   at("name").textContent = stem(one.image_id);
-  at("place").textContent = place < 0 ? "not among the filtered" : `${place + 1} of ${chosen.length}`;
+  at("place").textContent = place < 0 ? "not among the filtered" : `${number(place + 1)} of ${number(chosen.length)}`;
   at("previous").disabled = place === 0;
   at("next").disabled = place === chosen.length - 1;
   at("picture").src = picture(one.image_id);
@@ -100,12 +103,14 @@ function showCase(one) {
   at("verdict").className = one.outcome;
   at("chances").tBodies[0].replaceChildren(...data.classes.map((name) => chance(one, name)));
   at("facts").replaceChildren(...Object.entries(data.facts).flatMap(([name, title]) =>
-    [element("dt", title), element("dd", one[name] ?? "not said")]));
+    [element("dt", title), element("dd", known(one[name]))]));
   showKin(one);
   showSources(one);
   if (!dialog.open) dialog.showModal();
   at("name").focus({ preventScroll: true });
 }
+
+const known = (value) => typeof value === "number" ? number(value) : value ?? "not said";
 
 function element(tag, text) {
   const found = document.createElement(tag);
@@ -126,7 +131,7 @@ function chance(one, name) {
 }
 
 function showKin(one) {
-  at("kin").hidden = !one.relatives.length;
+  at("alone").hidden = one.relatives.length > 0;
   at("kin").querySelector("ul").replaceChildren(...one.relatives.map(([id, part, distance]) => {
     const item = at("relative").content.cloneNode(true), link = item.querySelector("a");
     const other = byId.get(id);
@@ -155,14 +160,13 @@ function showSources(one) {
   at("choose-source").hidden = names.length < 2;
   at("show-heat").disabled = !file;
   at("show-outline").disabled = !one.outline;
-  const outline = one.outline ? "Outline: the annotated lesion." : "No lesion is annotated.";
-  at("about").textContent = `${outline} ${file ? origin(file, one) : whyNone()}`;
   overlay();
 }
 
-function origin(file, one) {
-  return `Heat map: ${file.method} for ${one.predicted}, by ${file.run}; the warmer, the more it `
-    + "spoke for that class, within this image.";
+function origin(file, source) {
+  if (source !== "network") return `Heat map: ${source}, of ${file.run}.`;
+  return `Heat map: ${file.method}, for the class that ${file.run} predicts; the warmer, the more the `
+    + "place spoke for it, within this image.";
 }
 
 function whyNone() {
@@ -176,9 +180,11 @@ function overlay() {
   drawn.setAttribute("viewBox", `0 0 ${data.units} ${data.units}`);
   path.setAttribute("d", at("show-outline").checked ? current.outline : "");
   at("picture").classList.toggle("inverted", at("invert").checked);
-  heat.hidden = !at("show-heat").checked || at("show-heat").disabled;
-  if (heat.hidden) return;
   const source = at("source").value, file = heatmaps.find((f) => mapOf(f, source, current));
+  const outline = current.outline ? "Outline: the annotated lesion." : "No lesion is annotated.";
+  at("about").textContent = `${outline} ${file ? origin(file, source) : whyNone()}`;
+  heat.hidden = !at("show-heat").checked || !file;
+  if (heat.hidden) return;
   const bytes = Uint8Array.from(atob(mapOf(file, source, current)), (c) => c.charCodeAt(0));
   paint(heat, bytes, file.sources[source].shape);
 }
@@ -211,7 +217,7 @@ function show() {
   const { id, query } = state();
   if (String(query) !== drawnFor) showGrid(query);
   const one = id ? find(id) : undefined;
-  if (id && !one) at("count").textContent = `There is no test image ${id} here. ${cases.length} images`;
+  if (id && !one) at("count").textContent = `There is no test image ${id} here.`;
   if (one) showCase(one);
   else if (dialog.open) dialog.close();
 }

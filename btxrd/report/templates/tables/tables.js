@@ -103,7 +103,8 @@ function filterTools(table) {
 
 function enhance(figure, DataTable) {
   const table = new DataTable(figure.querySelector("table"), {
-    paging: false, autoWidth: false, order: [], layout: { topStart: null, topEnd: null, bottomStart: null, bottomEnd: null },
+    paging: false, autoWidth: false, order: [],
+    layout: { topStart: null, topEnd: null, bottomStart: null, bottomEnd: null },
     columnDefs: [{ targets: "_all", type: "btxrd" }],
   });
   const tools = element("div", { className: "tools" });
@@ -118,7 +119,7 @@ async function start() {
   const DataTable = await unpacked("btxrd-datatables");
   Object.assign(DataTable.ext.type.order, { "btxrd-asc": compared(1), "btxrd-desc": compared(-1) });
   const enhanceNew = () =>
-    document.querySelectorAll(".btxrd-table:not(:has(.tools))")
+    document.querySelectorAll(".btxrd-table:not(:has(.tools, .none))")
       .forEach((figure) => enhance(figure, DataTable));
   enhanceNew();
   new MutationObserver(enhanceNew).observe(document.body, { childList: true, subtree: true });

@@ -1,0 +1,39 @@
+"""Links to a study's files, from wherever a notebook's output is read."""
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+from btxrd.session import NOTEBOOK_VARIABLE
+
+__all__ = ["link_to", "with_links"]
+
+
+def link_to(folder: str | Path, place: str) -> str | None:
+    """Return the address of a file, as a notebook's output links to it; None without such a file.
+
+    It counts from where the executed notebook and its page will stand, or else, as in JupyterLab,
+    from where the notebook runs.
+
+    Args:
+        place: the file, relative to `folder`; `#…` after it names a place in the file.
+    """
+    file, hash_sign, anchor = place.partition("#")
+    if not Path(folder, file).is_file():
+        return None
+    base = os.path.relpath(folder, os.environ.get(NOTEBOOK_VARIABLE, os.curdir))
+    return f"{quote(Path(base, file).as_posix())}{hash_sign}{quote(anchor)}"
+
+
+def with_links(text: str, folder: str | Path) -> str:
+    """Turn the links of a Markdown text, relative to `folder`, into those of `link_to`.
+
+    What links to a file that is not there becomes plain text; addresses with a scheme stay.
+    """
+
+    def pointed(link: re.Match[str]) -> str:
+        target = link_to(folder, link["place"])
+        return link["text"] if target is None else f"[{link['text']}]({target})"
+
+    return re.sub(r"\[(?P<text>[^\]]+)\]\((?P<place>[^):#][^):]*)\)", pointed, text)

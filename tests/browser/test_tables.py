@@ -1,0 +1,196 @@
+"""Tables in a browser: sorted, filtered, copied, printed."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from btxrd.report.tables import as_table, use_tables
+
+ROWS = 15
+FRAME = pd.DataFrame(
+    {
+        "experiment": [f"E{place}" for place in range(ROWS)],
+        "macro_auc": np.random.default_rng(1).permutation(np.linspace(0.5, 0.99, ROWS)),
+        "n": np.random.default_rng(2).permutation(np.arange(ROWS) * 150),
+        "p": [0.0001, 0.2, float("nan")] * 5,
+        "sibling_share": np.random.default_rng(3).permutation(np.linspace(0.04, 1, ROWS)),
+        "text": ["12 (30%)", "9 (23%)", "–"] * 5,
+        "note": ["100 % & _more_, | or", None, 'a "b"'] * 5,
+    }
+)
+FRAME = FRAME.assign(
+    macro_auc_low=FRAME["macro_auc"] - 0.1,
+    macro_auc_high=FRAME["macro_auc"] + 0.01,
+    macro_auc_sd=0.012,
+    difference=FRAME["macro_auc"] - 0.7,
+    low=-0.3,
+    high=[0.4] * (ROWS - 1) + [float("nan")],
+)
+READY = "() => !document.querySelector('.btxrd-table:not(:has(.tools, .none))')"
+TEXTS = "table => [...table.rows].map(row => [...row.cells].map(cell => cell.textContent))"
+
+
+def texts(table):
+    """What a table shows: head, then rows."""
+    head, *rows = table.evaluate(TEXTS)
+    return pd.DataFrame(rows, columns=head)
+
+
+def numbers(column):
+    """The number that each cell of a column begins with, read without the package."""
+    found = column.str.extract(r"^(<?) ?([+-]?[\d,]*\.?\d+)")
+    return found[1].str.replace(",", "").astype(float) - (found[0] == "<") * 1e-9
+
+
+@pytest.fixture
+def page_of(open_page, tmp_path, monkeypatch):
+    """Open a page of one table; what it copies is in `copied`."""
+
+    def opened(table, clipboard=True, **options):
+        shown = []
+        monkeypatch.setattr("btxrd.report.tables.display", shown.append)
+        use_tables()
+        file = tmp_path / "page.html"
+        head = "<!DOCTYPE html><html lang=en><meta charset=utf-8><title>Table</title>"
+        file.write_text(f"{head}<body>{shown[0].data}{table.to_html()}")
+        page = open_page(file, **options)
+        page.wait_for_function(READY)
+        page.evaluate(
+            """clipboard => {
+                const copied = (text) => { window.copied = text; };
+                const own = clipboard ? { writeText: copied } : undefined;
+                Object.defineProperty(navigator, "clipboard", { value: own });
+                document.addEventListener("copy", (event) => copied(event.target.value));
+            }""",
+            clipboard,
+        )
+        return page
+
+    return opened
+
+
+def copied(page, form):
+    menu = page.get_by_role("button", name="copy", exact=True)
+    if menu.get_attribute("aria-expanded") == "false":
+        menu.click()
+    page.get_by_role("button", name=form).click()
+    page.get_by_text("copied").wait_for()
+    return page.evaluate("copied")
+
+
+def test_every_number_of_a_study_is_sorted_as_pandas_sorts_it(small_study, open_page):
+    sorted_columns = 0
+    for file in sorted(small_study.rglob("*.html")):
+        page = open_page(file)
+        page.wait_for_function(READY)
+        for table in page.query_selector_all(".btxrd-table:has(.tools) table"):
+            sorted_columns += sorts_as_pandas(table)
+        page.context.close()
+    assert sorted_columns > 100
+
+
+def sorts_as_pandas(table):
+    """Click on every head of numbers twice; return how many there are."""
+    given = texts(table)
+    heads = table.query_selector_all("th.number")
+    for head in heads:
+        column = given.columns[head.evaluate("head => head.cellIndex")]
+        for ascending, name in ((True, "ascending"), (False, "descending")):
+            click(head, name)
+            found, expected = texts(table), numbers(given[column]).sort_values(ascending=ascending)
+            np.testing.assert_array_equal(numbers(found[column]), expected)
+            assert sorted(found.to_numpy().tolist()) == sorted(given.to_numpy().tolist())
+        click(head, None)
+        pd.testing.assert_frame_equal(texts(table), given)
+    return len(heads)
+
+
+def click(head, sorts):
+    head.dispatch_event("click")
+    page = head.owner_frame().page
+    page.wait_for_function("([head, sorts]) => head.ariaSort == sorts", arg=[head, sorts])
+
+
+@pytest.mark.parametrize("caption", [None, "All kinds of cells"])
+def test_every_kind_of_number_is_sorted(page_of, caption):
+    page = page_of(as_table(FRAME, signed=True, caption=caption))
+    assert sorts_as_pandas(page.query_selector("table")) == 6
+
+
+def test_heads_sort_by_the_keyboard_too(page_of):
+    page = page_of(as_table(FRAME))
+    page.get_by_role("button", name="Macro AUC").press("Enter")
+    found = numbers(texts(page.query_selector("table"))["Macro AUC"])
+    assert found.is_monotonic_increasing
+
+
+def test_what_is_shown_is_copied_and_reads_back_equal(page_of):
+    table = as_table(FRAME, best={"macro_auc": "max"})
+    page = page_of(table)
+    read = pd.read_csv(io.StringIO(copied(page, "CSV")), dtype=str, keep_default_na=False)
+    pd.testing.assert_frame_equal(read, table.data, check_dtype=False)
+    page.get_by_role("searchbox").fill("E1")
+    page.get_by_text(f"6 of {ROWS} rows").wait_for()
+    page.locator("th", has_text="Experiment").click(click_count=2)
+    read = pd.read_csv(io.StringIO(copied(page, "CSV")))
+    assert read["Experiment"].tolist() == ["E14", "E13", "E12", "E11", "E10", "E1"]
+
+
+@pytest.mark.parametrize("clipboard", [True, False])
+def test_a_paper_gets_its_table(page_of, clipboard):
+    frame = pd.DataFrame({"a|b": ["x_1 & 5 %", "–"], "n": [1200, 7], "low": 0.1, "high": 0.3})
+    page = page_of(as_table(frame.assign(mean=0.2, mean_sd=0.1)), clipboard)
+    assert copied(page, "Markdown").splitlines() == [
+        "| A\\|b | n | Mean |",
+        "| --- | --- | --- |",
+        "| x_1 & 5 % | 1,200 | 0.200 (0.100–0.300) ± 0.100 |",
+        "| – | 7 | 0.200 (0.100–0.300) ± 0.100 |",
+    ]
+    assert copied(page, "LaTeX").splitlines() == [
+        "\\begin{tabular}{lrr}",
+        "\\toprule",
+        "A|b & n & Mean \\\\",
+        "\\midrule",
+        "x\\_1 \\& 5 \\% & 1,200 & 0.200 (0.100--0.300) $\\pm$ 0.100 \\\\",
+        "-- & 7 & 0.200 (0.100--0.300) $\\pm$ 0.100 \\\\",
+        "\\bottomrule",
+        "\\end{tabular}",
+    ]
+
+
+def test_short_tables_have_no_filter(page_of):
+    page = page_of(as_table(FRAME.head(12)))
+    assert page.get_by_role("searchbox").count() == 0
+
+
+@pytest.mark.parametrize("width", [1400, 800, 390])
+def test_numbers_do_not_break_and_wide_tables_scroll_in_their_frame(page_of, width):
+    page = page_of(as_table(FRAME, signed=True), width=width)
+    lines = "cell => [...cell.children].map(part => part.getClientRects().length)"
+    for cell in page.query_selector_all("td.number"):
+        assert set(cell.evaluate(lines)) <= {1}
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    frame = page.query_selector(".frame")
+    assert frame.evaluate("frame => frame.scrollWidth > frame.clientWidth") == (width == 390)
+
+
+def test_a_table_that_a_notebook_shows_later_is_taken_too(page_of):
+    table = as_table(FRAME)
+    page = page_of(table)
+    added = "html => document.body.insertAdjacentHTML('beforeend', html)"
+    page.evaluate(added, table.to_html())
+    page.wait_for_function("document.querySelectorAll('.tools').length == 2")
+
+
+def test_on_paper_a_table_is_plain_and_whole(page_of):
+    frame = pd.concat([FRAME] * 5, ignore_index=True)
+    page = page_of(as_table(frame), width=1000)
+    assert page.query_selector("tbody tr:last-child td").bounding_box()["y"] > 600
+    frame_height = "document.querySelector('.frame').clientHeight"
+    on_screen = page.evaluate(frame_height)
+    page.emulate_media(media="print")
+    assert not page.locator(".tools").is_visible()
+    table_height = page.evaluate("document.querySelector('table').offsetHeight")
+    assert page.evaluate(frame_height) >= table_height > on_screen

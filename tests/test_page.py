@@ -1,0 +1,86 @@
+"""The page of a notebook: what stands in it, wherever it is."""
+
+import base64
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+
+from btxrd.files import write_json
+from btxrd.report.page import write_html
+from btxrd.stages import COMPARE, RUNS_SCRIPT, STUDY_FILE, STUDY_STAGES
+
+PNG = base64.b64encode(b"pixels").decode()
+SVG = "<svg xmlns='http://www.w3.org/2000/svg'></svg>"
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Make the page of a notebook with some Markdown, and a cell with these outputs after it."""
+
+    def make(*outputs: dict, markdown: str = "# Title\n\n## A figure", at: str = "a.html"):
+        display = [nbformat.v4.new_output("display_data", **output) for output in outputs]
+        cells = [
+            nbformat.v4.new_markdown_cell(markdown),
+            nbformat.v4.new_code_cell("draw()", outputs=display),
+        ]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
+        write_html(tmp_path / "a.ipynb", tmp_path / at)
+        return BeautifulSoup((tmp_path / at).read_text(), "html.parser")
+
+    return make
+
+
+@pytest.mark.parametrize(("kind", "data"), [("image/png", PNG), ("image/svg+xml", SVG)])
+@pytest.mark.parametrize(
+    ("metadata", "alt"),
+    [
+        ({}, "Figure: A figure"),
+        ({"alt": "0.8 (0.7–0.9)"}, "0.8 (0.7–0.9)"),
+        ({"kind": {"alt": 'says "so" & more', "width": 300}}, 'says "so" & more'),
+    ],
+)
+def test_a_figure_says_what_it_shows(made, kind, data, metadata, alt):
+    metadata = {kind if key == "kind" else key: value for key, value in metadata.items()}
+    page = made({"data": {kind: data}, "metadata": metadata})
+    assert [image["alt"] for image in page.find_all("img")] == [alt]
+
+
+def test_a_page_outside_a_study_links_to_no_other(made):
+    page = made()
+    assert page.title.text == "Title"
+    assert [link["href"] for link in page.find_all("a")] == ["#main", "#A-figure"]
+    assert page.find("script", src=True) is None
+
+
+@pytest.mark.parametrize(
+    ("at", "up"), [("eda.html", ""), ("runs/E/center/seed-1/x.html", "../../../../")]
+)
+def test_a_page_in_a_study_links_to_it_relatively(made, tmp_path, at, up):
+    write_json(tmp_path / STUDY_FILE, {})
+    (tmp_path / at).parent.mkdir(parents=True, exist_ok=True)
+    page = made(at=at)
+    links = [link["href"] for link in page.select("nav .study a")]
+    assert links[0] == f"{up}{COMPARE.page}"
+    assert sorted(links) == sorted(up + stage.page for stage in STUDY_STAGES.values())
+    assert page.find("script", src=True)["src"] == up + RUNS_SCRIPT
+    assert [link["href"] for link in page.select("[aria-current]")] == [at] * (up == "")
+
+
+def test_terms_are_explained_once_in_prose_and_at_the_end(made):
+    markdown = (
+        "# Macro AUC\n\nThe `net benefit`, study\ngroups; a [study group](#main). Study group."
+    )
+    page = made({"data": {"text/html": "<p>temperature</p>"}}, markdown=markdown)
+    assert [term.text for term in page.find_all("dfn")] == ["study\ngroups"]
+    assert [term.text for term in page.select("dl dt")] == ["study group"]
+    assert page.find(id=page.dfn["aria-describedby"]).text == page.dfn["data-about"]
+
+
+def test_headings_are_in_order_and_listed(made):
+    page = made(markdown="# One\n\n#### Four\n\n# Again\n\n## Four\n\n#### Deeper\n\n## Four")
+    names = [heading.name for heading in page.main.find_all(["h1", "h2", "h3", "h4"])]
+    assert names == ["h1", "h2", "h2", "h2", "h3", "h2"]
+    places = [link["href"] for link in page.select(".contents a")]
+    assert places == ["#Four", "#Again", "#Four-2", "#Deeper", "#Four-3"]
+    assert all(page.find(id=place[1:]) for place in places)
