@@ -86,6 +86,7 @@ def test_headings_are_in_order_and_listed(made):
     assert all(page.find(id=place[1:]) for place in places)
 
 
-def test_html_in_markdown_holds_the_paragraphs_between_its_tags(made):
-    page = made(markdown="# One\n\n<details><summary>More</summary>\n\nText\n\n</details>")
-    assert page.main.details.p.text == "Text"
+def test_a_fold_keeps_its_paragraphs(made):
+    markdown = "# Title\n\n<details><summary>More</summary>\n\nOne.\n\n**Two.**\n\n</details>"
+    fold = made(markdown=markdown).main.find("details")
+    assert [text.get_text() for text in fold.find_all("p")] == ["One.", "Two."]

@@ -28,17 +28,17 @@ from btxrd.files import atomic_path, project_path, write_files
 from btxrd.params import ResultParams
 from btxrd.provenance import data_name
 from btxrd.report.figures import HEAT_MAP
+from btxrd.report.links import link_to, place_in_study
 from btxrd.report.tables import title_of
-from btxrd.session import NOTEBOOK_VARIABLE
-from btxrd.stages import CASES_FILE, COMPARE, EVALUATE, GRADCAM, HEATMAPS_FILE
+from btxrd.stages import CASES_FILE, EVALUATE, HEATMAPS_FILE
 
-__all__ = ["case_link", "case_links", "lesion_outline", "write_cases", "write_pictures"]
+__all__ = ["case_links", "lesion_outline", "write_cases", "write_pictures"]
 
 PICTURES = "pictures"
 QUALITY = 85
 """Of JPEG, 0 to 100. WebP files are a third smaller and take twenty times as long."""
 
-TEMPLATES = Path(__file__).with_name("templates")
+TEMPLATES = [Path(__file__).with_name("templates") / name for name in ("cases", "report")]
 UNITS = 1000
 """In which outlines count: the side of the square."""
 FINER = 4
@@ -80,23 +80,17 @@ FACTS = {
 """What stands of a case beside its picture → the title."""
 
 
-def case_link(folder: Path, image_id: str) -> str:
-    """Return the address of a case of the run in `folder`, as seen from the notebook.
-
-    In a study's run this is its page's neighbour; in JupyterLab it counts from the notebook's
-    folder, so that it is right there too.
-    """
-    return f"{_seen_from_notebook(folder / CASES_FILE)}#{quote(image_id, safe='')}"
-
-
 def case_links(folder: Path, image_ids: Iterable[str]) -> str:
-    """Return a line of Markdown: links to some cases of a run, and to all of them."""
-    named = [f"[{Path(name).stem}]({case_link(folder, name)})" for name in image_ids]
-    return " · ".join([*named, f"[all cases]({_seen_from_notebook(folder / CASES_FILE)})"])
+    """Return a line of Markdown: links to some cases of a run, and to all of them.
 
-
-def _seen_from_notebook(path: Path) -> str:
-    return quote(os.path.relpath(path, os.environ.get(NOTEBOOK_VARIABLE) or Path.cwd()))
+    Where notebook 04 has not made the page yet, only the names of the images.
+    """
+    places = {Path(name).stem: f"{CASES_FILE}#{name}" for name in image_ids}
+    links = {text: link_to(folder, place) for text, place in places.items()}
+    links["all cases"] = link_to(folder, CASES_FILE)
+    if links["all cases"] is None:
+        return ", ".join(places)
+    return f"Open {' · '.join(f'[{text}]({link})' for text, link in links.items())}"
 
 
 def write_cases(
@@ -133,14 +127,15 @@ def write_cases(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
-    text = environment.get_template("cases/cases.html.j2").render(
+    text = environment.get_template("cases.html.j2").render(
         title=training.get("name", run.name),
         data_name=data_name(project_path(run.dataset_root)).replace("`", ""),
         note=RESEARCH_ONLY,
         warnings=training.get("warnings", []),
         filters=_filters(cases),
         orders=_orders(),
-        pages=_pages(folder, study, run),
+        study=place_in_study(folder / CASES_FILE),
+        evaluation=EVALUATE.page,
         content=_content(cases, release.table, files) | places,
     )
     with atomic_path(folder / CASES_FILE) as temporary:
@@ -256,16 +251,6 @@ def _orders() -> dict[str, str]:
     return {"": "Id", "loss:down": "Loss, worst first", "loss:up": "Loss, best first"} | dict(pairs)
 
 
-def _pages(folder: Path, study: Path | None, run: ResultParams) -> dict[str, str]:
-    """Return the pages beside this one: title → address."""
-    pages = {"Evaluation": EVALUATE.page}
-    if study is not None:
-        pages = {"Comparison": _relative(study / COMPARE.page, folder), **pages}
-        if not run.is_pool:
-            pages["Heat maps"] = GRADCAM.page
-    return pages
-
-
 def write_pictures(folder: Path, cache: ImageCache, image_ids: Iterable[str]) -> dict[str, str]:
     """Write some images of the cache, as a network sees them, as JPEG files; skip those there.
 
@@ -301,10 +286,10 @@ def lesion_outline(mask: NDArray[np.uint8]) -> str:
     Returns:
         One closed polygon a part, and one a hole, in whole numbers; empty where the mask is.
 
-    >>> mask = np.zeros((10, 10), np.uint8)
-    >>> mask[2:5, 4:8] = 1
+    >>> mask = np.zeros((100, 100), np.uint8)
+    >>> mask[20:50, 40:80] = 1
     >>> lesion_outline(mask)
-    'M400,200 400,500 800,500 800,200Z'
+    'M401,204 404,499 799,496 796,201Z'
     """
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     if not len(rows):

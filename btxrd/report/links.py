@@ -3,11 +3,13 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from btxrd.session import NOTEBOOK_VARIABLE
+from btxrd.stages import RUNS_SCRIPT, STUDY_FILE, STUDY_STAGES
 
-__all__ = ["link_to", "with_links"]
+__all__ = ["link_to", "place_in_study", "with_links"]
 
 
 def link_to(folder: str | Path, place: str) -> str | None:
@@ -37,3 +39,25 @@ def with_links(text: str, folder: str | Path) -> str:
         return link["text"] if target is None else f"[{link['text']}]({target})"
 
     return re.sub(r"\[(?P<text>[^\]]+)\]\((?P<place>[^):#][^):]*)\)", pointed, text)
+
+
+def place_in_study(page: str | Path) -> dict[str, Any] | None:
+    """Say where a page is in its study, which is the nearest folder above with a `study.json`.
+
+    Returns:
+        What the navigation is made of: `up`, the way to the study's folder; `page`, the way back;
+        the `stages` that are done once a study, the comparison first; `script`, which lists the
+        runs. None where there is no study.
+    """
+    html = Path(page).absolute()
+    folder = next((above for above in html.parents if (above / STUDY_FILE).is_file()), None)
+    if folder is None:
+        return None
+    place = html.relative_to(folder)
+    *others, home = STUDY_STAGES.values()
+    return {
+        "up": "../" * (len(place.parts) - 1),
+        "page": place.as_posix(),
+        "stages": [home, *others],
+        "script": RUNS_SCRIPT,
+    }

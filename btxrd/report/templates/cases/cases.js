@@ -56,6 +56,7 @@ function card(one, query) {
   link.dataset.id = one.image_id;
   link.classList.add(one.outcome);
   link.querySelector("img").src = picture(one.image_id);
+  link.querySelector("img").alt = `Picture of ${stem(one.image_id)}`;
   link.querySelector(".id").textContent = stem(one.image_id);
   const called = link.querySelector(".called");
   called.textContent = `${said(one)} (${share(one[`p_${one.predicted}`])})`;
@@ -138,6 +139,7 @@ function showKin(one) {
     link.href = other ? address(id, drawnFor) : picture(id);
     if (!other) link.target = "_blank";
     link.querySelector("img").src = picture(id);
+    link.querySelector("img").alt = `Picture of ${stem(id)}`;
     link.querySelector(".id").textContent = stem(id);
     const bits = distance === null ? "" : `, duplicate (${distance} of 64 bits differ)`;
     link.querySelector(".part").textContent = `in ${part}${bits}`.replace("in not used", "not used");
