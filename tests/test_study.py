@@ -14,9 +14,10 @@ from filelock import FileLock
 
 from btxrd.cli import main
 from btxrd.evaluation.runs import COMPARISON_COLUMNS
-from btxrd.files import file_digest, read_json
+from btxrd.files import file_digest, read_json, write_json
 from btxrd.params import ParameterError, StudyParams
 from btxrd.stages import LOCK_FILE, RUN_FILE, RUN_STAGES, STUDY_FILE, STUDY_STAGES
+from btxrd.study.pages import data_licence
 from btxrd.study.study import StudyInUseError, run_study, select
 
 TINY = {"epochs": 1, "warmup_epochs": 0, "lr": 1e-3}
@@ -165,6 +166,19 @@ def test_reports_need_nothing_from_elsewhere(study, result):
         for name in re.findall(r' src="([^"]*)', text):
             assert name.startswith("data:") or (page.parent / name).is_file(), page
         assert "<link" not in text
+
+
+def test_what_is_handed_on_says_whose_the_images_are(study, result, tmp_path):
+    assert data_licence(study.study_dir).startswith("The images are phantoms")
+    write_json(tmp_path / STUDY_FILE, {"parameters": {"dataset_root": "data/BTXRD"}})
+    assert "CC BY-NC-ND 4.0" in data_licence(tmp_path)
+
+
+def test_the_report_command_names_a_folder_without_a_study(tmp_path):
+    outcome = CliRunner().invoke(main, ["report", str(tmp_path)])
+    assert outcome.exit_code == 1
+    assert f"no study in {tmp_path}" in outcome.output
+    assert "Traceback" not in outcome.output
 
 
 def test_a_finished_run_is_not_run_again(study, result):
