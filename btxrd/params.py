@@ -144,7 +144,7 @@ class ModelParams(_Section):
     """Probability, before the head."""
     attn_layer: str | None = None
     """Attention that timm builds into a ResNet's blocks, such as `cbam`."""
-    attention: Literal["mask_guided"] | None = None
+    attention: Literal["mask_guided"] | None = _added(None)
     """`mask_guided`: the classifier also reads where an attention, taught by the lesion masks, sees
     a lesion."""
     weights: str | None = None
@@ -205,7 +205,7 @@ class TrainingParams(_Section):
     """The largest norm of the gradient."""
     cam_weight: float = Field(default=0.0, ge=0)
     """Weight of the loss that pulls class activation maps into the lesion masks; 0 is without."""
-    attention_weight: float = Field(default=1.0, ge=0)
+    attention_weight: float = _added(1.0, ge=0)
     """Weight of the loss that teaches a `model.attention` the lesion masks."""
     patience: int = Field(default=15, ge=1)
     """Epochs without a lower validation loss, after which training stops."""
@@ -271,15 +271,6 @@ class ResultParams(_Section):
                 "model.flip_at_test: mode: probe keeps no maps of mirror images for an attention"
             )
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_before_attention(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out of other runs what came with attention: they are still the same runs."""
-        values = dump(self)
-        if self.model.attention is None:
-            values["model"].pop("attention")
-            values["training"].pop("attention_weight")
-        return values
 
     @property
     def step(self) -> Literal["C", "epoch"]:

@@ -80,10 +80,13 @@ class KeptFeatures:
         return self[:].astype(dtype or self.images.dtype, copy=False)
 
     def stages(self, samples: np.ndarray | slice) -> list[torch.Tensor]:
-        """Return the `stage_maps` of some samples, float32 (k, C, h, w) each."""
+        """Return the `stage_maps` of some samples, float32 (k, C, h, w) each, channels-last."""
         joined = torch.from_numpy(self[samples]).float()
         parts = joined.split([shape.numel() for shape in self.shapes], dim=1)
-        return [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        return [
+            part.unflatten(1, (height, width, channels)).permute(0, 3, 1, 2)
+            for part, (channels, height, width) in zip(parts, self.shapes, strict=True)
+        ]
 
 
 def open_features(

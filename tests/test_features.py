@@ -138,6 +138,34 @@ def test_a_map_peaks_where_the_features_are_hot(backbone, arguments, layer, grid
     assert all(tuple(peak) == place for peak in peaks)
 
 
+@pytest.mark.parametrize("attention", [None, "mask_guided"])
+@pytest.mark.parametrize(
+    ("backbone", "layer"),
+    [
+        ("efficientnet_b0", "blocks.4"),
+        ("resnet18", "layer3"),
+        ("convnext_atto", "stages.2"),
+        ("swin_tiny_patch4_window7_224", "layers.2"),
+    ],
+)
+def test_a_finer_map_is_the_output_of_its_stage(backbone, layer, attention):
+    network, images = network_of(backbone, attention=attention), torch.randn(2, 3, 224, 224)
+    kept: list[torch.Tensor] = []
+    network.model.get_submodule(layer).register_forward_hook(lambda *call: kept.append(call[2]))
+    features, logits = features_and_logits(network, images, stride=16)
+    assert features.shape[2:] == (14, 14)
+    last = kept[0].permute(0, 3, 1, 2) if "swin" in backbone else kept[0]
+    assert torch.equal(features, last)
+    torch.testing.assert_close(logits, network(images), atol=1e-5, rtol=1e-4)
+    assert torch.autograd.grad(logits[:, 0].sum(), features)[0].abs().max() > 0
+
+
+@pytest.mark.parametrize("backbone", ["coat_tiny", "levit_128s", "vit_tiny_patch16_224"])
+def test_a_network_without_finer_maps_says_so(backbone):
+    with pytest.raises(FeatureMapError, match="has no finer feature map, of stride 16"):
+        features_and_logits(network_of(backbone), torch.randn(1, 3, 224, 224), stride=16)
+
+
 @pytest.mark.parametrize("backbone", ["efficientnet_b0", "resnet18"])
 def test_the_map_is_the_target_layers_output(backbone):
     network, images = network_of(backbone), torch.randn(2, 3, 64, 64)

@@ -10,9 +10,16 @@ import torch.nn.functional as F
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
-from btxrd.evaluation.gradcam import METHODS, class_activation_maps, fold_norms, randomised_copy
+from btxrd.evaluation.gradcam import (
+    METHODS,
+    attention_maps,
+    class_activation_maps,
+    fold_norms,
+    randomised_copy,
+)
 from btxrd.evaluation.localisation import normalise_maps
 from btxrd.models import BTXRDClassifier
+from btxrd.models.attention import stage_maps
 
 SIZE = 64
 
@@ -74,6 +81,22 @@ def test_scaled_maps_are_the_librarys(model, images, method):
     model.zero_grad()
     assert maps.min() >= 0
     np.testing.assert_allclose(normalise_maps(maps), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_attention_is_that_of_the_network_in_batches(images, count):
+    torch.manual_seed(0)
+    network = BTXRDClassifier("resnet18", pretrained=False, attention="mask_guided").train()
+    for _ in range(3):
+        network(torch.randn(8, 3, SIZE, SIZE))
+    network.eval()
+    found = attention_maps(network, images[:count], batch_size=2, to_input=to_input)
+    assert found.shape == ((count, 4, 4) if count else (0, 1, 1))
+    if count:
+        stages = stage_maps(network.model, to_input(torch.from_numpy(images[:count])))
+        expected = network.attention(stages)[1].sigmoid().detach().numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+        assert np.ptp(found) > 0.01
 
 
 def test_one_forward_pass_a_batch(model, images):

@@ -34,12 +34,17 @@ def masks() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def scores(masks: np.ndarray) -> pd.DataFrame:
-    """Forty tumours in twenty studies, all but four found by the network, and its references."""
+    """Forty tumours in twenty studies, all but four found by the network, and its references.
+
+    Its attention finds all but two.
+    """
     rng = np.random.default_rng(0)
     drawn = masks[rng.integers(3, size=40)]
     looked_at = np.where(np.arange(40)[:, None, None] % 10 > 0, drawn, drawn[:, ::-1])
     maps = {
         "network": looked_at + 0.6 * rng.random(drawn.shape),
+        "attention": np.where(np.arange(40)[:, None, None] % 20 > 0, drawn, drawn[:, ::-1])
+        + 0.6 * rng.random(drawn.shape),
         "randomised weights": rng.random(drawn.shape),
         "center prior": np.broadcast_to(center_prior(8), drawn.shape),
     }
@@ -172,7 +177,7 @@ def test_without_a_lesion_on_val_the_threshold_is_a_half(masks):
 
 def test_the_table_holds_the_means_and_the_paired_leads(scores):
     table = localisation_table(scores, Bootstrap(300)).set_index(["source", "score"])
-    assert len(table) == len(SCORES) * (2 * len(SOURCES) - 1)
+    assert len(table) == len(SCORES) * (len(SOURCES) + 2 * 3)
     for source, ending in SOURCES.items():
         for score in SCORES:
             row = table.loc[(source, score)]
@@ -180,6 +185,12 @@ def test_the_table_holds_the_means_and_the_paired_leads(scores):
             assert row["low"] <= row["estimate"] <= row["high"]
     lead = scores["energy"] - scores["energy_center"]
     assert table.loc[("network − center prior", "energy"), "estimate"] == pytest.approx(lead.mean())
+    attention, network = (
+        table.loc[(f"{trained} − center prior", "energy"), "estimate"]
+        for trained in ("attention", "network")
+    )
+    assert attention > network > 0
+    assert "attention − network" not in table.index.get_level_values("source")
     assert (table[["n", "groups"]] == [40, 20]).all(axis=None)
 
 
@@ -246,6 +257,8 @@ def test_a_peak_that_never_hits_leads_by_nothing_sure(scores):
     )
     leads = table[table.index.get_level_values("source").str.startswith("network −")]
     assert leads["low"].isna().tolist() == (leads.index.get_level_values(1) == "pointing").tolist()
+    others = table[table.index.get_level_values("source").str.startswith("attention −")]
+    assert others["low"].notna().all()
 
 
 def test_images_without_a_lesion_are_left_out(scores):

@@ -13,6 +13,7 @@ import torch
 
 from btxrd import CLASS_NAMES
 from btxrd.evaluation import classification_metrics
+from btxrd.evaluation.heatmaps import read_heatmaps
 from btxrd.evaluation.intervals import NO_INTERVAL
 from btxrd.files import file_digest, write_json
 from btxrd.models import create_model, load_checkpoint, save_checkpoint
@@ -85,6 +86,16 @@ def probed(probing) -> tuple[Path, str]:
     """A probe's folder, and its page."""
     run = {"experiment": "probe", "split": "stratified", "seed": 7}
     page = execute("03_train", probing, **run, **probing, **PROBE)
+    return run_directory(probing["study_dir"], **run), page
+
+
+@pytest.fixture(scope="module")
+def attended(probing) -> tuple[Path, str]:
+    """The same of a probe whose head attends to lesions."""
+    run = {"experiment": "attended", "split": "stratified", "seed": 7}
+    attention = {"model": PROBE["model"] | {"attention": "mask_guided"}}
+    epochs = {"training": PROBE["training"] | {"epochs": 2, "batch_size": 16}}
+    page = execute("03_train", probing, **run, **probing, **PROBE | attention | epochs)
     return run_directory(probing["study_dir"], **run), page
 
 
@@ -190,14 +201,15 @@ def test_a_probe_leaves_what_a_training_leaves_and_says_what_it_is(probed, probi
     assert f"already trained: {folder / 'model.pt'}" in again
 
 
-def check_predicted_alike(folder: Path, dataset_root: str) -> None:
-    """Check that the checkpoint says of the files what the run's predictions do."""
+def check_predicted_alike(folder: Path, dataset_root: str, digits: int = 4) -> pd.DataFrame:
+    """Check that the checkpoint says of files what the predictions do; returns those of test."""
     predictions = read_predictions(folder / "predictions.csv")
     test = predictions[predictions["part"] == "test"].head(8)
     images = [Path(dataset_root, "images", name) for name in test["image_id"]]
     found = predict(images, folder / "model.pt")
     columns = [f"p_{name}" for name in CLASS_NAMES]
-    np.testing.assert_allclose(found[columns], test[columns], atol=1e-4, rtol=0)
+    np.testing.assert_allclose(found[columns], test[columns], atol=10.0**-digits, rtol=0)
+    return predictions[predictions["part"] == "test"]
 
 
 def test_a_training_takes_every_option(probing):
@@ -211,12 +223,29 @@ def test_a_training_takes_every_option(probing):
     check_predicted_alike(folder, probing["dataset_root"])
 
 
-def test_later_stages_know_no_difference(probed, probing):
-    folder, _ = probed
-    check_predicted_alike(folder, probing["dataset_root"])
+@pytest.mark.parametrize(("run", "digits"), [("probed", 4), ("attended", 3)])
+def test_later_stages_know_no_difference(run, digits, probing, request):
+    folder, _ = request.getfixturevalue(run)
+    test = check_predicted_alike(folder, probing["dataset_root"], digits)
     execute("04_evaluate", probing, run_dir=str(folder), replicates=20)
     page = execute("05_gradcam", probing, run_dir=str(folder), gallery=1, replicates=20)
     assert "center prior" in page
+    assert ("the attention is against chance" in page) == (run == "attended")
+    scores = pd.read_csv(folder / "gradcam.csv")
+    assert ("iou_attention" in scores) == (run == "attended")
+    if run == "attended":
+        maps = read_heatmaps(folder / "heatmaps.js", "attention")
+        assert set(maps) == set(test["image_id"])
+        assert next(iter(maps.values())).shape == (4, 4)
+
+
+def test_a_head_with_attention_is_trained_by_the_epoch(attended):
+    folder, page = attended
+    facts = json.loads((folder / "training.json").read_text())
+    history = pd.read_csv(folder / "history.csv")
+    assert history["epoch"].tolist() == [1, 2]
+    assert facts["best_epoch"] in (1, 2)
+    assert "Kept: epoch " in page
 
 
 def test_evaluation_comes_from_the_predictions(trained, evaluated):

@@ -84,3 +84,9 @@ def test_headings_are_in_order_and_listed(made):
     places = [link["href"] for link in page.select(".contents a")]
     assert places == ["#Four", "#Again", "#Four-2", "#Deeper", "#Four-3"]
     assert all(page.find(id=place[1:]) for place in places)
+
+
+def test_a_fold_keeps_its_paragraphs(made):
+    markdown = "# Title\n\n<details><summary>More</summary>\n\nOne.\n\n**Two.**\n\n</details>"
+    fold = made(markdown=markdown).main.find("details")
+    assert [text.get_text() for text in fold.find_all("p")] == ["One.", "Two."]

@@ -13,6 +13,7 @@ GRID = {
     "E4_resnet50_cbam": ("resnet50", 224, 16, 0.3, "roi_dim", "cbam"),
 }
 FLOOR = "E0_lite0_probe"
+GUIDED = "E7_mask_attention"
 AGAINST_SHORTCUTS = {
     "E5_b0_balanced_dim": {"data": {"annotations": "balanced_dim"}},
     "E6_b0_cam_loss": {"training": {"cam_weight": 0.5}},
@@ -48,7 +49,7 @@ def test_the_full_study_is_the_grid_of_the_specification():
 
 def test_the_two_experiments_against_shortcuts_are_the_baseline_but_for_one_thing():
     runs = {run.experiment: run for run in load("study").runs()}
-    assert set(runs) == {FLOOR, *GRID, *AGAINST_SHORTCUTS}
+    assert set(runs) == {FLOOR, *GRID, *AGAINST_SHORTCUTS, GUIDED}
     for name, change in AGAINST_SHORTCUTS.items():
         expected = runs["E1_b0_baseline"].model_dump() | {"experiment": name}
         for section, values in change.items():
@@ -62,6 +63,13 @@ def test_both_studies_begin_with_a_probe_of_weights_that_need_no_network(study, 
     assert (first.experiment, first.training.mode) == (FLOOR, "probe")
     assert (first.model.backbone, first.model.pretrained) == ("tf_efficientnet_lite0", True)
     assert first.data.image_size == image_size
+
+
+def test_the_guided_experiment_is_the_floor_but_for_its_attention():
+    runs = {run.experiment: run for run in load("study").runs()}
+    expected = runs[FLOOR].model_dump() | {"experiment": GUIDED}
+    expected["model"] = expected["model"] | {"attention": "mask_guided"}
+    assert runs[GUIDED].model_dump() == expected
 
 
 def test_the_larger_probe_is_in_no_grid():
@@ -100,7 +108,7 @@ def test_an_experiments_own_override_goes_over_the_common_one():
 
 def test_no_two_runs_share_a_folder():
     runs = load("study").runs()
-    assert len({run.run_dir for run in runs}) == len(runs) == 7 * 3 * 3
+    assert len({run.run_dir for run in runs}) == len(runs) == 8 * 3 * 3
 
 
 GROWN = {
@@ -274,8 +282,9 @@ def test_what_came_later_is_in_no_run_that_is_as_before(change):
 
 
 def test_a_run_without_attention_is_what_it_was_before_there_was_any():
-    plain = RunParams.parse({"experiment": "x", "training": {"attention_weight": 2}}, "test")
-    assert plain.fingerprint() == RunParams(experiment="x").fingerprint()
+    plain = RunParams(experiment="x").model_dump()
+    assert "attention" not in plain["model"]
+    assert "attention_weight" not in plain["training"]
     runs = [
         RunParams.parse(
             {

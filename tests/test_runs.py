@@ -75,6 +75,16 @@ def test_a_run_whose_network_has_no_maps_has_no_iou(study):
     assert row["Stratified Accuracy"] == 0.65
 
 
+def test_an_attention_has_a_column_of_its_own(study):
+    runs = study / "runs" / "tied_on_val"
+    maps = pd.DataFrame({"label": [0, 1, 1], "iou": 0.1, "iou_attention": [np.nan, 0.2, 0.4]})
+    write_csv(runs / "stratified" / "seed-42" / "gradcam.csv", maps)
+    row = compare(study).loc["tied_on_val"]
+    assert row["Stratified Grad-CAM Mean IoU"] == pytest.approx(0.1)
+    assert row["Stratified Attention Mean IoU"] == pytest.approx(0.3)
+    assert "Center-Holdout Attention Mean IoU" not in row
+
+
 def test_runs_stand_in_the_order_of_the_study(study):
     write_run(study, "best_on_test", "grouped", {}, seed=100)
     write_run(study, "best_on_test", "grouped", {}, seed=9)

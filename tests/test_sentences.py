@@ -227,7 +227,7 @@ def test_the_leaks_of_a_validation_that_selection_reads_are_said():
 def scores():
     """Forty tumours in twenty studies: the network is better than every reference."""
     rng = np.random.default_rng(0)
-    level = {"": 0.8, "_chance": 0.3, "_center": 0.4, "_randomised": 0.35}
+    level = {"": 0.8, "_attention": 0.9, "_chance": 0.3, "_center": 0.4, "_randomised": 0.35}
     found = {
         score + ending: level[ending] + 0.1 * rng.random(40)
         for ending in SOURCES.values()
@@ -241,7 +241,7 @@ def finding(scores):
 
 
 def test_the_finding_calls_the_network_better_and_worse_as_it_is(scores):
-    better = finding(scores)
+    better = finding(scores.drop(columns=scores.filter(like="_attention").columns))
     assert "On 40 annotated test tumours of 20 studies: IoU at 0.5 **0.8" in better
     assert better.count("**better** in 4 of 4 scores (IoU at 0.5, IoU at val's best, ") == 3
     endings = {score: f"{score}_randomised" for score in SCORES}
@@ -249,6 +249,14 @@ def test_the_finding_calls_the_network_better_and_worse_as_it_is(scores):
     assert "against randomised weights **worse** in 4 of 4 scores" in worse
     same = finding(scores.assign(**{f"{score}_center": scores[score] for score in SCORES}))
     assert "against center prior **no different** in any of 4 scores" in same
+
+
+def test_the_finding_says_that_attention_was_taught(scores):
+    text = finding(scores)
+    _, taught = text.split("Its attention was taught the lesion masks of training images: ")
+    assert taught.startswith("IoU at 0.5 **0.9")
+    assert "the attention is against chance **better** in 4 of 4 scores" in taught
+    assert taught.count("**better** in 4 of 4 scores") == 3
 
 
 def test_a_score_that_never_varies_is_not_called(scores):

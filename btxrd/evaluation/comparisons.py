@@ -47,6 +47,7 @@ EXPERIMENT_KEYS = (
     "data.source_jitter",
     "training.batch_size",
     "training.cam_weight",
+    "training.attention_weight",
     "training.ema",
     "training.layer_decay",
     "training.mode",

@@ -23,9 +23,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import fuse_conv_bn_eval
 
 from btxrd.models import BTXRDClassifier, features_and_logits
+from btxrd.models.attention import stage_maps
 
 __all__ = [
     "METHODS",
+    "attention_maps",
     "class_activation_maps",
     "coarse_maps",
     "fold_norms",
@@ -61,11 +63,12 @@ def coarse_maps(
     batch_size: int = 16,
     *,
     to_input: Callable[[torch.Tensor], torch.Tensor],
+    stride: int | None = None,
 ) -> np.ndarray:
     """Return one raw class activation map an image, in one pass of the model over each batch.
 
-    The map has the resolution of the last feature map, that of `features_and_logits`. A copy of
-    the model is looked at, in eval mode and with its batch norms folded away.
+    The map has the resolution of the last feature map, that of `features_and_logits`, or that of
+    a `stride`. A copy of the model is looked at, in eval mode and with its batch norms folded away.
 
     Args:
         images: uint8 (N, S, S), preprocessed; an array or a slice of a memmap.
@@ -74,12 +77,13 @@ def coarse_maps(
         batch_size: images a pass; more than 16 no longer fit the caches of a CPU.
         to_input: normalisation, the same as in training: uint8 (B, S, S) on the model's device to
             float32 (B, 3, S, S).
+        stride: in pixels, of a finer feature map than the last one.
 
     Returns:
         float32 (N, h, w), each at least 0; (0, 1, 1) of no images.
 
     Raises:
-        FeatureMapError: the model has no last feature map, or one of a single place.
+        FeatureMapError: the model has no such feature map, or one of a single place.
         ValueError: an unknown method; images, targets or batch size of the wrong form.
     """
     if method not in METHODS:
@@ -100,7 +104,28 @@ def coarse_maps(
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
             pixels = torch.from_numpy(np.array(images[batch])).to(device)
-            maps.append(_raw_maps(cam, to_input(pixels), targets[batch]))
+            maps.append(_raw_maps(cam, to_input(pixels), targets[batch], stride))
+    return np.concatenate(maps) if maps else np.empty((0, 1, 1), np.float32)
+
+
+@torch.inference_mode()
+def attention_maps(
+    model: BTXRDClassifier,
+    images: np.ndarray,
+    batch_size: int = 16,
+    *,
+    to_input: Callable[[torch.Tensor], torch.Tensor],
+) -> np.ndarray:
+    """Return where a model with attention sees a lesion: float32 (N, h, w), each in [0, 1].
+
+    Takes what `coarse_maps` takes; there is one map for all classes.
+    """
+    device, model = next(model.parameters()).device, fold_norms(model)
+    maps = []
+    for start in range(0, len(images), batch_size):
+        pixels = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
+        _, attention = model.attention(stage_maps(model.model, to_input(pixels)))
+        maps.append(attention.sigmoid().cpu().numpy())
     return np.concatenate(maps) if maps else np.empty((0, 1, 1), np.float32)
 
 
@@ -134,9 +159,11 @@ def fold_norms(network: BTXRDClassifier) -> BTXRDClassifier:
     return folded
 
 
-def _raw_maps(cam: BaseCAM, inputs: torch.Tensor, targets: np.ndarray) -> np.ndarray:
-    """Return rectified maps, float32 (B, h, w), at the resolution of the last feature map."""
-    features, logits = features_and_logits(cam.model, inputs)
+def _raw_maps(
+    cam: BaseCAM, inputs: torch.Tensor, targets: np.ndarray, stride: int | None
+) -> np.ndarray:
+    """Return rectified maps, float32 (B, h, w), at the resolution of a feature map."""
+    features, logits = features_and_logits(cam.model, inputs, stride)
     score = logits[np.arange(len(targets)), targets].sum()
     (gradients,) = torch.autograd.grad(score, features)
     arrays = (tensor.detach().float().cpu().numpy() for tensor in (features, gradients))

@@ -35,11 +35,18 @@ SCORES = ("iou", "iou_best", "pointing", "energy")
 
 SOURCES = {
     "network": "",
+    "attention": "_attention",
     "chance": "_chance",
     "center prior": "_center",
     "randomised weights": "_randomised",
 }
-"""Whose scores they are, and the ending of their columns: `iou_center`, `energy_chance`, …"""
+"""Whose scores they are, and the ending of their columns: `iou_center`, `energy_chance`, …
+
+The attention is that of a network that was taught it by the lesion masks, where it has one.
+"""
+
+TRAINED = ("network", "attention")
+"""The sources that have learnt something; the others are what they are compared with."""
 
 HITTING = [source for source in SOURCES if source != "chance"]
 """The sources whose maps have a peak that hits or does not."""
@@ -192,7 +199,7 @@ def reference_scores(
     """Score the maps of several sources, and chance, side by side.
 
     Args:
-        maps: source (a key of `SOURCES`, without chance) → raw maps.
+        maps: source (of `SOURCES`, without chance; those there are) → raw maps.
         thresholds: source → threshold of its `iou_best`.
 
     Returns:
@@ -211,12 +218,13 @@ def reference_scores(
 def localisation_table(
     scores: pd.DataFrame, bootstrap: Bootstrap, by: str | None = None
 ) -> pd.DataFrame:
-    """Average the scores of annotated images, and the network's leads over its references.
+    """Average the scores of annotated images, and the leads of what has learnt over what has not.
 
     Leads are paired: the difference is taken image by image, under the same replicates. Where the
-    network's score is the same for all images, such as a peak that never hits, its leads have no
-    interval: the replicates would vary by the reference alone. The share of peaks that hit is a
-    proportion. Without maps of the network there are scores of the references alone.
+    score of the network, or of its attention, is the same for all images, such as a peak that never
+    hits, its leads have no interval: the replicates would vary by the reference alone. The share of
+    peaks that hit is a proportion. Without maps of the network there are scores of the references
+    alone.
 
     Args:
         scores: columns of `reference_scores`, `label` (0, 1, 2) and `group`; images without an
@@ -225,7 +233,7 @@ def localisation_table(
 
     Returns:
         One row a part, source and score: `part`, `n` images, `groups`, `source` (of `SOURCES`, or
-        `network − <reference>`), `score`, `estimate` (a mean), `low`, `high`.
+        one of `TRAINED` − a reference), `score`, `estimate` (a mean), `low`, `high`.
 
     Raises:
         ValueError: no image has an annotated lesion.
@@ -256,16 +264,18 @@ def localisation_table(
         hits = ((table["score"] == "pointing") & table["source"].isin(HITTING)).to_numpy()
         shares = bootstrap.proportion(means[:, hits], Sample(len(rows), sizes["groups"]))
         table.loc[hits, ["low", "high"]] = np.stack(shares[1:], axis=1)
-        same = [score for score in SCORES if score in rows and np.ptp(rows[score]) == 0]
-        leads = ~table["source"].isin(SOURCES) & table["score"].isin(same)
-        table.loc[leads, ["low", "high"]] = np.nan
+        for source in TRAINED:
+            own = [score for score in SCORES if score + SOURCES[source] in rows]
+            same = [score for score in own if np.ptp(rows[score + SOURCES[source]]) == 0]
+            leads = table["source"].str.startswith(f"{source} −") & table["score"].isin(same)
+            table.loc[leads, ["low", "high"]] = np.nan
         tables.append(table)
     columns = ["part", "n", "groups", "source", "score", "estimate", "low", "high"]
     return pd.concat(tables, ignore_index=True)[columns]
 
 
 def _sources_and_leads(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return one column for each (source, score): those there are, and the network's leads."""
+    """Return one column for each (source, score): those there are, and the leads."""
     columns = {
         (source, score): scores[score + ending]
         for source, ending in SOURCES.items()
@@ -273,8 +283,9 @@ def _sources_and_leads(scores: pd.DataFrame) -> pd.DataFrame:
         if score + ending in scores
     }
     leads = {
-        (f"network − {source}", score): columns["network", score] - reference
+        (f"{trained} − {source}", score): columns[trained, score] - reference
+        for trained in TRAINED
         for (source, score), reference in columns.items()
-        if source != "network" and ("network", score) in columns
+        if source not in TRAINED and (trained, score) in columns
     }
     return pd.DataFrame(columns | leads).rename_axis(columns=["source", "score"])

@@ -103,7 +103,8 @@ GAP_COLUMNS = ("experiment", "metric", "inside", "outside", "difference", "low",
 
 ENSEMBLE = "ensemble"
 ENDS = [f"{metric}{end}" for metric in FIGURES for end in ("", "_low", "_high", "_sd")]
-FIGURE_COLUMNS = ("part", "experiment", "split", "seeds", "n", *ENDS, "mean_iou", "status")
+OVERLAPS = ("mean_iou", "attention_iou")
+FIGURE_COLUMNS = ("part", "experiment", "split", "seeds", "n", *ENDS, *OVERLAPS, "status")
 
 CRITERIA = {
     "Stratified Accuracy": 0.75,
@@ -180,9 +181,17 @@ class RunResult:
 
         NaN where there are no maps: not yet, or none of such a network.
         """
-        if self.gradcam is None or "iou" not in self.gradcam:
+        return self._mean_of_tumours("iou")
+
+    @property
+    def attention_iou(self) -> float:
+        """The same of the network's attention, which masks taught; NaN where it has none."""
+        return self._mean_of_tumours("iou_attention")
+
+    def _mean_of_tumours(self, score: str) -> float:
+        if self.gradcam is None or score not in self.gradcam:
             return np.nan
-        return float(self.gradcam.loc[self.gradcam["label"] > 0, "iou"].mean())
+        return float(self.gradcam.loc[self.gradcam["label"] > 0, score].mean())
 
 
 def collect_runs(study_dir: str | Path) -> list[RunResult]:
@@ -297,8 +306,8 @@ def seed_figures(
         For each part (val, test) and split, in the order of `SPLIT_TITLES`, a row an experiment,
         and one more for its ensemble: `part`, `experiment`, `split`, `seeds` ("1", "3",
         "ensemble"), `n` images, each of `FIGURES` with its ends and its spread over seeds (`_sd`,
-        of a sample), `mean_iou`, `status`; NaN where there is none. Intervals are as in
-        `seed_summary`, for one seed as in its `metrics.json`.
+        of a sample), `mean_iou`, `attention_iou`, `status`; NaN where there is none. Intervals are
+        as in `seed_summary`, for one seed as in its `metrics.json`.
     """
     groups: dict[tuple[str, str, bool], list[RunResult]] = {}
     for run in runs:
@@ -327,6 +336,7 @@ def _figures(
         "seeds": ENSEMBLE if first.seed == ENSEMBLE else str(len(evaluated)),
         "n": first.metrics.get(part, {}).get("n", pd.NA) if evaluated else pd.NA,
         "mean_iou": _mean([run.mean_iou for run in evaluated]),
+        "attention_iou": _mean([run.attention_iou for run in evaluated]),
         "status": ", ".join(s if n == len(runs) else f"{n} {s}" for s, n in states.items()),
     }
     if len(evaluated) > 1:
@@ -346,10 +356,11 @@ def comparison_table(runs: list[RunResult], figures: pd.DataFrame) -> pd.DataFra
 
     First `COMPARISON_COLUMNS`, all test figures; then the same for other splits that were run,
     the ends of the intervals, the validation figures that the recommendation is read from,
-    Grad-CAM's mean IoU on the test sets, the errors of failed runs, and for each of
-    `ANSWER_SPLITS` that was evaluated a `<Split> Val Rank`: 1 has the highest accuracy on its
-    validation set, ties by malignant sensitivity there, then by center-holdout accuracy on
-    validation. `Stratified Val Rank` is the rule that was set before the study.
+    Grad-CAM's mean IoU on the test sets, and that of an attention where there is one; the errors of
+    failed runs, and for each of `ANSWER_SPLITS` that was evaluated a `<Split> Val Rank`: 1 has the
+    highest accuracy on its validation set, ties by malignant sensitivity there, then by
+    center-holdout accuracy on validation. `Stratified Val Rank` is the rule that was set before
+    the study.
 
     Args:
         figures: as `seed_figures` returns them.
@@ -380,7 +391,7 @@ def _ranks(table: pd.DataFrame, title: str) -> pd.Series:
 def _comparison_row(name: str, runs: list[RunResult], figures: pd.DataFrame) -> dict[str, Any]:
     parameters = next((run.parameters for run in runs if run.parameters), {})
     model, data = parameters.get("model", {}), parameters.get("data", {})
-    attention = model.get("attn_layer")
+    attention = model.get("attn_layer") or model.get("attention")
     row = {
         "Experiment ID": name,
         "Backbone": f"{model['backbone']}+{attention}" if attention else model.get("backbone"),
@@ -397,6 +408,8 @@ def _comparison_row(name: str, runs: list[RunResult], figures: pd.DataFrame) -> 
             row[f"{column} Low"], row[f"{column} High"] = test[[f"{metric}_low", f"{metric}_high"]]
             row[f"{split_title} Val {title}"] = val[metric]
         row[f"{split_title} Grad-CAM Mean IoU"] = test["mean_iou"]
+        if not np.isnan(test["attention_iou"]):
+            row[f"{split_title} Attention Mean IoU"] = test["attention_iou"]
     row["Seeds"] = len({run.seed for run in runs if not run.is_pool})
     errors = [f"{run.where}: {run.error}" for run in runs if run.error]
     row["Errors"] = "; ".join(errors) or None

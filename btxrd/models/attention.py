@@ -59,15 +59,15 @@ class MaskGuidedHead(nn.Module):
             Float (B, num_classes), and float (B, h, w), whose sigmoid is the attention.
         """
         last, size = stages[-1], stages[1].shape[2:]
-        # To project each map and add is to join the resized maps and project, at less cost.
-        projected = (
-            _resized(project(stage), size)
-            for project, stage in zip(self.projections, stages, strict=True)
-        )
-        places = self.places(sum(projected))
+        # To project each map and add is to join the resized maps and project, at less cost; so is
+        # to project the smaller one of a map and the resized map.
+        fine, middle, coarse = self.projections
+        joined = fine(_resized(stages[0], size)) + middle(stages[1]) + _resized(coarse(last), size)
+        places = self.places(joined)
         attention = places.sigmoid()
         weights = _resized(attention, last.shape[2:])
-        picked = (weights * last).sum(dim=(2, 3)) / weights.sum(dim=(2, 3)).clamp_min(1e-6)
+        picked = torch.einsum("bxhw,bchw->bc", weights, last)
+        picked = picked / weights.sum(dim=(2, 3)).clamp_min(1e-6)
         read = [last.mean(dim=(2, 3)), picked, attention.amax(dim=(2, 3))]
         return self.classifier(self.dropout(torch.cat(read, dim=1))), places[:, 0]
 

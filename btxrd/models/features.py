@@ -14,9 +14,11 @@ class FeatureMapError(ValueError):
 
 
 def features_and_logits(
-    network: BTXRDClassifier, images: torch.Tensor
+    network: BTXRDClassifier, images: torch.Tensor, stride: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the map that the head reads, (B, C, h, w), and the logits from it, (B, num_classes).
+
+    Or, with a `stride`, a finer map that passes through the network.
 
     timm cuts every network into `forward_features` and `forward_head`; the map is what passes
     between them, whatever its layout, without the tokens that stand for no place. A transformer
@@ -29,10 +31,12 @@ def features_and_logits(
     Args:
         network: in eval mode where its features are tokens: a pass of one image more counts them.
         images: normalised, float (B, 3, H, W).
+        stride: of the map in pixels, such as 16; the last of several is taken.
 
     Raises:
         FeatureMapError: the head reads several maps, or none that is known, or the map has a
-            single place; says which in one sentence, without a full stop.
+            single place, or there is none of the stride; says which in one sentence, without a full
+            stop.
 
     >>> network = BTXRDClassifier("test_vit", pretrained=False, img_size=64)
     >>> features, logits = features_and_logits(network.eval(), torch.zeros(2, 3, 64, 64))
@@ -40,7 +44,9 @@ def features_and_logits(
     (torch.Size([2, 64, 4, 4]), torch.Size([2, 3]))
     """
     model = network.model
-    if network.attention is not None:
+    if stride is not None:
+        features, logits = _at_a_stage(network, images, stride)
+    elif network.attention is not None:
         *finer, raw = stage_maps(model, images)
         features, again = _opened(raw, None)
         logits, _ = network.attention([*finer, again])
@@ -57,6 +63,33 @@ def features_and_logits(
             f"{size} pixels"
         )
     return features, logits
+
+
+def _at_a_stage(
+    network: BTXRDClassifier, images: torch.Tensor, stride: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    model, found = network.model, []
+    none = FeatureMapError(f"{type(model).__name__} has no finer feature map, of stride {stride}")
+    *finer, last = model.feature_info
+    stages = [stage["module"] for stage in finer if stage["reduction"] == stride]
+    if not stages or last["reduction"] <= stride:
+        raise none
+
+    def open_up(_: nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
+        if not (isinstance(output, torch.Tensor) and output.ndim == 4):
+            raise none
+        features, again = _opened(output, _grid(model, output, images))
+        found.append(features)
+        return again
+
+    hook = model.get_submodule(stages[-1]).register_forward_hook(open_up)
+    try:
+        logits = network(images)
+    finally:
+        hook.remove()
+    if not found:
+        raise none
+    return found[0], logits
 
 
 def _at_the_last_attention(

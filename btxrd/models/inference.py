@@ -117,7 +117,7 @@ def head_inputs(network: BTXRDClassifier, images: torch.Tensor) -> np.ndarray:
 
     Returns:
         Float32 (B, D): a linear head of these gives the network's logits. Of a head with attention,
-        float16 (B, D): the `stage_maps`, laid out one after the other.
+        float16 (B, D): the `stage_maps`, one after the other, each place by place.
 
     Raises:
         ValueError: the network does not end in a linear head, nor in one with attention.
@@ -125,7 +125,8 @@ def head_inputs(network: BTXRDClassifier, images: torch.Tensor) -> np.ndarray:
     inputs = to_input(images.to(next(network.parameters()).device), network.normalization)
     if network.attention is not None:
         stages = stage_maps(network.model, inputs)
-        return torch.cat([maps.flatten(1) for maps in stages], dim=1).half().cpu().numpy()
+        flat = [maps.permute(0, 2, 3, 1).flatten(1) for maps in stages]
+        return torch.cat(flat, dim=1).half().cpu().numpy()
     read: list[torch.Tensor] = []
     with linear_head(network).register_forward_pre_hook(lambda _, given: read.append(given[0])):
         logits_of(network, inputs)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from btxrd import CLASS_NAMES, RESEARCH_ONLY, __version__
 from btxrd.data.table import SUBTYPE_COLUMNS, VIEW_COLUMNS, one_hot_name
-from btxrd.evaluation.localisation import SOURCES
+from btxrd.evaluation.localisation import SOURCES, TRAINED
 from btxrd.evaluation.runs import COMPARED, SPLIT_TITLES, RunResult, recommend
 from btxrd.params import ResultParams
 from btxrd.predictions import probabilities
@@ -245,32 +245,45 @@ def localisation_finding(table: pd.DataFrame) -> str:
 
     The network is called better (or worse) than a reference in a score where the whole interval
     of its paired lead lies above (or below) 0; a lead without an interval is not called either.
-    Without maps of the network, that is what is said.
+    Without maps of the network, that is what is said. Of an attention, where there is one, it is
+    said that the masks taught it.
     """
     n, groups = table[["n", "groups"]].iloc[0]
     where = f"On {n} annotated test tumours of {groups} studies"
-    own = table[table["source"] == "network"]
-    if own.empty:
+    there = set(table["source"])
+    if "network" not in there:
         return f"{where} there are no maps of the network to score."
-    references = [source for source in SOURCES if source in set(table["source"]) - {"network"}]
+    references = [source for source in SOURCES if source in there - set(TRAINED)]
     cells = {
         (row.source, row.score): format_interval(row.estimate, row.low, row.high)
         for row in table.itertuples()
     }
+    said = [f"{where}: {_against('network', references, cells, table)}"]
+    if "attention" in there:
+        said.append(
+            "Its attention was taught the lesion masks of training images: "
+            f"{_against('attention', references, cells, table)}"
+        )
+    return " ".join(said)
+
+
+def _against(
+    trained: str,
+    references: list[str],
+    cells: dict[tuple[str, str], str],
+    table: pd.DataFrame,
+) -> str:
     figures = [
-        f"{TITLES[score]} **{cells['network', score]}** against "
+        f"{TITLES[score]} **{cells[trained, score]}** against "
         + ", ".join(f"{source} {cells[source, score]}" for source in references)
         for score in ("iou", "pointing")
-        if ("network", score) in cells
+        if (trained, score) in cells
     ]
     verdicts = [
-        f"against {source} {_verdict(table[table['source'] == f'network − {source}'])}"
+        f"against {source} {_verdict(table[table['source'] == f'{trained} − {source}'])}"
         for source in references
     ]
-    return (
-        f"{where}: {'; '.join(figures)}. "
-        f"Paired image by image, the network is {'; '.join(verdicts)}."
-    )
+    return f"{'; '.join(figures)}. Paired image by image, the {trained} is {'; '.join(verdicts)}."
 
 
 def _verdict(leads: pd.DataFrame) -> str:

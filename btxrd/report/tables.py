@@ -25,6 +25,7 @@ __all__ = ["TITLES", "Table", "as_table", "format_interval", "title_of", "use_ta
 
 TITLES = {
     "accuracy": "Accuracy",
+    "attention_iou": "Attention mean IoU",
     "auc": "AUC",
     "auc/Malignant": "Malignant AUC",
     "average_precision": "Average precision",

@@ -107,6 +107,23 @@ def test_outputs_of_jupyterlab_work_each_for_itself(predicted, open_page, tmp_pa
     assert shown(page, "threshold", 1) == f"{points['threshold'][0]:.3f}"
 
 
+def test_what_is_not_defined_has_a_dash_and_no_bar(predicted, open_page, tmp_path):
+    """Where no image is called malignant, there is no PPV."""
+    test = predicted(seed=2, skill=0)
+    points = operating_points(test, test, Bootstrap(20))
+    table = threshold_table(test, points, Bootstrap(20))
+    assert table["ppv"].isna().iloc[-1]
+    html = threshold_explorer(table, points, Bootstrap(20)).data
+    (tmp_path / "page.html").write_text(f"<meta charset='utf-8'>{html}")
+    page = open_page(tmp_path / "page.html")
+    bar, marker = page.locator("[data-bar=ppv]"), page.locator("[data-y=ppv] .marker")
+    assert bar.is_visible()
+    move(page, "threshold", len(table) - 1)
+    assert shown(page, "ppv") == "–"
+    assert not bar.is_visible()
+    assert marker.get_attribute("d") == ""
+
+
 def test_without_scripts_it_shows_the_chosen_point(run_dir, chromium):
     point = pd.read_csv(run_dir / "operating_points.csv").iloc[0]
     context = chromium.new_context(java_script_enabled=False)

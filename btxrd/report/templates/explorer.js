@@ -44,7 +44,8 @@ for (const root of document.querySelectorAll(".btxrd-explorer:not([data-ready])"
     }
     for (const bar of all("[data-bar]")) {
       const [at, low, high] = numbers(bar.dataset.bar, row);
-      bar.style = at === undefined ? "" : `--at: ${at}; --low: ${low ?? at}; --high: ${high ?? at}`;
+      if (at === undefined) bar.removeAttribute("style");
+      else bar.style = `--at: ${at}; --low: ${low ?? at}; --high: ${high ?? at}`;
     }
     for (const line of all("[data-line]")) line.setAttribute("d", here.lines[line.dataset.line]);
     for (const panel of all("[data-x]")) draw(panel, row);

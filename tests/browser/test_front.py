@@ -1,0 +1,83 @@
+"""The front page of a study in a browser: the answer on its first screen, links that lead on."""
+
+import pandas as pd
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+from btxrd.report.tables import format_interval
+from btxrd.stages import COMPARE
+
+WINDOW = 1400, 900
+
+
+@pytest.fixture(scope="module")
+def index(small_study):
+    return small_study / COMPARE.page
+
+
+def test_the_answer_is_on_the_first_screen_with_the_numbers_of_the_tables(
+    small_study, index, open_page
+):
+    page = open_page(index, *WINDOW)
+    card = page.locator(".scorecard")
+    box = card.bounding_box()
+    assert box["y"] + box["height"] <= WINDOW[1]
+    figures = pd.read_csv(small_study / "figures.csv").query("part == 'test'")
+    best = card.locator(".answer strong").first.inner_text()
+    own = figures[figures["experiment"] == best].set_index("split")
+    shown = card.locator(".card .figure").all_inner_texts()
+    metrics = ["macro_auc", "sensitivity/Malignant", "balanced_accuracy"]
+    places = [*(("stratified", metric) for metric in metrics), ("center_cv", "macro_auc")]
+    assert shown == [
+        format_interval(*(own.loc[split, f"{metric}{end}"] for end in ("", "_low", "_high")))
+        for split, metric in places
+    ]
+    assert card.locator(".caution").inner_text().startswith("Phantoms are drawings")
+
+
+@pytest.mark.parametrize(("width", "columns"), [(1400, 4), (800, 2), (390, 1)])
+def test_cards_stack_as_the_window_narrows(index, open_page, width, columns):
+    page = open_page(index, width)
+    for group in (".card", ".doubts li"):
+        lefts = {box["x"] for box in boxes(page, group)}
+        assert len(lefts) == columns
+    for mark in boxes(page, ".scorecard .interval"):
+        assert mark["x"] >= 0
+        assert mark["x"] + mark["width"] <= width
+
+
+def boxes(page, selector):
+    found = [element.bounding_box() for element in page.locator(selector).all()]
+    assert len(found) > 3
+    return found
+
+
+def test_links_of_the_front_page_lead_somewhere(small_study, index, open_page):
+    page = open_page(index)
+    addresses = page.locator("main a").evaluate_all(
+        "links => links.map(a => a.getAttribute('href'))"
+    )
+    assert len([address for address in addresses if address.endswith("04_evaluate.html")]) > 4
+    for address in addresses:
+        file, _, place = address.partition("#")
+        assert not file or (small_study / file).is_file(), address
+        if not file:
+            there = "place => document.getElementById(decodeURIComponent(place)) !== null"
+            assert page.evaluate(there, place), address
+
+
+def test_the_front_page_shows_no_radiograph_and_describes_its_figures(index, open_page):
+    page = open_page(index)
+    pictures = page.locator("main img")
+    sources = pictures.evaluate_all("images => images.map(image => image.src.slice(0, 18))")
+    assert set(sources) == {"data:image/svg+xml"}
+    texts = pictures.evaluate_all("images => images.map(image => image.alt)")
+    assert all("intervals (n = " in text for text in texts)
+    assert index.stat().st_size < 3e6
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_scorecard_can_be_read_by_everyone(index, open_page, scheme):
+    page = open_page(index, scheme=scheme)
+    found = Axe().run(page, context=".scorecard").response["violations"]
+    assert [(rule["id"], rule["help"]) for rule in found] == []
