@@ -265,7 +265,7 @@ def test_the_page_warns_on_top_and_has_no_thresholds_without_a_run(
     assert result.stderr.count("were in the training set") == 1
     page = Path(re.fullmatch(r"report: (.+)\n", result.stdout)[1])
     text = page.read_text()
-    assert text.index("3 of 30 images were in the training set") < text.index("The numbers")
+    assert text.index("3 of 30 images were in the training set") < text.index('id="The-numbers"')
     assert "E1 · stratified · seed 42</strong> on the images that" in text
     assert "After temperature scaling" in text
     metrics = json.loads((page.parent / "metrics.json").read_text())

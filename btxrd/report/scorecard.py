@@ -39,9 +39,9 @@ CARDS = {
 """Metric → what it says in plain words, and what chance gives."""
 
 SAMPLES = {
-    "stratified": "dealt by image, whatever their study",
-    "grouped": "whose studies were kept out of training",
-    "grouped_cv": "each tested by a network that saw nothing of its study",
+    "stratified": " dealt by image, whatever their study",
+    "grouped": " whose studies were kept out of training",
+    "grouped_cv": ", each tested by a network that saw nothing of its study",
 }
 """What the test images of each of `ANSWER_SPLITS` are."""
 
@@ -156,12 +156,12 @@ def _cards(
             marks.append(Mark("best shortcut", *seen))
         marks += _others(published, HELD_OUT[split], metric)
         cards.append({"title": TITLES[metric], "plain": plain} | _axis(marks, chance))
-    elsewhere = {"title": "Other centers", "plain": "macro AUC where it was not trained"}
+    elsewhere = {"title": "Other centers", "plain": "macro AUC where not trained"}
     if away is None:
         return [*cards, elsewhere]
     marks = [
         _reached(own.loc[away], "macro_auc", "this"),
-        _reached(own.loc[split], "macro_auc", f"on {split}"),
+        _reached(own.loc[split], "macro_auc", split),
         *_others(published, HELD_OUT[away], "macro_auc"),
     ]
     return [*cards, elsewhere | _axis(marks, EVEN)]
