@@ -97,6 +97,7 @@ def test_a_card_opens_its_case_and_arrows_lead_on(run, open_page):
     order = shown(page)
     page.locator("#grid a").nth(1).click()
     dialog, name = page.get_by_role("dialog"), page.locator("#name")
+    dialog.wait_for()
     assert name.inner_text() == Path(order[1]).stem
     for key, place in (("ArrowRight", 2), ("ArrowRight", 3), ("ArrowLeft", 2)):
         page.keyboard.press(key)
@@ -108,11 +109,12 @@ def test_a_card_opens_its_case_and_arrows_lead_on(run, open_page):
     assert page.evaluate("document.activeElement.dataset.id") == order[2]
     assert page.url.endswith("#?order=loss%3Adown")
     page.locator("#grid a").first.press("Enter")
+    dialog.wait_for()
     assert page.locator("#previous").is_disabled()
     page.get_by_role("button", name="Next case").click()
     assert name.inner_text() == Path(order[1]).stem
     page.go_back()
-    assert not dialog.is_visible()
+    dialog.wait_for(state="hidden")
 
 
 @pytest.mark.parametrize("ending", ["", ".jpeg"])
