@@ -55,7 +55,7 @@
     }
   });
   addEventListener("DOMContentLoaded", () => {
-    for (const output of document.querySelectorAll(".output_html")) reach.observe(output);
+    for (const output of document.querySelectorAll(".output_html, .frame")) reach.observe(output);
   });
   addEventListener("keydown", (event) => {
     if (event.key === "Escape" && document.activeElement.matches(".term")) document.activeElement.blur();
