@@ -401,6 +401,8 @@ class GradcamParams(_Intervals):
     run_dir: RunFolder
     method: CamMethod = "gradcam"
     """Of the class activation maps."""
+    stride: Literal[4, 8, 16] | None = None
+    """In pixels, of the feature map that they are made of; without one the last map."""
     normals: int = Field(default=50, ge=0)
     """Normal test images that are explained beside the tumours."""
     gallery: int = Field(default=3, ge=1, le=12)

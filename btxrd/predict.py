@@ -61,7 +61,8 @@ def predict(
 ) -> pd.DataFrame:
     """Classify images with the checkpoint's own preprocessing and normalisation.
 
-    For the images of a run's data set these are the probabilities of its `predictions.csv`.
+    For the images of a run's data set these are the probabilities of its `predictions.csv`; to
+    three decimals where a frozen network has attention, whose features have half precision there.
 
     Args:
         paths: image files, and folders, whose images are taken at any depth in order of name.

@@ -14,8 +14,10 @@ from btxrd.evaluation.gradcam import (
     METHODS,
     attention_maps,
     class_activation_maps,
+    coarse_maps,
     fold_norms,
     randomised_copy,
+    upsampled,
 )
 from btxrd.evaluation.localisation import normalise_maps
 from btxrd.models import BTXRDClassifier
@@ -69,6 +71,15 @@ def test_gradcam_is_its_definition(model, images):
     assert maps.max() > 0
     for found, image, target in zip(maps, images, targets, strict=True):
         np.testing.assert_allclose(found, plain_gradcam(model, image, target), rtol=1e-3, atol=1e-6)
+
+
+def test_coarse_maps_are_those_of_the_features_before_they_are_enlarged(model, images):
+    small = coarse_maps(model, images, [0, 1, 2, 1, 0], batch_size=2, to_input=to_input)
+    assert (small.dtype, small.shape) == (np.float32, (5, 2, 2))
+    expected = maps_of(model, images, [0, 1, 2, 1, 0])
+    np.testing.assert_allclose(upsampled(small, SIZE), expected, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(expected[:, [[0], [-1]], [0, -1]], small, rtol=1e-3, atol=1e-6)
+    assert coarse_maps(model, images[:0], [], to_input=to_input).shape == (0, 1, 1)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -93,9 +93,9 @@ def probed(probing) -> tuple[Path, str]:
 def attended(probing) -> tuple[Path, str]:
     """The same of a probe whose head attends to lesions."""
     run = {"experiment": "attended", "split": "stratified", "seed": 7}
-    attention = {"model": PROBE["model"] | {"attention": "mask_guided"}}
+    model = PROBE["model"] | {"flip_at_test": False, "attention": "mask_guided"}
     epochs = {"training": PROBE["training"] | {"epochs": 2, "batch_size": 16}}
-    page = execute("03_train", probing, **run, **probing, **PROBE | attention | epochs)
+    page = execute("03_train", probing, **run, **probing, **PROBE | {"model": model} | epochs)
     return run_directory(probing["study_dir"], **run), page
 
 
@@ -228,15 +228,18 @@ def test_later_stages_know_no_difference(run, digits, probing, request):
     folder, _ = request.getfixturevalue(run)
     test = check_predicted_alike(folder, probing["dataset_root"], digits)
     execute("04_evaluate", probing, run_dir=str(folder), replicates=20)
-    page = execute("05_gradcam", probing, run_dir=str(folder), gallery=1, replicates=20)
+    stride = {"probed": None, "attended": 16}[run]
+    few = {"gallery": 1, "replicates": 20, "stride": stride}
+    page = execute("05_gradcam", probing, run_dir=str(folder), **few)
     assert "center prior" in page
     assert ("the attention is against chance" in page) == (run == "attended")
     scores = pd.read_csv(folder / "gradcam.csv")
     assert ("iou_attention" in scores) == (run == "attended")
     if run == "attended":
-        maps = read_heatmaps(folder / "heatmaps.js", "attention")
-        assert set(maps) == set(test["image_id"])
-        assert next(iter(maps.values())).shape == (4, 4)
+        for source in ("network", "attention"):
+            maps = read_heatmaps(folder / "heatmaps.js", source)
+            assert set(maps) == set(test["image_id"])
+            assert next(iter(maps.values())).shape == (4, 4)
 
 
 def test_a_head_with_attention_is_trained_by_the_epoch(attended):

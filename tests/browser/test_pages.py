@@ -80,9 +80,9 @@ def broken_links(folder: Path, open_page) -> list[str]:
         for link in (link for link in links if not link.startswith("http")):
             name, _, place = link.partition("#")
             target = (file.parent / name).resolve() if name else file
-            # As it stands, or a case, which filters may follow.
-            meant = {place, unquote(place.partition("?")[0])}
-            if not (target.is_file() and meant & {"", *places.get(target, ())}):
+            if target.name == CASES_FILE:
+                place = unquote(place.partition("?")[0])
+            if not target.is_file() or (place and place not in places[target]):
                 broken.append(f"{file.relative_to(folder)}: {link}")
     return broken
 
