@@ -21,8 +21,8 @@ from jinja2 import pass_context
 from nbconvert import HTMLExporter
 
 from btxrd.files import atomic_path
+from btxrd.report.links import place_in_study
 from btxrd.report.prose import Prose
-from btxrd.stages import RUNS_SCRIPT, STUDY_FILE, STUDY_STAGES
 
 __all__ = ["write_html"]
 
@@ -60,25 +60,10 @@ def write_html(notebook: str | Path, html: str | Path) -> None:
         title=_title(content),
         cells=cells,
         prose=exporter.prose,
-        study=_place(Path(html).absolute()),
+        study=place_in_study(html),
     )
     with atomic_path(html) as temporary:
         temporary.write_text(page)
-
-
-def _place(html: Path) -> dict[str, Any] | None:
-    """Say where a page is in its study, which is the nearest folder above with a `study.json`."""
-    folder = next((above for above in html.parents if (above / STUDY_FILE).is_file()), None)
-    if folder is None:
-        return None
-    page = html.relative_to(folder)
-    *others, home = STUDY_STAGES.values()
-    return {
-        "up": "../" * (len(page.parts) - 1),
-        "page": page.as_posix(),
-        "stages": [home, *others],
-        "script": RUNS_SCRIPT,
-    }
 
 
 def _describe_figures(content: nbformat.NotebookNode) -> None:
