@@ -101,7 +101,7 @@ def scorecard(
             "candidates": (evaluated["split"] == split).sum(),
             "cards": _cards(own, split, away, blind, published),
             "doubts": [
-                _siblings(leakage[leakage["strategy"] == split]),
+                _siblings(leakage[leakage["strategy"] == split], own.loc[split, "macro_auc"]),
                 _shortcut(blind, own.loc[split]),
                 _maps(maps),
                 _elsewhere(own, split, away, gaps[gaps["experiment"] == best]),
@@ -195,7 +195,7 @@ def _axis(marks: list[Mark], chance: float) -> dict[str, Any]:
     }
 
 
-def _siblings(leakage: pd.DataFrame) -> dict[str, Any]:
+def _siblings(leakage: pd.DataFrame, estimate: float) -> dict[str, Any]:
     """Say whether images of the same study were trained on; of the rows of one split."""
     doubt = {"question": "As good on new patients?", "link": LEAKAGE, "more": "leakage"}
     share = leakage.loc[leakage["part"] == "test", "sibling_share"]
@@ -203,7 +203,7 @@ def _siblings(leakage: pd.DataFrame) -> dict[str, Any]:
         return doubt | {"verdict": "Not known", "text": "Siblings in training were not counted."}
     if share.iloc[0] > 0:
         return doubt | {
-            "verdict": "Not known: an upper bound",
+            "verdict": f"Not known: {estimate:.3f} is an upper bound",
             "text": f"{share.iloc[0]:.0%} of the test images have a sibling, an image of the same "
             "study, in training: part of it is memory.",
         }
@@ -247,7 +247,9 @@ def _maps(maps: pd.DataFrame) -> dict[str, Any]:
     sure = "" if np.isnan(own["low"]) else f" ({own['low']:.0%}–{own['high']:.0%})"
     return doubt | {
         "fine": beaten == references,
-        "verdict": f"More than {' and '.join(beaten)}" if beaten else "Not shown",
+        "verdict": f"More than {' and '.join(beaten)}"
+        if beaten
+        else f"Not more than {' or '.join(references)}",
         "text": f"The heat map peaks inside the lesion in {own['estimate']:.0%}{sure} of "
         f"{own['n']} annotated test tumours, against {against}.",
     }
@@ -263,12 +265,14 @@ def _elsewhere(
     inside, outside = own.loc[split, "macro_auc"], own.loc[away, "macro_auc"]
     lost = inside - outside
     text = (
-        f"In centers it was not trained in its macro AUC is {outside:.3f}; {inside:.3f} on {split}."
+        f"In centers that it was not trained on its macro AUC is {outside:.3f}, on {split} "
+        f"{inside:.3f}."
     )
-    gap = gaps[gaps["metric"] == "macro_auc"].dropna(subset="low")
+    chance, gap = "", gaps[gaps["metric"] == "macro_auc"].dropna(subset="low")
     if len(gap) and (split, away) == ("stratified", "center"):
         low, high = gap[["low", "high"]].iloc[0]
-        includes = "includes" if low <= 0 <= high else "does not include"
-        text += f" The loss has an interval of {low:+.3f} to {high:+.3f}, which {includes} 0."
-    verdict = f"It loses {lost:.3f}" if lost > 0 else "Nothing is lost there"
+        text += f" The interval of the difference is {low:+.3f} to {high:+.3f}"
+        chance = ", perhaps by chance" if low <= 0 <= high else ""
+        text += "; 0 is in it." if chance else "."
+    verdict = f"{lost:.3f} lower{chance}" if lost > 0 else "Nothing is lost there"
     return doubt | {"fine": lost <= 0, "verdict": verdict, "text": text}

@@ -68,9 +68,9 @@ def recommendation(
     title = SPLIT_TITLES[split]
     sentences = [
         f"**{best}** has the highest accuracy on the *validation* images of the split `{split}` "
-        f"({chosen[f'{title} Val Accuracy']:.3f}), ties by malignant sensitivity, then by "
-        "center-holdout accuracy. On its test images its accuracy is "
-        f"{_quoted(chosen, f'{title} Accuracy')}.",
+        f"({chosen[f'{title} Val Accuracy']:.3f}), by which it was chosen; where two are equal, "
+        "malignant sensitivity decides, then center-holdout accuracy. On its test images its "
+        f"accuracy is {_quoted(chosen, f'{title} Accuracy')}.",
     ]
     if split == "grouped_cv":
         sentences.append(
@@ -118,8 +118,9 @@ def _sites(shortcuts: pd.DataFrame) -> list[str]:
     """Say what the baseline `sites` reaches by study: it is not blind to the lesion."""
     rows = shortcuts[(shortcuts["split"] == "grouped") & (shortcuts["shortcut"] == "sites")]
     return [
-        f"Not counted among the shortcuts is *{row.sees}* (macro AUC {row.estimate:.3f} by study; "
-        "notebook 01 counts it): whoever noted a tumour's site had seen the lesion."
+        f"*{row.sees.capitalize()}* reach a macro AUC of {row.estimate:.3f} by study, but are no "
+        "shortcut for a network: the table has a site for tumours only, so knowing it is knowing "
+        "the answer."
         for row in rows.itertuples()
     ]
 

@@ -32,7 +32,7 @@ def test_the_answer_is_on_the_first_screen_with_the_numbers_of_the_tables(
         format_interval(*(own.loc[split, f"{metric}{end}"] for end in ("", "_low", "_high")))
         for split, metric in places
     ]
-    assert card.locator(".caution").inner_text().startswith("Phantoms are drawings")
+    assert card.locator(".caution").inner_text().startswith("This study ran on phantoms")
 
 
 @pytest.mark.parametrize(("width", "columns"), [(1400, 4), (800, 2), (390, 1)])
