@@ -123,6 +123,7 @@ def test_every_kind_of_number_is_sorted(page_of, caption):
 def test_heads_sort_by_the_keyboard_too(page_of):
     page = page_of(as_table(FRAME))
     page.get_by_role("button", name="Macro AUC").press("Enter")
+    page.locator("th[aria-sort=ascending]").wait_for()
     found = numbers(texts(page.query_selector("table"))["Macro AUC"])
     assert found.is_monotonic_increasing
 
@@ -135,6 +136,7 @@ def test_what_is_shown_is_copied_and_reads_back_equal(page_of):
     page.get_by_role("searchbox").fill("E1")
     page.get_by_text(f"6 of {ROWS} rows").wait_for()
     page.locator("th", has_text="Experiment").click(click_count=2)
+    page.locator("th[aria-sort=descending]").wait_for()
     read = pd.read_csv(io.StringIO(copied(page, "CSV")))
     assert read["Experiment"].tolist() == ["E14", "E13", "E12", "E11", "E10", "E1"]
 
