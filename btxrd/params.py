@@ -346,6 +346,18 @@ class RunParams(ResultParams):
             raise ValueError(f"must be one of {list(allowed)} with the split {split}")
         return fold
 
+    def require_own(self, config: Mapping[str, Any], path: Path) -> None:
+        """Refuse a file in the run's folder that was made with other parameters, `config`.
+
+        Raises:
+            ValueError: names the file and what to do.
+        """
+        if config != self.model_dump():
+            raise ValueError(
+                f"{path} belongs to other parameters: give this run another `experiment` name, or "
+                f"move {path.parent} aside"
+            )
+
 
 def run_directory(
     study_dir: str | Path,

@@ -368,8 +368,7 @@ def _set_head(network: BTXRDClassifier, weight: torch.Tensor, bias: torch.Tensor
 
 def _known_fit(network: BTXRDClassifier, run: RunParams, path: Path) -> Fit:
     checkpoint = load_checkpoint(path)
-    if checkpoint["config"] != run.model_dump():
-        raise ValueError(f"{path} belongs to other parameters: move {path.parent} aside")
+    run.require_own(checkpoint["config"], path)
     network.load_state_dict(checkpoint["model_state_dict"])
     print(f"already trained: {path}")
     history, seconds = (pd.read_csv(run.run_dir / f"{name}.csv") for name in ("history", "seconds"))

@@ -437,11 +437,7 @@ class _Trainer:
             state = load_tensors(path, self._state())
         except ValueError as error:
             raise ValueError(f"{error}; delete it to train anew") from error
-        if state["config"] != self.config:
-            raise ValueError(
-                f"{path} belongs to other parameters: give this run another `experiment` name, or "
-                f"move {path.parent} aside"
-            )
+        self.run.require_own(state["config"], path)
         for name, part in self.stateful.items():
             part.load_state_dict(state[name])
         self.rows, self.seconds = state["rows"], state["seconds"]

@@ -247,12 +247,12 @@ def shown():
 
 
 def test_drawings_are_shown_as_text_that_can_be_reproduced(shown, test):
-    draw = lambda: figures.confusion_matrix_figure(metrics_of(test))  # noqa: E731
-    (data, metadata), (again, _) = shown(draw()), shown(draw())
+    drawn, same = (figures.confusion_matrix_figure(metrics_of(test)) for _ in range(2))
+    (data, metadata), (again, _) = shown(drawn), shown(same)
     assert set(data) == {"text/plain", "image/svg+xml"}
     assert data["image/svg+xml"] == again["image/svg+xml"]
     assert ">Predicted class</text>" in data["image/svg+xml"]
-    assert metadata["image/svg+xml"] == {"alt": draw().get_label()}
+    assert metadata["image/svg+xml"] == {"alt": drawn.get_label()}
 
 
 def test_pictures_are_shown_with_twice_the_pixels(shown):

@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import quote
 
 import cv2
-import jinja2
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
@@ -28,6 +27,7 @@ from btxrd.files import atomic_path, project_path, write_files
 from btxrd.params import ResultParams
 from btxrd.provenance import data_name
 from btxrd.report.figures import HEAT_MAP
+from btxrd.report.fragments import render
 from btxrd.report.links import link_to, place_in_study
 from btxrd.report.tables import title_of
 from btxrd.stages import CASES_FILE, EVALUATE, HEATMAPS_FILE
@@ -38,7 +38,6 @@ PICTURES = "pictures"
 QUALITY = 85
 """Of JPEG, 0 to 100. WebP files are a third smaller and take twenty times as long."""
 
-TEMPLATES = [Path(__file__).with_name("templates") / name for name in ("cases", "report")]
 UNITS = 1000
 """In which outlines count: the side of the square."""
 FINER = 4
@@ -123,11 +122,8 @@ def write_cases(
         "folder": _relative(pictures, folder),
         "heatmaps": [f"{member}/{HEATMAPS_FILE}" for member in members],
     }
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True
-    )
-    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
-    text = environment.get_template("cases.html.j2").render(
+    text = render(
+        "cases.html.j2",
         title=training.get("name", run.name),
         data_name=data_name(project_path(run.dataset_root)).replace("`", ""),
         note=RESEARCH_ONLY,

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
-from jinja2 import Environment, PackageLoader
 from numpy.typing import ArrayLike
 
 from btxrd.evaluation.intervals import Bootstrap
+from btxrd.report.fragments import render
 from btxrd.report.tables import format_interval, title_of
 
 __all__ = ["threshold_explorer"]
@@ -25,11 +25,6 @@ FLOOR = -0.25
 """How far down the decision curve is drawn, as a multiple of the highest net benefit."""
 
 COUNTS = ("tp", "fp", "fn", "tn")
-
-TEMPLATES = Environment(
-    loader=PackageLoader("btxrd.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-)
-TEMPLATES.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
 
 
 def threshold_explorer(table: pd.DataFrame, points: pd.DataFrame, bootstrap: Bootstrap) -> HTML:
@@ -78,7 +73,7 @@ def threshold_explorer(table: pd.DataFrame, points: pd.DataFrame, bootstrap: Boo
         "level": bootstrap.name,
         "rates": {name: title_of(name) for name in ("sensitivity", "specificity", "ppv", "npv")},
     }
-    return HTML(TEMPLATES.get_template("explorer.html").render(values))
+    return HTML(render("explorer.html", **values))
 
 
 def _chosen(table: pd.DataFrame, points: pd.DataFrame) -> dict[int, str]:

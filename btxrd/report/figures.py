@@ -12,6 +12,7 @@ them, else their titles. Classes differ in line and marker as well as in colour.
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -72,7 +73,7 @@ def use_style() -> None:
     """Set the study's look for all figures of this process, and how its notebook shows them."""
     if shell := get_ipython():
         # Importing it sets up its own formats, once; those of before are then ours to replace.
-        import matplotlib_inline.backend_inline  # noqa: F401
+        import_module("matplotlib_inline.backend_inline")
 
         select_figure_formats(shell, ())
         formatters = shell.display_formatter.formatters

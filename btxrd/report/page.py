@@ -21,12 +21,12 @@ from jinja2 import pass_context
 from nbconvert import HTMLExporter
 
 from btxrd.files import atomic_path
+from btxrd.report.fragments import TEMPLATES
 from btxrd.report.links import place_in_study
 from btxrd.report.prose import Prose
 
 __all__ = ["write_html"]
 
-TEMPLATES = Path(__file__).with_name("templates")
 FIGURES = ("image/png", "image/svg+xml", "image/jpeg")
 
 

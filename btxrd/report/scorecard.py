@@ -2,27 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader
 
 from btxrd import CLASS_NAMES
 from btxrd.evaluation.intervals import Bootstrap
 from btxrd.evaluation.runs import ANSWER_SPLITS, CENTER_SPLITS, HELD_OUT
 from btxrd.evaluation.shortcuts import strongest_shortcut
+from btxrd.report.fragments import render
 from btxrd.report.tables import TITLES, format_interval
 
 __all__ = ["scorecard"]
-
-TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).with_name("templates")),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 EVEN = 0.5
 """The AUC of chance."""
@@ -107,7 +99,7 @@ def scorecard(
                 _elsewhere(own, split, away, gaps[gaps["experiment"] == best]),
             ],
         }
-    return TEMPLATES.get_template("scorecard/scorecard.html.j2").render(facts)
+    return render("scorecard.html.j2", **facts)
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,14 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 from IPython.display import HTML, display
 from itables.utils import find_package_file
-from jinja2 import Environment, FileSystemLoader
 
 from btxrd.evaluation.intervals import NO_INTERVAL
+from btxrd.report.fragments import render
 
 __all__ = ["TITLES", "Table", "as_table", "format_interval", "title_of", "use_tables"]
 
@@ -83,12 +82,6 @@ NUMBER = re.compile(
     r"(?P<interval> \(.*\))?(?P<spread>\n.*)?"
 )
 """A cell that is sorted as a number, with what may stand around that."""
-TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).with_name("templates") / "tables"),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 def title_of(name: Any) -> str:
@@ -128,8 +121,7 @@ def use_tables() -> None:
     Executed in a notebook; the page that is made of it holds it, too.
     """
     library = gzip.compress(find_package_file("html", "dt_bundle.js").read_bytes(), mtime=0)
-    fragment = TEMPLATES.get_template("use_tables.html.j2")
-    display(HTML(fragment.render(library=b64encode(library).decode())))
+    display(HTML(render("use_tables.html.j2", library=b64encode(library).decode())))
 
 
 @dataclass(frozen=True)
@@ -162,7 +154,8 @@ class Table:
     def to_html(self) -> str:
         """Return the table as HTML that reads and prints well by itself."""
         columns = {name: self._written(list(self.cells[name])) for name in self.cells}
-        return TEMPLATES.get_template("table.html.j2").render(
+        return render(
+            "table.html.j2",
             caption=self.caption,
             head={name: kind for name, (kind, _) in columns.items()},
             rows=list(zip(*(cells for _, cells in columns.values()), strict=True)),
