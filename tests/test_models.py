@@ -212,6 +212,12 @@ def test_attention_that_the_backbone_does_not_take(backbone: str, attn_layer: st
         create_model(model_section(backbone, attn_layer=attn_layer))
 
 
+def test_more_frozen_stages_than_the_backbone_has() -> None:
+    with pytest.raises(ValueError, match=r"model\.frozen_stages: resnet18 has 5 stages.*got 5"):
+        create_model(model_section("resnet18", frozen_stages=5))
+    create_model(model_section("resnet18", frozen_stages=4))
+
+
 @pytest.mark.usefixtures("offline")
 def test_without_network_pretrained_fails_at_once_in_one_line() -> None:
     start = time.perf_counter()

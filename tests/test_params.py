@@ -22,6 +22,7 @@ AGAINST_SHORTCUTS = {
 
 LATER = (
     {"model": {"flip_at_test": True}},
+    {"model": {"frozen_stages": 2}},
     {"data": {"augmentation": "light"}},
     {"data": {"source_jitter": True}},
     {"training": {"ema": 0.99}},

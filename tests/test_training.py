@@ -117,7 +117,13 @@ def test_the_same_seed_gives_the_same_numbers(whole, train):
 
 
 @pytest.mark.parametrize(
-    "recipe", [{}, {"cam_weight": 0.5}, {"ema": 0.9, "layer_decay": 0.8, "sampling": "balanced"}]
+    "recipe",
+    [
+        {},
+        {"cam_weight": 0.5},
+        {"ema": 0.9, "layer_decay": 0.8, "sampling": "balanced"},
+        {"ema": 0.9, "model": SMALL["model"] | {"frozen_stages": 2}},
+    ],
 )
 def test_an_interrupted_training_goes_on_to_the_same_end(train, tmp_path, recipe):
     _, run_dir, expected = train(tmp_path, **recipe)
@@ -130,6 +136,17 @@ def test_an_interrupted_training_goes_on_to_the_same_end(train, tmp_path, recipe
     for name in ("history.csv", "model.pt"):
         assert (run_dir / name).read_bytes() == (whole / name).read_bytes()
     assert len(result.seconds) == 3
+
+
+def test_frozen_stages_keep_their_weights_and_their_statistics(train):
+    frozen = {"model": SMALL["model"] | {"frozen_stages": 2}}
+    _, run_dir, _ = train(epochs=1, ema=0.9, **frozen)
+    seed_everything(42)
+    first = create_model(SMALL | frozen).state_dict()
+    trained = load_checkpoint(run_dir / "model.pt")["model_state_dict"]
+    same = {name for name, tensor in trained.items() if torch.equal(tensor, first[name])}
+    stages = ("model.conv1.", "model.bn1.", "model.layer1.")
+    assert same == {name for name in trained if name.startswith(stages)}
 
 
 def test_the_average_of_the_weights_is_kept_beside_them(train):

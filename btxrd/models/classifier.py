@@ -10,14 +10,14 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError
 from timm.data import resolve_model_data_config
 from timm.layers import BatchNormAct2d
-from timm.models import ResNet
+from timm.models import ResNet, group_parameters
 from torch import nn
 
 from btxrd import CLASS_NAMES
 from btxrd.files import project_path
 from btxrd.models.attention import MaskGuidedHead, stage_maps
 from btxrd.models.image_size import size_arguments
-from btxrd.models.weights import published_weights, read_weights, unfetched
+from btxrd.models.weights import body, published_weights, read_weights, unfetched
 
 __all__ = ["BTXRDClassifier", "compute_class_weights", "create_model", "get_device"]
 
@@ -37,6 +37,8 @@ class BTXRDClassifier(nn.Module):
         flip_at_test: whether it predicts with the mean over an image and its mirror image, as
             `btxrd.models.inference.logits_of` takes it; `forward` does not.
         attention: `mask_guided`, or none.
+        frozen_stages: how many of timm's stages, the stem first, keep their weights and the
+            statistics of their batch norms when the network is trained.
         kwargs: of `timm.create_model`.
 
     Attributes:
@@ -50,7 +52,7 @@ class BTXRDClassifier(nn.Module):
 
     Raises:
         ValueError: timm knows no such backbone; close names are suggested. Or its feature maps do
-            not serve attention.
+            not serve attention, or it has no more stages than are to be frozen.
         RuntimeError: the pretrained weights could not be fetched, or none were published.
 
     >>> classifier = BTXRDClassifier("resnet18", pretrained=False)
@@ -66,6 +68,7 @@ class BTXRDClassifier(nn.Module):
         drop_rate: float = 0.2,
         flip_at_test: bool = False,
         attention: Literal["mask_guided"] | None = None,
+        frozen_stages: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__()
@@ -98,6 +101,14 @@ class BTXRDClassifier(nn.Module):
         own = self.attention.classifier if self.attention else self.model.get_classifier()
         _start_undecided(own)
         _subsample_first(self.model)
+        self._frozen = _freeze(self.model, frozen_stages)
+
+    def train(self, mode: bool = True) -> "BTXRDClassifier":
+        """Set the mode, as of any module; what is frozen stays in eval mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map normalised images, float (B, 3, H, W), to logits, float (B, num_classes)."""
@@ -150,6 +161,26 @@ def _subsample_first(model: nn.Module) -> None:
             conv.stride = (1, 1)
 
 
+def _freeze(model: nn.Module, stages: int) -> list[nn.Module]:
+    """Let a network's first stages keep their weights, and return the layers that have them."""
+    if not stages:
+        return []
+    name = model.pretrained_cfg["architecture"]
+    if not hasattr(model, "group_matcher"):
+        raise ValueError(f"model.frozen_stages: timm knows no stages of {name}")
+    stage_of = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
+    last = max(stage for parameter, stage in stage_of.items() if parameter in body(model))
+    if stages > last:
+        raise ValueError(
+            f"model.frozen_stages: {name} has {last + 1} stages, of which one at least must be "
+            f"trained; got {stages}"
+        )
+    for parameter, weights in model.named_parameters():
+        weights.requires_grad_(stage_of[parameter] >= stages)
+    owners = {parameter.rpartition(".")[0] for parameter, n in stage_of.items() if n < stages}
+    return [model.get_submodule(owner) for owner in sorted(owners)]
+
+
 def create_model(config: dict[str, Any]) -> BTXRDClassifier:
     """Build the classifier that `config["model"]` describes, for images of `data.image_size`.
 
@@ -170,7 +201,7 @@ def create_model(config: dict[str, Any]) -> BTXRDClassifier:
     if not isinstance(section, dict):
         raise ValueError("the configuration has no section `model`")
     section = {key: value for key, value in section.items() if value is not None}
-    same = ("backbone", "num_classes", "pretrained", "flip_at_test", "attention")
+    same = ("backbone", "num_classes", "pretrained", "flip_at_test", "attention", "frozen_stages")
     arguments = {key: section[key] for key in same if key in section}
     if "dropout" in section:
         arguments["drop_rate"] = section["dropout"]
