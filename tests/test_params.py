@@ -14,6 +14,7 @@ GRID = {
 }
 FLOOR = "E0_lite0_probe"
 GUIDED = "E7_mask_attention"
+BEST = "E8_mask_attention_finetuned"
 AGAINST_SHORTCUTS = {
     "E5_b0_balanced_dim": {"data": {"annotations": "balanced_dim"}},
     "E6_b0_cam_loss": {"training": {"cam_weight": 0.5}},
@@ -50,7 +51,7 @@ def test_the_full_study_is_the_grid_of_the_specification():
 
 def test_the_two_experiments_against_shortcuts_are_the_baseline_but_for_one_thing():
     runs = {run.experiment: run for run in load("study").runs()}
-    assert set(runs) == {FLOOR, *GRID, *AGAINST_SHORTCUTS, GUIDED}
+    assert set(runs) == {FLOOR, *GRID, *AGAINST_SHORTCUTS, GUIDED, BEST}
     for name, change in AGAINST_SHORTCUTS.items():
         expected = runs["E1_b0_baseline"].model_dump() | {"experiment": name}
         for section, values in change.items():
@@ -71,6 +72,24 @@ def test_the_guided_experiment_is_the_floor_but_for_its_attention():
     expected = runs[FLOOR].model_dump() | {"experiment": GUIDED}
     expected["model"] = expected["model"] | {"attention": "mask_guided"}
     assert runs[GUIDED].model_dump() == expected
+
+
+def test_the_study_of_real_radiographs_has_one_recipe_and_needs_no_network():
+    study = load("real-256")
+    assert set(study.splits) == {"stratified", "center", "grouped_cv", "center_cv"}
+    runs = {run.experiment: run for run in study.runs()}
+    assert {run.model.backbone for run in runs.values()} == {"tf_efficientnet_lite0"}
+    best = runs[BEST].model_dump()
+    guided_otherwise = {
+        "E1_b0_baseline": {"cam_weight": 0.0},
+        "E6_b0_cam_loss": {"cam_weight": 0.5},
+    }
+    assert set(runs) == {FLOOR, GUIDED, BEST, *guided_otherwise}
+    for name, guide in guided_otherwise.items():
+        model = {key: value for key, value in best["model"].items() if key != "attention"}
+        training = best["training"] | guide
+        expected = best | {"experiment": name, "model": model, "training": training}
+        assert runs[name].model_dump() == expected
 
 
 def test_the_larger_probe_is_in_no_grid():
@@ -109,7 +128,7 @@ def test_an_experiments_own_override_goes_over_the_common_one():
 
 def test_no_two_runs_share_a_folder():
     runs = load("study").runs()
-    assert len({run.run_dir for run in runs}) == len(runs) == 8 * 3 * 3
+    assert len({run.run_dir for run in runs}) == len(runs) == 9 * 3 * 3
 
 
 GROWN = {
