@@ -6,7 +6,13 @@ import pytest
 from scipy.stats import binomtest
 
 from btxrd.evaluation import Bootstrap
-from btxrd.evaluation.comparisons import METRICS, compare_experiments, holm, seed_summary
+from btxrd.evaluation.comparisons import (
+    METRICS,
+    compare_experiments,
+    generalisation_gap,
+    holm,
+    seed_summary,
+)
 from btxrd.evaluation.review import known_conflicts, labels_to_review
 from btxrd.evaluation.runs import (
     COMPARED,
@@ -26,7 +32,7 @@ from btxrd.evaluation.runs import (
 )
 from btxrd.evaluation.summary import summarise
 from btxrd.files import write_csv, write_json
-from btxrd.params import ResultParams
+from btxrd.params import FOLDS, ResultParams
 from btxrd.predictions import read_predictions, write_predictions
 
 FEW = Bootstrap(200)
@@ -246,11 +252,15 @@ def test_the_figures_of_every_run_have_their_intervals(study):
 
 @pytest.fixture
 def trained(tmp_path, predicted):
-    """Add a run with predictions: of more skill, the same images for the same split."""
+    """Add a run with predictions: of more skill, the same images for the same split.
+
+    Splits of several folds test the same images too.
+    """
 
     def add(experiment, split="stratified", skill=1.0, seed=42, fold=None, **training):
         frame = predicted((30, 30, 30), [len(str(seed)), int(100 * skill)], skill, views=1)
-        frame["image_id"] = split + frame["image_id"]
+        images = "all" if split in FOLDS else split
+        frame["image_id"] = images + frame["image_id"]
         metrics = summarise(frame, Bootstrap(9))
         folder = write_run(tmp_path, experiment, split, metrics, seed, fold, **training)
         both = [frame, frame.assign(part="val")]
@@ -304,7 +314,8 @@ def test_runs_that_differ_in_more_are_refused_and_the_key_is_named(trained, tmp_
     )
     gap = tables["gaps.csv"].set_index("experiment").loc["longer"]
     assert gap["note"] == "longer · stratified and longer · center: training.epochs is 99 and 50"
-    assert gap.drop("note").isna().all()
+    assert gap[["inside_split", "outside_split"]].tolist() == ["stratified", "center"]
+    assert gap[["metric", "inside", "outside", "difference", "low", "high"]].isna().all()
 
 
 def test_refused_experiments_on_other_data_do_not_stand_in_the_way(trained, tmp_path):
@@ -330,6 +341,22 @@ def test_the_gap_is_what_is_lost_in_the_other_center(trained, tmp_path):
     figures = [summarise(f, Bootstrap(9))["test"]["macro_auc"] for f in (inside, outside)]
     assert gap[["inside", "outside"]].tolist() == pytest.approx(figures)
     assert gap["difference"] == pytest.approx(figures[0] - figures[1])
+
+
+def test_the_gap_over_all_folds_is_paired_by_image(trained, tmp_path):
+    pools = {
+        split: trained("good", split, skill=skill, fold="pooled")
+        for split, skill in (("grouped_cv", 2.0), ("center_cv", 1.5))
+    }
+    table = compare_runs(tmp_path, FEW)["gaps.csv"]
+    assert set(zip(table["inside_split"], table["outside_split"], strict=True)) == {
+        ("grouped_cv", "center_cv")
+    }
+    frames = [[pool[pool["part"] == "test"]] for pool in pools.values()]
+    apart = generalisation_gap(*frames, FEW)
+    assert table["difference"].tolist() == pytest.approx(apart["difference"].tolist())
+    paired = compare_experiments(dict(zip("ab", frames, strict=True)), FEW)
+    assert table["low"].tolist() == pytest.approx((-paired["high"]).tolist())
 
 
 def test_differences_are_turned_to_the_experiment_in_question(trained, tmp_path):

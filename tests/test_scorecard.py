@@ -58,7 +58,7 @@ LEAKAGE = pd.DataFrame(
 ).assign(part="test")
 GAPS = pd.DataFrame(
     {"experiment": ["E1"], "metric": "macro_auc", "difference": 0.2, "low": 0.1, "high": 0.3}
-)
+).assign(inside_split="stratified", outside_split="center")
 PUBLISHED = pd.read_csv(project_path(PUBLISHED_FILE))
 NOTHING = pd.DataFrame()
 
@@ -114,6 +114,15 @@ CASES = {
     "by study, cross-validated": (
         {"split": "grouped_cv", "splits": ("grouped_cv", "center", "center_cv")},
         ["each tested by a network that saw nothing of its study", "trained 0.690 (0.640–0.740)"],
+        [],
+    ),
+    "the same images, with their center in training and without": (
+        {
+            "split": "grouped_cv",
+            "splits": ("grouped_cv", "center", "center_cv"),
+            "gaps": GAPS.assign(inside_split="grouped_cv", outside_split="center_cv"),
+        },
+        ["The interval of the difference is +0.100 to +0.300."],
         [],
     ),
     "a loss that may be none": (

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import combinations, groupby
+from itertools import combinations, groupby, product
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -99,7 +99,12 @@ DIFFERENCE_COLUMNS = (
     *("split", "first_experiment", "second_experiment", "metric", "first", "second"),
     *("difference", "low", "high", "p", "p_holm", "note"),
 )
-GAP_COLUMNS = ("experiment", "metric", "inside", "outside", "difference", "low", "high", "note")
+AWAY = (("stratified", "center"), ("grouped", "center"), ("grouped_cv", "center_cv"))
+"""Splits in which the network knows the center that it is tested on, and in which it does not."""
+GAP_COLUMNS = (
+    *("inside_split", "outside_split", "experiment", "metric"),
+    *("inside", "outside", "difference", "low", "high", "note"),
+)
 
 ENSEMBLE = "ensemble"
 ENDS = [f"{metric}{end}" for metric in FIGURES for end in ("", "_low", "_high", "_sd")]
@@ -259,9 +264,9 @@ def compare_runs(study_dir: str | Path, bootstrap: Bootstrap) -> dict[str, pd.Da
         - `figures.csv`: as `seed_figures` returns it.
         - `differences.csv`: as `compare_experiments` returns it, for every pair of experiments
           on the test set of a split; p adjusted over all pairs of a split.
-        - `gaps.csv`: as `generalisation_gap` returns it, from the `stratified` to the `center`
-          split, a block an experiment; `grouped_cv` and `center_cv` take no part, whether they
-          were run or not.
+        - `gaps.csv`: what is lost in another center, for each pair of `AWAY` and experiment:
+          `inside_split` and `outside_split`, then as `generalisation_gap` returns it, or, where
+          both test the same images, with an interval paired by image.
         - `review.csv`: as `labels_to_review` returns it, of `reviewed_pool`; no rows without one.
 
         `differences.csv` and `gaps.csv` have columns that name what is compared, and `note`: a
@@ -553,16 +558,28 @@ def _differences(
 def _gaps(
     trained: dict[tuple[str, str], list[RunResult]], study_dir: Path, bootstrap: Bootstrap
 ) -> Iterator[pd.DataFrame]:
-    for experiment in dict.fromkeys(experiment for _, experiment in trained):
-        pair = [trained.get((split, experiment)) for split in ("stratified", "center")]
+    experiments = dict.fromkeys(experiment for _, experiment in trained)
+    for splits, experiment in product(AWAY, experiments):
+        pair = [trained.get((split, experiment)) for split in splits]
         if None in pair:
             continue
         note = _refusal(pair[0][0], pair[1][0], ("split",))
         if note is None:
-            gap = generalisation_gap(*(_test_sets(seeds, study_dir) for seeds in pair), bootstrap)
-            yield gap.assign(experiment=experiment)
+            gap = _gap(*(_test_sets(seeds, study_dir) for seeds in pair), bootstrap)
         else:
-            yield pd.DataFrame([{"experiment": experiment, "note": note}])
+            gap = pd.DataFrame([{"note": note}])
+        yield gap.assign(experiment=experiment, inside_split=splits[0], outside_split=splits[1])
+
+
+def _gap(
+    inside: list[pd.DataFrame], outside: list[pd.DataFrame], bootstrap: Bootstrap
+) -> pd.DataFrame:
+    """Subtract the figures of two splits, by image where they test the same images."""
+    tested = [set(frames[0]["image_id"]) for frames in (inside, outside)]
+    if tested[0] != tested[1]:
+        return generalisation_gap(inside, outside, bootstrap)
+    paired = compare_experiments({"outside": outside, "inside": inside}, bootstrap)
+    return paired.rename(columns={"first": "outside", "second": "inside"})
 
 
 def _joined(tables: Iterator[pd.DataFrame], columns: tuple[str, ...]) -> pd.DataFrame:

@@ -260,8 +260,9 @@ def _elsewhere(
         f"In centers that it was not trained on its macro AUC is {outside:.3f}, on {split} "
         f"{inside:.3f}."
     )
-    chance, gap = "", gaps[gaps["metric"] == "macro_auc"].dropna(subset="low")
-    if len(gap) and (split, away) == ("stratified", "center"):
+    same = (gaps["inside_split"] == split) & (gaps["outside_split"] == away)
+    chance, gap = "", gaps[same & (gaps["metric"] == "macro_auc")].dropna(subset="low")
+    if len(gap):
         low, high = gap[["low", "high"]].iloc[0]
         text += f" The interval of the difference is {low:+.3f} to {high:+.3f}"
         chance = ", perhaps by chance" if low <= 0 <= high else ""
