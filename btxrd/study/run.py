@@ -184,8 +184,8 @@ def execute_run(task: RunTask, threads: int = 1, session: str | None = None) -> 
     """Run the notebooks of a run, or of a pool, in its folder and record how it went.
 
     A folder that holds another run (other parameters, data, split or code) is moved aside first;
-    stages of it that are the same in this run are taken over. An interrupted training goes on
-    from its last epoch, with as many threads as it began with.
+    stages of it that are the same in this run are taken over, done or begun. An interrupted
+    training goes on from its last epoch, with as many threads as it began with.
 
     Args:
         task: the run.
@@ -283,7 +283,11 @@ def kernel_environment(threads: int, session: str) -> dict[str, str]:
 
 
 def _make_room(task: RunTask) -> dict[str, float]:
-    """Leave in the run's folder nothing but this run; return the seconds of its stages done."""
+    """Leave in the run's folder nothing but this run; return the seconds of its stages done.
+
+    What is the same in this run is taken over: stages that are done, and what an interrupted one
+    goes on from.
+    """
     run_dir, hashes = task.run_dir, task.stage_hashes()
     known = read_json(run_dir / RUN_FILE)
     done = {
@@ -296,12 +300,20 @@ def _make_room(task: RunTask) -> dict[str, float]:
         clear_scratch(run_dir)
         return done
     clear_scratch(run_dir.parent, run_dir.name)
+    taken = {file for name in done for file in RUN_STAGES[name].files}
+    begun = [
+        file
+        for name in hashes.keys() - done.keys()
+        if known.get("stage_hashes", {}).get(name) == hashes[name]
+        for file in RUN_STAGES[name].resumes
+        if (run_dir / file).is_file()
+    ]
+    facts = {"threads": known["threads"]} if begun and "threads" in known else {}
     with atomic_path(run_dir) as new:
         new.mkdir()
-        for name in done:
-            for file in RUN_STAGES[name].files:
-                shutil.copy2(run_dir / file, new / file)
-        write_json(new / RUN_FILE, task.record(stage_seconds=done))
+        for file in taken.union(begun):
+            shutil.copy2(run_dir / file, new / file)
+        write_json(new / RUN_FILE, task.record(stage_seconds=done, **facts))
         if run_dir.exists():
             run_dir.rename(_aside(run_dir))
     return done
