@@ -578,7 +578,13 @@ def _gap(
     tested = [set(frames[0]["image_id"]) for frames in (inside, outside)]
     if tested[0] != tested[1]:
         return generalisation_gap(inside, outside, bootstrap)
-    paired = compare_experiments({"outside": outside, "inside": inside}, bootstrap)
+    # Which fold tested an image is another matter inside than outside.
+    named = {"outside": outside, "inside": inside}
+    unfolded = {
+        name: [frame.drop(columns="fold", errors="ignore") for frame in frames]
+        for name, frames in named.items()
+    }
+    paired = compare_experiments(unfolded, bootstrap)
     return paired.rename(columns={"first": "outside", "second": "inside"})
 
 
