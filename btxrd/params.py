@@ -150,8 +150,8 @@ class ModelParams(_Section):
     weights: str | None = None
     """A local file to start from, in the place of the published weights."""
     flip_at_test: bool = _added(False)
-    """Whether the logits of validation, test and prediction are the mean of those of an image and
-    of its mirror image."""
+    """Whether the logits of validation, test and prediction, and the heat maps, are the mean of
+    those of an image and of its mirror image."""
     frozen_stages: int = _added(0, ge=0)
     """Stages of the backbone that training leaves as they are; its stem is the first."""
 

@@ -110,6 +110,21 @@ def test_attention_is_that_of_the_network_in_batches(images, count):
         assert np.ptp(found) > 0.01
 
 
+def test_a_network_that_predicts_from_mirror_images_too_is_explained_so(images):
+    torch.manual_seed(0)
+    network = BTXRDClassifier("resnet18", pretrained=False, attention="mask_guided").eval()
+    explain = {
+        "network": lambda pixels: coarse_maps(network, pixels, [0] * 5, to_input=to_input),
+        "attention": lambda pixels: attention_maps(network, pixels, to_input=to_input),
+    }
+    for maps_of_either in explain.values():
+        network.flip_at_test = False
+        plain, mirrored = maps_of_either(images), maps_of_either(images[..., ::-1])[..., ::-1]
+        assert not np.allclose(plain, mirrored)
+        network.flip_at_test = True
+        np.testing.assert_allclose(maps_of_either(images), (plain + mirrored) / 2, atol=1e-6)
+
+
 def test_one_forward_pass_a_batch(model, images):
     sizes: list[int] = []
     first = next(layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d))

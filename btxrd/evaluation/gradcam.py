@@ -8,6 +8,7 @@ is used here.
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -69,6 +70,8 @@ def coarse_maps(
 
     The map has the resolution of the last feature map, that of `features_and_logits`, or that of
     a `stride`. A copy of the model is looked at, in eval mode and with its batch norms folded away.
+    Where the model predicts with the mean over an image and its mirror image (`flip_at_test`), the
+    map is the mean of both, too.
 
     Args:
         images: uint8 (N, S, S), preprocessed; an array or a slice of a memmap.
@@ -104,7 +107,8 @@ def coarse_maps(
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
             pixels = torch.from_numpy(np.array(images[batch])).to(device)
-            maps.append(_raw_maps(cam, to_input(pixels), targets[batch], stride))
+            explain = partial(_raw_maps, cam, targets=targets[batch], stride=stride)
+            maps.append(_as_predicted(model, to_input(pixels), explain))
     return np.concatenate(maps) if maps else np.empty((0, 1, 1), np.float32)
 
 
@@ -118,14 +122,19 @@ def attention_maps(
 ) -> np.ndarray:
     """Return where a model with attention sees a lesion: float32 (N, h, w), each in [0, 1].
 
-    Takes what `coarse_maps` takes; there is one map for all classes.
+    Takes what `coarse_maps` takes and treats mirror images as that does; there is one map for all
+    classes.
     """
     device, model = next(model.parameters()).device, fold_norms(model)
+
+    def attention_of(inputs: torch.Tensor) -> np.ndarray:
+        _, attention = model.attention(stage_maps(model.model, inputs))
+        return attention.sigmoid().cpu().numpy()
+
     maps = []
     for start in range(0, len(images), batch_size):
         pixels = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
-        _, attention = model.attention(stage_maps(model.model, to_input(pixels)))
-        maps.append(attention.sigmoid().cpu().numpy())
+        maps.append(_as_predicted(model, to_input(pixels), attention_of))
     return np.concatenate(maps) if maps else np.empty((0, 1, 1), np.float32)
 
 
@@ -157,6 +166,16 @@ def fold_norms(network: BTXRDClassifier) -> BTXRDClassifier:
                 # A norm of timm's also activates.
                 setattr(module, behind, getattr(norm, "act", nn.Identity()))
     return folded
+
+
+def _as_predicted(
+    model: BTXRDClassifier,
+    inputs: torch.Tensor,
+    explain: Callable[[torch.Tensor], np.ndarray],
+) -> np.ndarray:
+    """Return the maps (B, h, w) of what a model predicts from: of mirror images too, if it does."""
+    maps = explain(inputs)
+    return (maps + explain(inputs.flip(-1))[..., ::-1]) / 2 if model.flip_at_test else maps
 
 
 def _raw_maps(
