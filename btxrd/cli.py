@@ -183,6 +183,8 @@ def status(directory: Path) -> None:
 def verify(directory: Path) -> None:
     """Recompute the numbers of the study in DIRECTORY from its predictions, and check its files.
 
+    DIRECTORY may also be an evaluation in reports/external: of that the numbers are computed.
+
     Exit status: 0 where everything matches, 1 where something does not.
     """
     from btxrd.study.verify import verify as find_problems

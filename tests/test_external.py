@@ -15,14 +15,16 @@ from torch import nn
 from btxrd import CLASS_NAMES
 from btxrd.cli import main
 from btxrd.data.cache import image_digests
+from btxrd.evaluation import Bootstrap, summary
 from btxrd.evaluation.summary import parts_of
 from btxrd.external import evaluate_checkpoints
-from btxrd.files import write_csv, write_json
+from btxrd.files import read_json, write_csv, write_json
 from btxrd.models import BTXRDClassifier, save_checkpoint
-from btxrd.params import RunParams
+from btxrd.params import EvaluateParams, RunParams
 from btxrd.predict import predict
 from btxrd.predictions import probabilities, read_predictions, write_predictions
 from btxrd.study.notebooks import execute_notebook
+from btxrd.study.verify import verify
 
 ROWS = slice(20, 50)
 """Of the phantom's table: those that are evaluated."""
@@ -79,6 +81,23 @@ def evaluate(tmp_path, cache_dir, monkeypatch):
         return page.parent, lines
 
     return run
+
+
+def test_the_numbers_of_an_evaluation_are_verified(evaluate, listing, make_run):
+    folder, _ = evaluate(listing(), make_run())
+    given, predictions = EvaluateParams(run_dir=""), read_predictions(folder / "predictions.csv")
+    written = summary.evaluate(predictions, Bootstrap(), given.prevalences)
+    for name, content in written.items():
+        (write_json if name.endswith("json") else write_csv)(folder / name, content)
+    assert verify(folder) == []
+    metrics = read_json(folder / "metrics.json")
+    metrics["test"]["accuracy"] += 0.01
+    write_json(folder / "metrics.json", metrics)
+    (problem,) = verify(folder)
+    assert "metrics.json: test accuracy" in problem
+    (folder / "predictions.csv").unlink()
+    (problem,) = verify(folder)
+    assert "predictions.csv" in problem
 
 
 def test_predictions_are_those_of_predict_with_the_runs_validation(evaluate, listing, make_run):

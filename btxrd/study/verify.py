@@ -1,4 +1,4 @@
-"""Check a study's artefacts: every number again from the predictions, every file by its digest."""
+"""Check artefacts: every number again from the predictions, every file by its digest."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from btxrd.evaluation import Bootstrap, evaluate
 from btxrd.evaluation.pools import pool_runs
 from btxrd.evaluation.runs import collect_runs, compare_runs
 from btxrd.files import file_digest, read_json, write_csv, write_json
-from btxrd.params import ResultParams
+from btxrd.params import EvaluateParams, ResultParams
 from btxrd.predictions import read_predictions
 from btxrd.stages import EVALUATE, RUN_FILE, STUDY_FILE
 from btxrd.study.run import PoolTask, RunTask
@@ -31,7 +31,11 @@ def verify(study_dir: str | Path) -> list[str]:
 
     Every finished run: its hash, the digests of its files, and what follows from its predictions.
     A pool: also that its predictions are those of its runs. The study: its tables. Subgroups and
-    heat maps need the images; of them only the digests are checked.
+    heat maps need the images; of them only the digests are checked. Of the folder of an external
+    evaluation, which `btxrd evaluate` writes: what follows from its predictions.
+
+    Args:
+        study_dir: the folder of a study, or of an external evaluation.
 
     Returns:
         A line for each thing that does not match, which names the file; none where all does.
@@ -40,6 +44,8 @@ def verify(study_dir: str | Path) -> list[str]:
         FileNotFoundError: there is no finished run in `study_dir`.
     """
     study_dir = Path(study_dir).resolve()
+    if "made_of" in read_json(study_dir / "training.json"):
+        return list(_check_numbers(study_dir, EvaluateParams(run_dir=str(study_dir)).model_dump()))
     folders = [study_dir / run.path for run in collect_runs(study_dir) if run.status == "finished"]
     if not folders:
         raise FileNotFoundError(f"no finished run in {study_dir}")
@@ -71,15 +77,23 @@ def _check_run(folder: Path, study_dir: Path) -> Iterator[str]:
     for name, digest in record["files"].items():
         if not (folder / name).is_file() or file_digest(folder / name) != digest:
             yield f"{folder / name}: missing, or not the file that the run wrote"
-    try:
-        if params.is_pool:
+    if params.is_pool:
+        try:
             yield from _compare(folder, pool_runs(runs), "the files of its runs")
+        except (FileNotFoundError, ValueError) as error:
+            yield str(error)
+            return
+    yield from _check_numbers(folder, record["settings"][EVALUATE.name])
+
+
+def _check_numbers(folder: Path, given: Mapping[str, Any]) -> Iterator[str]:
+    """Compute again what notebook 04 writes with such parameters."""
+    try:
         predictions = read_predictions(folder / "predictions.csv")
     except (FileNotFoundError, ValueError) as error:
         # It names the file.
         yield str(error)
         return
-    given = record["settings"][EVALUATE.name]
     bootstrap = Bootstrap(given["replicates"], given["level"])
     computed = evaluate(predictions, bootstrap, given["prevalences"])
     yield from _compare(folder, computed, "predictions.csv")
