@@ -19,6 +19,7 @@ from btxrd.report.sentences import (
     case_titles,
     leakage_finding,
     localisation_finding,
+    not_subtracted,
     pool_note,
     provenance_note,
     recommendation,
@@ -301,3 +302,12 @@ def test_titles_say_what_the_case_is(cases, table):
 def test_a_case_that_the_table_lacks_is_an_error(cases, table):
     with pytest.raises(KeyError):
         case_titles(cases, table)
+
+
+def test_a_reason_not_to_subtract_is_given_once():
+    notes = [f"E0 · {split} and E8 · {split}: training.lr is 1 and 2" for split in ("a", "b")]
+    table = pd.DataFrame(
+        {"split": ["a", "b", "a"], "against": ["E0", "E0", "E1"], "note": [*notes, None]}
+    )
+    assert not_subtracted(table) == "- Not subtracted: E0 (a, b), because training.lr is 1 and 2."
+    assert not_subtracted(table.tail(1)) == ""

@@ -20,6 +20,7 @@ __all__ = [
     "case_titles",
     "leakage_finding",
     "localisation_finding",
+    "not_subtracted",
     "pool_note",
     "provenance_note",
     "recommendation",
@@ -140,6 +141,22 @@ def seeds_note(figures: pd.DataFrame) -> str:
         "another training. Training again, with nothing changed, moves a figure too, and by how "
         "much is not known here: a difference between two experiments may be that alone. Give the "
         "study several `seeds` to rank them."
+    )
+
+
+def not_subtracted(differences: pd.DataFrame) -> str:
+    """Say which experiments were not subtracted and why, an item of a list a reason.
+
+    Args:
+        differences: as `btxrd.evaluation.runs.differences_from` returns them.
+    """
+    refused = differences.dropna(subset="note")
+    # A note names both runs first.
+    reasons = refused["note"].str.split(": ", n=1).str[1].rename("reason")
+    splits = refused.groupby(["against", reasons], sort=False)["split"].agg(", ".join)
+    return "\n".join(
+        f"- Not subtracted: {against} ({where}), because {reason}."
+        for (against, reason), where in splits.items()
     )
 
 
