@@ -310,4 +310,4 @@ def test_a_reason_not_to_subtract_is_given_once():
         {"split": ["a", "b", "a"], "against": ["E0", "E0", "E1"], "note": [*notes, None]}
     )
     assert not_subtracted(table) == "- Not subtracted: E0 (a, b), because training.lr is 1 and 2."
-    assert not_subtracted(table.tail(1)) == ""
+    assert not_subtracted(table.tail(1)) == not_subtracted(table.assign(note=np.nan)) == ""

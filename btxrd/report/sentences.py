@@ -152,7 +152,7 @@ def not_subtracted(differences: pd.DataFrame) -> str:
     """
     refused = differences.dropna(subset="note")
     # A note names both runs first.
-    reasons = refused["note"].str.split(": ", n=1).str[1].rename("reason")
+    reasons = refused["note"].map(lambda note: note.partition(": ")[2]).rename("reason")
     splits = refused.groupby(["against", reasons], sort=False)["split"].agg(", ".join)
     return "\n".join(
         f"- Not subtracted: {against} ({where}), because {reason}."
