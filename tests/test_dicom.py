@@ -67,10 +67,9 @@ LIGHT = 255 * np.sqrt(np.arange(4096) / 4095)
          LIGHT[16 * PIXELS]),
         (1000 + 2 * PIXELS, {}, PIXELS),
         (1000 + 2 * PIXELS, RESCALE | {"PhotometricInterpretation": "MONOCHROME1"}, 255 - PIXELS),
-        (np.full_like(PIXELS, 7), {}, 0 * PIXELS),
     ],
     ids=["window", "monochrome1", "first of two windows", "wide window", "rescale", "sigmoid",
-         "voi lut", "neither", "neither, monochrome1", "constant"],
+         "voi lut", "neither", "neither, monochrome1"],
 )  # fmt: skip
 def test_what_is_black_and_white(tmp_path, stored, tags, expected):
     path = save_dicom(tmp_path / "any.name", stored, **tags)

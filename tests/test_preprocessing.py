@@ -11,8 +11,11 @@ def save(path, pixels, **options):
     return path
 
 
+BRIGHT = np.tile(np.linspace(200, 250, 200).astype(np.uint8), (400, 1))
+
+
 def test_the_image_keeps_its_shape_in_the_square(tmp_path):
-    path = save(tmp_path / "a.jpeg", np.full((400, 200), 200, np.uint8))
+    path = save(tmp_path / "a.jpeg", BRIGHT)
     square = Preprocessing(96, contrast="none").read(path)
     assert square.shape == (96, 96)
     assert square.dtype == np.uint8
@@ -22,7 +25,7 @@ def test_the_image_keeps_its_shape_in_the_square(tmp_path):
 
 
 def test_stretching_fills_the_square(tmp_path):
-    path = save(tmp_path / "a.jpeg", np.full((400, 200), 200, np.uint8))
+    path = save(tmp_path / "a.jpeg", BRIGHT)
     assert (Preprocessing(96, contrast="none", resize="stretch").read(path) > 190).all()
 
 
@@ -64,7 +67,7 @@ def test_grayscale_and_equal_channels_are_the_same_image(tmp_path):
 
 
 @pytest.mark.parametrize("factor", [16, 257])
-def test_deeper_images_are_shown_from_their_least_to_their_greatest_value(tmp_path, factor):
+def test_deeper_images_are_shown_over_all_their_values(tmp_path, factor):
     """Twelve bits in sixteen, and all sixteen: of an image that uses its eight bits, the same."""
     pixels = np.linspace(0, 255, 300 * 200).reshape(300, 200).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "deep.png"), pixels.astype(np.uint16) * factor)

@@ -13,11 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from tqdm.auto import tqdm
 
 from btxrd.data.annotations import Annotation, inspect_annotation
-from btxrd.data.preprocessing import displayed_size
+from btxrd.data.radiograph import JPEG, read_header
 from btxrd.data.table import (
     CLASS_COLUMNS,
     FLAG_COLUMNS,
@@ -312,18 +311,16 @@ def _inspect_image(path: Path) -> tuple[tuple[int, int] | None, Problems]:
     if not path.is_file():
         return None, [("image-unreadable", "it is not a file")]
     try:
-        with Image.open(path) as header:
-            mode, kind = header.mode, header.format
-            # Pillow has read the header up to the first scan: past thumbnails with end markers.
-            scan = header.fp.tell()
-            size = displayed_size(header)
-        jpeg = kind in ("JPEG", "MPO")
-        problems = _end_problems(path, scan) if jpeg else [("image-not-jpeg", f"it is {kind}")]
-    except Exception as error:  # Pillow's parsers raise whatever the bytes provoke
+        header = read_header(path)
+    except (OSError, ValueError) as error:
         return None, [("image-unreadable", f"{error!s:.160}")]
-    if mode not in ("L", "RGB"):
-        problems.append(("image-mode", mode))
-    return size, problems
+    if header.format in JPEG:
+        problems = _end_problems(path, header.start)
+    else:
+        problems = [("image-not-jpeg", f"it is {header.format}")]
+    if header.mode not in ("L", "RGB"):
+        problems.append(("image-mode", header.mode))
+    return (header.width, header.height), problems
 
 
 def _end_problems(path: Path, scan: int) -> Problems:

@@ -38,7 +38,7 @@ class ImageCache:
         masks: uint8 {0, 1} (N, S, S), read-only; all zero where there is no annotation.
         index: one row an image, in the arrays' order: image_id, width, height (pixels of the
             file), lesion_area (share of the image in [0, 1]), phash (uint64), and the file's
-            bytes, mode and quantisation. `error` says why an image could not be decoded (its
+            bytes, mode, quantisation and what was `applied` to see it. `error` says why an image could not be decoded (its
             pixels are zero then); NaN for the others.
         key: 16 hex digits of the files' contents and the settings.
     """
@@ -175,6 +175,7 @@ def _decode_one(path: Path, preprocessing: Preprocessing) -> Decoded:
         "bytes": path.stat().st_size,
         "mode": radiograph.mode,
         "quantisation": radiograph.quantisation,
+        "applied": radiograph.applied,
         "error": None,
     }
     return preprocessing.fit(radiograph), mask, facts

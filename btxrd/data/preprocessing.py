@@ -6,50 +6,13 @@ from typing import Literal, Self
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image
 
-from btxrd.data.dicom import is_dicom, read_dicom
+from btxrd.data.radiograph import REDUCTIONS, Radiograph, read_radiograph
 
-__all__ = ["Geometry", "Preprocessing", "Radiograph", "displayed_size"]
+__all__ = ["Geometry", "Preprocessing"]
 
 CLAHE_CLIP_LIMIT = 2.0
 CLAHE_TILES = (8, 8)
-
-REDUCED_DECODING = {
-    1: cv2.IMREAD_GRAYSCALE,
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-}
-"""OpenCV's JPEG decoding at 1/n of the size, which skips most of the work."""
-
-SIDEWAYS = {5, 6, 7, 8}
-"""EXIF orientations that swap width and height."""
-
-
-def displayed_size(header: Image.Image) -> tuple[int, int]:
-    """Return an opened image's width and height in pixels, EXIF-rotated."""
-    turned = header.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
-    return header.size[::-1] if turned else header.size
-
-
-@dataclass(frozen=True)
-class Radiograph:
-    """A decoded image file.
-
-    Attributes:
-        pixels: uint8 (height', width'), EXIF-rotated; possibly decoded at 1/2, 1/4 or 1/8.
-        width, height: the whole image in pixels, EXIF-rotated.
-        mode: Pillow's name of the file's colour mode (`L`, `RGB`); of a DICOM file its
-            photometric interpretation.
-        quantisation: mean of the file's first JPEG quantisation table; NaN without one.
-    """
-
-    pixels: np.ndarray
-    width: int
-    height: int
-    mode: str
-    quantisation: float
 
 
 @dataclass(frozen=True)
@@ -107,52 +70,23 @@ class Preprocessing:
     def read(self, path: str | Path) -> np.ndarray:
         """Decode one image file and preprocess it: uint8 (image_size, image_size).
 
-        What Pillow and OpenCV can open, and DICOM. Of more than 8 bits, the least value is black
-        and the greatest white, but where a DICOM file has a window.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ImportError: the file is DICOM, and what reads it is not installed.
-            ValueError: the file is no image, or is damaged; the message names it.
+        Takes what `read_radiograph` takes and raises what it raises.
         """
         return self.fit(self.decode(path))
 
     def decode(self, path: str | Path) -> Radiograph:
-        """Decode in grayscale at the least size that the square needs; raises as `read` does."""
-        if Path(path).is_file() and is_dicom(path):
-            return self._decode_dicom(path)
-        try:
-            with Image.open(path) as header:
-                width, height = displayed_size(header)
-                tables = getattr(header, "quantization", None)
-                mode = header.mode
-        except FileNotFoundError:
-            raise FileNotFoundError(f"no image {path}") from None
-        except (OSError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path} is not a readable image: {error}") from error
-        factor = self._reduction(width, height)
-        flags = REDUCED_DECODING[factor if tables else 1] | cv2.IMREAD_ANYDEPTH
-        pixels = cv2.imread(str(path), flags)
-        if pixels is None:
-            raise ValueError(f"{path} could not be decoded: damaged or truncated?")
-        if pixels.dtype != np.uint8:
-            pixels = _to_8_bits(pixels, pixels.min(), pixels.max())
-        if not tables:
-            pixels = _reduced(pixels, factor)
-        quantisation = float(np.mean(tables[0])) if tables else float("nan")
-        return Radiograph(pixels, width, height, mode, quantisation)
+        """Decode at the least size that the square needs; raises as `read_radiograph` does."""
+        return read_radiograph(path, self.reduction)
 
-    def _decode_dicom(self, path: str | Path) -> Radiograph:
-        values, (black, white), kind = read_dicom(path)
-        height, width = values.shape
-        pixels = _reduced(_to_8_bits(values, black, white), self._reduction(width, height))
-        return Radiograph(pixels, width, height, kind, float("nan"))
+    def reduction(self, width: int, height: int) -> int:
+        """Return the largest n so that 1/n of an image is no smaller than its place in the square.
 
-    def _reduction(self, width: int, height: int) -> int:
-        """Return the largest 1/n at which the square still needs no enlargement."""
+        >>> Preprocessing(224).reduction(1000, 500), Preprocessing(224).reduction(200, 100)
+        (4, 1)
+        """
         inner = self.geometry(width, height)
         spare = max(1.0, min(width / inner.width, height / inner.height))
-        return max(n for n in REDUCED_DECODING if n <= spare)
+        return max(n for n in REDUCTIONS if n <= spare)
 
     def fit(self, radiograph: Radiograph) -> np.ndarray:
         """Equalise the contrast and fit into the square: uint8 (image_size, image_size)."""
@@ -167,16 +101,3 @@ class Preprocessing:
         columns = slice(inner.left, inner.left + inner.width)
         square[rows, columns] = cv2.resize(pixels, (inner.width, inner.height), None, 0, 0, method)
         return square
-
-
-def _reduced(pixels: np.ndarray, factor: int) -> np.ndarray:
-    """Bring pixels to 1/`factor` of their size, as scaled decoding does a JPEG's."""
-    height, width = (max(1, side // factor) for side in pixels.shape)
-    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
-
-
-def _to_8_bits(values: np.ndarray, black: float, white: float) -> np.ndarray:
-    """Map numbers to uint8 so that `black` becomes 0 and `white` 255; all to 0 where they agree."""
-    span = float(white) - float(black)
-    shares = (values.astype(np.float64) - float(black)) / (span or 1)
-    return np.rint(255 * shares).astype(np.uint8)

@@ -1,0 +1,311 @@
+"""The one reader of an image file: JPEG, what else Pillow opens, and DICOM, in 8 bits of grey.
+
+What decides how an image looks is asked for once and applied once: which way up it is, which end
+of its numbers is white, what of it is image. What cannot be read rightly is refused.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from btxrd.data.dicom import is_dicom, read_dicom
+from btxrd.data.greyscale import Greyscale, require_contrast, shown_in_8_bits
+
+__all__ = ["JPEG", "REDUCTIONS", "Header", "Radiograph", "read_header", "read_radiograph"]
+
+JPEG = ("JPEG", "MPO")
+"""Pillow's names of JPEG files; the second is of those with previews behind the image."""
+
+REDUCED_DECODING = {
+    1: cv2.IMREAD_GRAYSCALE,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
+"""OpenCV's JPEG decoding at 1/n of the size, which skips most of the work."""
+
+REDUCTIONS = tuple(REDUCED_DECODING)
+
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: np.fliplr,
+    3: lambda pixels: np.rot90(pixels, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(pixels, 2).T,
+    8: np.rot90,
+}
+"""What EXIF's orientations ask for; the other numbers ask for nothing."""
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations that swap width and height."""
+
+XMP_ORIENTATION = re.compile(r"""tiff:Orientation(?:\s*=\s*["']|\s*>\s*)([1-8])""")
+TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_FORMAT = 256, 257, 258, 262, 339
+"""Numbers of TIFF's tags."""
+WHITE_IS_ZERO = 0
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """A decoded image file, the right way up.
+
+    Attributes:
+        pixels: uint8 (height', width'); possibly decoded at 1/2, 1/4 or 1/8.
+        width, height: the whole image in square pixels.
+        mode: Pillow's name of the file's colour mode (`L`, `RGB`); of a DICOM file its
+            photometric interpretation.
+        quantisation: mean of the file's first JPEG quantisation table; NaN without one.
+        applied: what was done to the stored pixels to see them, in words; empty for most.
+    """
+
+    pixels: np.ndarray
+    width: int
+    height: int
+    mode: str
+    quantisation: float
+    applied: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file other than DICOM says of itself before its pixels are decoded.
+
+    Attributes:
+        format, mode: Pillow's names.
+        width, height: in pixels, the right way up.
+        orientation: how its pixels are to be turned, 1 to 8 as EXIF counts.
+        is_turned: whether the decoder does that already.
+        start: where its pixels begin, in bytes; of a JPEG past the previews in its header.
+        quantisation: as in `Radiograph`.
+    """
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    orientation: int
+    is_turned: bool
+    start: int
+    quantisation: float
+
+
+def read_header(path: str | Path) -> Header:
+    """Read what an image file says of itself.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no image, or is damaged; names it.
+    """
+    with _opened(path) as image:
+        return _header(image)
+
+
+def read_radiograph(path: str | Path, reduction: Callable[[int, int], int]) -> Radiograph:
+    """Read an image file: JPEG, what else Pillow opens, or DICOM.
+
+    The orientation may stand in EXIF, in XMP or in a text of a PNG. What numbers of more than 8
+    bits look like is said by a DICOM file's window or look-up table, and else by
+    `btxrd.data.greyscale.ends_of`. Transparent pixels are black. Pixels become square where a
+    DICOM, TIFF or PNG file says that they are not; a JPEG's resolution is not read, as LabelMe and
+    viewers do not read it either.
+
+    Args:
+        path: the file; its content decides what it is.
+        reduction: takes width and height and returns at which 1/n the image is large enough, a
+            number of `REDUCTIONS`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImportError: the file is DICOM, and what reads it is not installed.
+        ValueError: the file is no single image, is damaged, cannot be read rightly, or shows
+            nothing; names it.
+    """
+    if Path(path).is_file() and is_dicom(path):
+        return _shown(path, read_dicom(path), 1, reduction)
+    with _opened(path) as image:
+        header = _header(image)
+        if header.format in JPEG:
+            return _decoded(path, header, reduction(header.width, header.height))
+        try:
+            stored = _stored(path, image, header)
+        except Exception as error:  # Pillow's decoders raise whatever the bytes provoke
+            raise ValueError(f"{path} is not a readable image: {_in_a_line(error)}") from error
+    return _shown(path, stored, 1 if header.is_turned else header.orientation, reduction)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    try:
+        # By its name, Pillow would map an uncompressed TIFF into memory, and turn it wrongly.
+        with Path(path).open("rb") as file, Image.open(file) as image:
+            yield image
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no image {path}") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is not a readable image: it is of no known kind") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is not a readable image: {_in_a_line(error)}") from error
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def _header(image: Image.Image) -> Header:
+    start, (width, height) = image.fp.tell(), image.size
+    said = image.getexif().get(ExifTags.Base.Orientation)
+    orientation = _orientation(said, image.info)
+    is_tiff = image.format == "TIFF"
+    if is_tiff:
+        width, height = image.tag_v2[TIFF_WIDTH], image.tag_v2[TIFF_HEIGHT]
+    if orientation in SIDEWAYS:
+        width, height = height, width
+    tables = getattr(image, "quantization", None)
+    return Header(
+        image.format,
+        image.mode,
+        width,
+        height,
+        orientation,
+        is_tiff and isinstance(said, int),
+        start,
+        float(np.mean(tables[0])) if tables else float("nan"),
+    )
+
+
+def _orientation(said: Any, info: dict[str, Any]) -> int:
+    """Return an orientation from 1 to 8, given EXIF's and what else the file says."""
+    if said is None:
+        xmp = info.get("XML:com.adobe.xmp") or info.get("xmp") or ""
+        text = xmp.decode("utf-8", "replace") if isinstance(xmp, bytes) else xmp
+        found = XMP_ORIENTATION.search(text)
+        said = found[1] if found else 1
+    elif isinstance(said, bytes):  # EXIF of type BYTE
+        said = said[0] if said else 1
+    try:
+        number = int(said)
+    except (TypeError, ValueError):
+        return 1
+    return number if number in TURNS else 1
+
+
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    return np.ascontiguousarray(TURNS[orientation](pixels)) if orientation in TURNS else pixels
+
+
+def _words(orientation: int) -> tuple[str, ...]:
+    return (f"turned (orientation {orientation})",) if orientation in TURNS else ()
+
+
+def _decoded(path: str | Path, header: Header, factor: int) -> Radiograph:
+    """Decode a JPEG at 1/`factor` of its size."""
+    flags = REDUCED_DECODING[factor] | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imread(str(path), flags)
+    if pixels is None or pixels.dtype != np.uint8:
+        raise ValueError(f"{path} could not be decoded: damaged or truncated?")
+    pixels = _turned(pixels, header.orientation)
+    # Scaled decoding rounds up.
+    expected = -(-header.height // factor), -(-header.width // factor)
+    if pixels.shape != expected:
+        raise ValueError(
+            f"{path} is damaged: its header says {header.width} × {header.height} pixels, and at "
+            f"1/{factor} of that there are {pixels.shape[1]} × {pixels.shape[0]}"
+        )
+    try:
+        require_contrast(pixels)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    applied = "; ".join(_words(header.orientation))
+    return Radiograph(
+        pixels, header.width, header.height, header.mode, header.quantisation, applied
+    )
+
+
+def _shown(
+    path: str | Path,
+    stored: Greyscale,
+    orientation: int,
+    reduction: Callable[[int, int], int],
+) -> Radiograph:
+    """Turn stored values into pixels, and these, at as small a size as suffices, into the image."""
+    try:
+        pixels, applied = shown_in_8_bits(stored)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    pixels = _turned(pixels, orientation)
+    height, width = pixels.shape
+    factor = reduction(width, height)
+    size = max(1, width // factor), max(1, height // factor)
+    pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return Radiograph(pixels, width, height, stored.kind, float("nan"), "; ".join(applied))
+
+
+def _stored(path: str | Path, image: Image.Image, header: Header) -> Greyscale:
+    """Decode what Pillow has opened and is no JPEG; a PNG with OpenCV, which keeps all its bits."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise ValueError(f"it holds {frames} pages or frames, one is expected")
+    ratio, applied, inverted = _pixel_ratio(image, header), _words(header.orientation), False
+    if header.format == "PNG":
+        colours = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if colours is None:
+            raise ValueError("it could not be decoded: damaged or truncated?")
+        values, is_transparent = _grey(colours, cv2.COLOR_BGR2GRAY)
+    else:
+        values, is_transparent = _grey(_colours(image), cv2.COLOR_RGB2GRAY)
+    if header.format == "TIFF" and values.dtype != np.uint8:
+        inverted = image.tag_v2.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO
+    if inverted:
+        applied = (*applied, "white is zero, inverted")
+    if is_transparent:
+        applied = (*applied, "transparent pixels black")
+    ends = (0, 255) if values.dtype == np.uint8 else None
+    return Greyscale(values, ends, inverted, None, ratio, header.mode, applied)
+
+
+def _pixel_ratio(image: Image.Image, header: Header) -> float:
+    """Return the height of a decoded pixel by its width, 1 where it is not said."""
+    if header.format not in ("PNG", "TIFF"):
+        return 1.0
+    info = image.info
+    said = info.get("dpi") or info.get("resolution") or info.get("aspect") or (1, 1)
+    across, down = map(float, said)
+    if not (across > 0 and down > 0):
+        return 1.0
+    is_sideways = header.is_turned and header.orientation in SIDEWAYS
+    return down / across if is_sideways else across / down
+
+
+def _colours(image: Image.Image) -> np.ndarray:
+    """Decode with Pillow: numbers (height, width), or uint8 (height, width, 3 or 4)."""
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image)
+    elif any(";16" in str(tile.args) for tile in image.tile):
+        raise ValueError("its colours have 16 bits each; save it in grey, or as PNG")
+    elif image.mode in ("1", "L"):
+        values = np.asarray(image.convert("L"))
+    else:
+        values = np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+    if image.format != "TIFF":
+        return values
+    bits, form = (image.tag_v2.get(tag, (1,))[0] for tag in (TIFF_BITS, TIFF_FORMAT))
+    # Pillow knows no such numbers, and calls their bits by another name.
+    return values.view({(8, 2): np.int8, (32, 1): np.uint32}.get((bits, form), values.dtype))
+
+
+def _grey(colours: np.ndarray, conversion: int) -> tuple[np.ndarray, bool]:
+    """Return numbers (height, width), and whether some of them stood for what is transparent."""
+    if colours.ndim == 2:
+        return colours, False
+    grey = cv2.cvtColor(np.ascontiguousarray(colours[..., :3]), conversion)
+    if colours.shape[2] == 3:
+        return grey, False
+    opacity = colours[..., 3] / np.iinfo(colours.dtype).max
+    return np.rint(grey * opacity).astype(colours.dtype), bool(opacity.min() < 1)

@@ -1,0 +1,588 @@
+"""One image in many containers: what each must look like, or that it is refused in one line.
+
+What is right is computed here, with pydicom's, tifffile's and Pillow's own functions or from the
+drawn pixels themselves, and never with our reader. Nothing here is a real radiograph.
+"""
+
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+import tifffile
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from pydicom import Dataset, dcmread
+from pydicom.data import get_testdata_file
+from pydicom.dataset import FileMetaDataset
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    generate_uid,
+)
+
+from btxrd.data import Preprocessing
+from btxrd.data.greyscale import ends_of
+
+HEIGHT, WIDTH = 60, 40
+ROWS, COLUMNS = np.mgrid[:HEIGHT, :WIDTH]
+GREY = (40 + 3 * ROWS + (20 * np.sin(COLUMNS / 3)).astype(int)).clip(0, 255).astype(np.uint8)
+"""A drawing that no turn or flip leaves as it is."""
+DEEP = (400 + 12 * GREY.astype(np.uint16)).astype(np.uint16)
+"""The same in 12 bits, between 400 and 3460."""
+
+WHOLE = Preprocessing(64)
+
+
+def seen(path: Path) -> np.ndarray:
+    """Return what is seen of a file, at its full size: float64 (height, width)."""
+    radiograph = WHOLE.decode(path)
+    assert radiograph.pixels.dtype == np.uint8
+    assert radiograph.pixels.shape == (radiograph.height, radiograph.width)
+    return radiograph.pixels.astype(np.float64)
+
+
+def applied(path: Path) -> str:
+    return WHOLE.decode(path).applied
+
+
+def between(values: np.ndarray, black: float, white: float) -> np.ndarray:
+    """Return the grey, 0 to 255, of values that are shown from black to white."""
+    return 255 * ((values.astype(float) - black) / (white - black)).clip(0, 1)
+
+
+def stretched(values: np.ndarray) -> np.ndarray:
+    """Return the grey of values without a window; so few pixels have no outliers."""
+    return between(values, values.min(), values.max())
+
+
+def assert_same(found: np.ndarray, expected: np.ndarray, by: float = 1.0) -> None:
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= by
+
+
+# --- orientation ------------------------------------------------------------------------------
+
+METHODS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What Pillow does to right an image of each orientation."""
+BACK = METHODS | {6: METHODS[8], 8: METHODS[6]}
+
+
+def stored(orientation: int, pixels: np.ndarray = GREY) -> np.ndarray:
+    """Return how a file of an orientation keeps pixels, so that it shows them as they are."""
+    turned = Image.fromarray(pixels).transpose(BACK[orientation])
+    assert np.array_equal(np.asarray(turned.transpose(METHODS[orientation])), pixels)
+    return np.ascontiguousarray(turned)
+
+
+def exif(orientation: int, kind: str, order: str = "<") -> bytes:
+    """Return an EXIF block whose orientation is of a type: B a byte, H a short, I a long."""
+    code = {"B": 1, "H": 3, "I": 4}[kind]
+    start = b"II*\0" if order == "<" else b"MM\0*"
+    value = struct.pack(order + kind, orientation).ljust(4, b"\0")
+    entry = struct.pack(f"{order}IHHHI", 8, 1, 0x112, code, 1) + value
+    return b"Exif\0\0" + start + entry + struct.pack(f"{order}I", 0)
+
+
+def xmp(orientation: int, form: str = ' tiff:Orientation="{}"/>') -> bytes:
+    packet = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-'
+        'syntax-ns#"><rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/"'
+        f"{form.format(orientation)}</rdf:RDF></x:xmpmeta>"
+    )
+    return packet.encode()
+
+
+def text_of(name: str, content: str) -> PngInfo:
+    info = PngInfo()
+    info.add_itxt(name, content)
+    return info
+
+
+def profile(block: bytes) -> PngInfo:
+    """Return the text in which ImageMagick keeps EXIF in a PNG."""
+    info = PngInfo()
+    info.add_text("Raw profile type exif", f"\nexif\n{len(block):8d}\n{block.hex()}\n", zip=True)
+    return info
+
+
+def tiff(kind: str, **options: Any) -> Callable[[Path, int], None]:
+    def write(path: Path, orientation: int) -> None:
+        tags = [(274, kind, 1, orientation, True)]
+        tifffile.imwrite(path, stored(orientation), extratags=tags, **options)
+
+    return write
+
+
+def save(ending: str, **how: Callable[[int], Any]) -> Callable[[Path, int], None]:
+    def write(path: Path, orientation: int) -> None:
+        options = {name: make(orientation) for name, make in how.items()}
+        quality = {"jpeg": {"quality": 100}, "webp": {"lossless": True}}.get(ending, {})
+        Image.fromarray(stored(orientation)).save(path, ending, **quality, **options)
+
+    return write
+
+
+PLACES: dict[str, Callable[[Path, int], None]] = {
+    "JPEG, EXIF": save("jpeg", exif=lambda n: exif(n, "H")),
+    "JPEG, EXIF, big endian": save("jpeg", exif=lambda n: exif(n, "H", ">")),
+    "JPEG, EXIF of type BYTE": save("jpeg", exif=lambda n: exif(n, "B")),
+    "JPEG, EXIF of type LONG": save("jpeg", exif=lambda n: exif(n, "I")),
+    "JPEG, XMP": save("jpeg", xmp=xmp),
+    "JPEG, XMP, an element": save(
+        "jpeg", xmp=lambda n: xmp(n, "><tiff:Orientation>{}</tiff:Orientation></rdf:Description>")
+    ),
+    "JPEG, XMP, other quotes": save("jpeg", xmp=lambda n: xmp(n, " tiff:Orientation = '{}'/>")),
+    "PNG, EXIF": save("png", exif=lambda n: exif(n, "H")),
+    "PNG, EXIF of type BYTE": save("png", exif=lambda n: exif(n, "B")),
+    "PNG, EXIF in a text": save("png", pnginfo=lambda n: profile(exif(n, "H"))),
+    "PNG, XMP": save("png", pnginfo=lambda n: text_of("XML:com.adobe.xmp", xmp(n).decode())),
+    "WebP, EXIF": save("webp", exif=lambda n: exif(n, "H")),
+    "WebP, XMP": save("webp", xmp=xmp),
+    "TIFF": tiff("H"),
+    "TIFF, type BYTE": tiff("B"),
+    "TIFF, compressed": tiff("H", compression="zlib"),
+    "TIFF, compressed, type BYTE": tiff("B", compression="zlib"),
+    "TIFF, big endian": tiff("H", byteorder=">"),
+    "TIFF, XMP": lambda path, n: tifffile.imwrite(
+        path, stored(n), extratags=[(700, "B", len(xmp(n)), xmp(n), True)]
+    ),
+}
+
+
+@pytest.mark.parametrize("orientation", METHODS)
+@pytest.mark.parametrize("place", PLACES)
+def test_an_image_is_shown_the_right_way_up(tmp_path: Path, place: str, orientation: int) -> None:
+    PLACES[place](tmp_path / "turned", orientation)
+    assert_same(seen(tmp_path / "turned"), GREY, by=3)
+    assert f"orientation {orientation}" in applied(tmp_path / "turned")
+
+
+@pytest.mark.parametrize("number", [0, 1, 9, 300])
+def test_an_orientation_that_there_is_not_turns_nothing(tmp_path: Path, number: int) -> None:
+    Image.fromarray(GREY).save(tmp_path / "a.png", exif=exif(number, "H"))
+    assert_same(seen(tmp_path / "a.png"), GREY, by=0)
+    assert applied(tmp_path / "a.png") == ""
+
+
+def test_exif_counts_before_xmp(tmp_path: Path) -> None:
+    Image.fromarray(stored(3)).save(tmp_path / "a.jpeg", quality=100, exif=exif(3, "H"), xmp=xmp(6))
+    assert_same(seen(tmp_path / "a.jpeg"), GREY, by=3)
+
+
+def test_a_deep_tiff_is_turned_as_well(tmp_path: Path) -> None:
+    deep = np.ascontiguousarray(np.rot90(DEEP))
+    tifffile.imwrite(tmp_path / "a.tif", deep, extratags=[(274, "H", 1, 6, True)])
+    assert_same(seen(tmp_path / "a.tif"), stretched(DEEP))
+
+
+# --- TIFF and PNG -----------------------------------------------------------------------------
+
+NOT_READ = {
+    *(("float64", end, o) for end in ("minisblack", "miniswhite") for o in "<>"),
+    *((dtype, "miniswhite", o) for dtype in ("int8", "int16", "uint32", "int32") for o in "<>"),
+    ("uint16", "miniswhite", ">"),
+    ("uint32", "minisblack", ">"),
+}
+"""Kinds of TIFF that Pillow does not open."""
+TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+
+
+@pytest.mark.parametrize("byteorder", "<>")
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_a_tiff_of_any_numbers_is_read_rightly_or_refused(
+    tmp_path: Path, dtype: str, photometric: str, byteorder: str
+) -> None:
+    """The greatest numbers too: where a reader takes one type for another, they show it."""
+    values = GREY.astype(np.float64)
+    if not dtype.startswith("float"):
+        limits = np.iinfo(dtype)
+        values = limits.min + values / 255 * (limits.max - limits.min)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, values.astype(dtype), photometric=photometric, byteorder=byteorder)
+    kept = tifffile.imread(path).astype(np.float64)
+    expected = kept if dtype == "uint8" else stretched(kept)
+    if photometric == "miniswhite":
+        expected = 255 - expected
+    if (dtype, photometric, byteorder) in NOT_READ:
+        with pytest.raises(ValueError, match=r"a\.tif is not a readable image"):
+            seen(path)
+    else:
+        assert_same(seen(path), expected)
+
+
+def test_white_is_zero_in_sixteen_bits_as_in_eight(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", 4095 - DEEP, photometric="miniswhite")
+    assert_same(seen(tmp_path / "a.tif"), stretched(DEEP))
+    assert "inverted" in applied(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("mode", ["I;16", "RGB", "RGBA", "LA", "P", "CMYK"])
+def test_a_png_or_tiff_of_any_colours_is_the_same_image(tmp_path: Path, mode: str) -> None:
+    if mode == "I;16":
+        Image.fromarray(DEEP).save(tmp_path / "a.png")
+        expected = stretched(DEEP)
+    else:
+        path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+        Image.fromarray(GREY).convert(mode).save(path)
+        expected = GREY
+    (file,) = tmp_path.iterdir()
+    assert_same(seen(file), expected, by=1)
+
+
+def test_what_is_transparent_is_black(tmp_path: Path) -> None:
+    opacity = np.where(COLUMNS < 10, 0, 255).astype(np.uint8)
+    Image.fromarray(np.dstack([GREY] * 3 + [opacity])).save(tmp_path / "a.png")
+    assert_same(seen(tmp_path / "a.png"), np.where(COLUMNS < 10, 0, GREY))
+    assert "transparent" in applied(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(("across", "down"), [(100, 50), (50, 100)])
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_pixels_that_are_not_square_are_made_square(
+    tmp_path: Path, name: str, across: int, down: int
+) -> None:
+    """Fifty pixels an inch downwards are twice as high as a hundred across are wide."""
+    pixels = GREY[::2] if across > down else GREY[:, ::2]
+    Image.fromarray(pixels).save(tmp_path / name, dpi=(across, down))
+    assert_same(seen(tmp_path / name), GREY, by=12)
+
+
+# --- DICOM ------------------------------------------------------------------------------------
+
+Tags = dict[str, Any]
+
+
+def dicom(path: Path, pixels: np.ndarray = DEEP, bits: int = 12, **tags: Any) -> Path:
+    """Write a digital radiograph, or something that claims to be one."""
+    dataset, meta = Dataset(), FileMetaDataset()
+    dataset.file_meta = meta
+    meta.TransferSyntaxUID = tags.pop("syntax", ExplicitVRLittleEndian)
+    dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
+    dataset.SOPInstanceUID = generate_uid()
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, bits, bits - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    order = ">" if meta.TransferSyntaxUID == ExplicitVRBigEndian else "<"
+    dataset.add_new("PixelData", "OW", pixels.astype(f"{order}{pixels.dtype.kind}2").tobytes())
+    for name, value in tags.items():
+        if isinstance(value, tuple):
+            dataset.add_new(name, *value)
+        else:
+            setattr(dataset, name, value)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def sequence(**tags: Any) -> list[Dataset]:
+    item = Dataset()
+    for name, value in tags.items():
+        setattr(item, name, value)
+    return [item]
+
+
+def table(entries: np.ndarray, first: int = 0, declared: int = 12, vr: str = "US") -> list[Dataset]:
+    item = Dataset()
+    item.add_new("LUTDescriptor", vr, [len(entries), first, declared])
+    item.add_new("LUTData", "OW", entries.astype("<u2").tobytes())
+    return [item]
+
+
+def _short_table() -> Dataset:
+    (item,) = table(RAMP[:90])
+    item.LUTDescriptor = [100, 0, 12]
+    return item
+
+
+def _without_meta(path: Path) -> None:
+    """Write a data set alone, as of the time before files had a header."""
+    written = dcmread(dicom(path, syntax=ImplicitVRLittleEndian))
+    del written.file_meta
+    pydicom.dcmwrite(path, written, implicit_vr=True, little_endian=True)
+
+
+def framed(value: int, dtype: str = "uint16") -> np.ndarray:
+    pixels = DEEP.astype(dtype)
+    pixels[:, :4] = pixels[:, -4:] = value
+    return pixels
+
+
+IN_FRAME = np.full(DEEP.shape, False)
+IN_FRAME[:, :4] = IN_FRAME[:, -4:] = True
+BODY = np.where(IN_FRAME, 0, between(DEEP, DEEP[:, 4:-4].min(), DEEP[:, 4:-4].max()))
+INVERTED_BODY = np.where(IN_FRAME, 0, 255 - BODY)
+RAMP = np.arange(4096)
+SHOWN = {"WindowCenter": 2048, "WindowWidth": 2000}
+WINDOWED = between(DEEP, 2047.5 - 999.5, 2047.5 + 999.5)
+MONOCHROME1 = {"PhotometricInterpretation": "MONOCHROME1"}
+RESCALED = {"RescaleSlope": 1, "RescaleIntercept": -2048}
+
+READ: dict[str, tuple[np.ndarray, Tags, np.ndarray]] = {
+    "no window": (DEEP, {}, stretched(DEEP)),
+    "8 bits as they are": (GREY.astype(np.uint16), {"bits": 8}, GREY),
+    "big endian": (DEEP, {"syntax": ExplicitVRBigEndian}, stretched(DEEP)),
+    "padding above": (framed(65535), {"bits": 16, "PixelPaddingValue": 65535}, BODY),
+    "padding above, of bits not stored": (framed(65535), {"PixelPaddingValue": 65535}, BODY),
+    "padding below": (
+        framed(-32768, "int16"), {"bits": 16, "PixelPaddingValue": ("SS", -32768)}, BODY,
+    ),
+    "padding below, without its sign": (
+        framed(-32768, "int16"), {"bits": 16, "PixelPaddingValue": ("US", 32768)}, BODY,
+    ),
+    "padding below, implicit": (
+        framed(-32768, "int16"),
+        {"bits": 16, "PixelPaddingValue": ("SS", -32768), "syntax": ImplicitVRLittleEndian}, BODY,
+    ),
+    "padding in a range": (
+        framed(4000), {"PixelPaddingValue": 3900, "PixelPaddingRangeLimit": 4095}, BODY,
+    ),
+    "padding in a range, downwards": (
+        framed(4000), {"PixelPaddingValue": 4095, "PixelPaddingRangeLimit": 3900}, BODY,
+    ),
+    "padding, inverted": (
+        framed(65535), {"bits": 16, "PixelPaddingValue": 65535} | MONOCHROME1, INVERTED_BODY,
+    ),
+    "padding and a window": (
+        framed(4095), SHOWN | {"PixelPaddingValue": 4095}, np.where(IN_FRAME, 0, WINDOWED),
+    ),
+    "padding that is nowhere": (DEEP, {"PixelPaddingValue": 4095}, stretched(DEEP)),
+    "padding and a rescale": (
+        framed(0), {"PixelPaddingValue": 0, "RescaleSlope": 2, "RescaleIntercept": -7}, BODY,
+    ),
+    "VOI LUT": (DEEP, {"VOILUTSequence": table(RAMP)}, DEEP / 4095 * 255),
+    "VOI LUT that says 16 bits": (
+        DEEP, {"VOILUTSequence": table(RAMP, declared=16)}, DEEP / 4095 * 255,
+    ),
+    "VOI LUT of 10 bits that says 16": (
+        DEEP, {"VOILUTSequence": table(RAMP // 4, declared=16)}, DEEP / 4095 * 255,
+    ),
+    "VOI LUT below 0": (
+        DEEP, RESCALED | {"VOILUTSequence": table(RAMP, -2048, vr="SS")}, DEEP / 4095 * 255,
+    ),
+    "VOI LUT below 0, implicit": (
+        DEEP,
+        RESCALED | {"VOILUTSequence": table(RAMP, -2048, vr="SS"),
+                    "syntax": ImplicitVRLittleEndian},
+        DEEP / 4095 * 255,
+    ),
+    "VOI LUT shorter than the values": (
+        DEEP, {"VOILUTSequence": table(RAMP[:2000], 1000)},
+        between(DEEP, 1000, 2999),
+    ),
+    "modality LUT of 12 bits": (
+        DEEP, {"ModalityLUTSequence": table(4095 - RAMP)}, 255 - stretched(DEEP),
+    ),
+    "modality LUT and a window": (
+        DEEP, SHOWN | {"ModalityLUTSequence": table(RAMP)}, WINDOWED,
+    ),
+    "window": (DEEP, SHOWN, WINDOWED),
+    "window, exact": (
+        DEEP, SHOWN | {"VOILUTFunction": "LINEAR_EXACT"}, between(DEEP, 1048, 3048),
+    ),
+    "window, the first of two": (
+        DEEP, {"WindowCenter": [2048, 100], "WindowWidth": [2000, 50]}, WINDOWED,
+    ),
+    "window that is empty": (DEEP, {"WindowCenter": None, "WindowWidth": None}, stretched(DEEP)),
+    "window, inverted": (DEEP, SHOWN | MONOCHROME1, 255 - WINDOWED),
+    "window, negative slope": (
+        DEEP, {"RescaleSlope": -1, "RescaleIntercept": 4095} | SHOWN,
+        between(4095 - DEEP.astype(int), 1048, 3047),
+    ),
+    "enhanced, shared": (
+        DEEP,
+        {"SharedFunctionalGroupsSequence": sequence(FrameVOILUTSequence=sequence(**SHOWN)),
+         "NumberOfFrames": 1},
+        WINDOWED,
+    ),
+    "enhanced, of the frame": (
+        DEEP,
+        {"SharedFunctionalGroupsSequence": sequence(
+            FrameVOILUTSequence=sequence(WindowCenter=1, WindowWidth=9)),
+         "PerFrameFunctionalGroupsSequence": sequence(
+            FrameVOILUTSequence=sequence(**{"WindowCenter": 0, "WindowWidth": 2000}),
+            PixelValueTransformationSequence=sequence(**RESCALED)),
+         "NumberOfFrames": 1},
+        WINDOWED,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", READ)
+def test_a_dicom_image_is_shown_as_it_says(tmp_path: Path, case: str) -> None:
+    pixels, tags, expected = READ[case]
+    assert_same(seen(dicom(tmp_path / "a", pixels, **tags)), expected)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "tags", "sides"),
+    [
+        (GREY[::2], {"PixelAspectRatio": [2, 1]}, (HEIGHT, WIDTH)),
+        (GREY[::2], {"PixelSpacing": [0.4, 0.2]}, (HEIGHT, WIDTH)),
+        (GREY[:, ::2], {"ImagerPixelSpacing": [0.2, 0.4]}, (HEIGHT, WIDTH)),
+        (GREY[:, ::2], {"PixelAspectRatio": ["1", "2"]}, (HEIGHT, WIDTH)),
+        (GREY, {"PixelSpacing": [0.2, 0.2]}, (HEIGHT, WIDTH)),
+        (GREY, {"PixelSpacing": [0, 0]}, (HEIGHT, WIDTH)),
+    ],
+)
+def test_a_dicom_images_pixels_are_made_square(
+    tmp_path: Path, pixels: np.ndarray, tags: Tags, sides: tuple[int, int]
+) -> None:
+    path = dicom(tmp_path / "a", pixels.astype(np.uint16), bits=8, **tags)
+    assert seen(path).shape == sides
+    assert_same(seen(path), GREY, by=12)
+
+
+def test_spacing_in_a_functional_group_counts_too(tmp_path: Path) -> None:
+    measures = sequence(PixelMeasuresSequence=sequence(PixelSpacing=[0.4, 0.2]))
+    path = dicom(tmp_path / "a", DEEP[::2], SharedFunctionalGroupsSequence=measures)
+    assert seen(path).shape == (HEIGHT, WIDTH)
+
+
+def test_a_dicom_file_without_its_preamble_is_read(tmp_path: Path) -> None:
+    content = dicom(tmp_path / "a", **SHOWN).read_bytes()
+    (tmp_path / "bare").write_bytes(content[132:])
+    assert_same(seen(tmp_path / "bare"), WINDOWED)
+
+
+def single_grey_images() -> list[Path]:
+    """Return pydicom's own test files that hold one grey image which pydicom decodes."""
+    found = []
+    for path in sorted(Path(pydicom.data.__file__).with_name("test_files").rglob("*.dcm")):
+        with suppress(Exception):
+            dataset = dcmread(path)
+            if dataset.pixel_array.ndim == 2 and "MONOCHROME" in dataset.PhotometricInterpretation:
+                found.append(path)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pydicoms_own_files_look_as_pydicom_shows_them() -> None:
+    paths = single_grey_images()
+    assert len(paths) > 15
+    for path in paths:
+        dataset = dcmread(path)
+        shown = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
+        expected = -shown if dataset.PhotometricInterpretation == "MONOCHROME1" else shown
+        found = Preprocessing(max(shown.shape)).decode(path).pixels
+        assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] >= 0.997, path.name
+
+
+# --- nothing, or nothing certain, to see ------------------------------------------------------
+
+
+def test_a_few_pixels_decide_nothing() -> None:
+    values = np.linspace(1000, 3000, 100_000)
+    for odd in (65535, -32768):
+        for share in (0, 0.0001, 0.0009, 0.004):
+            some = values.copy()
+            some[: int(share * len(some))] = odd
+            black, white = ends_of(some)
+            assert (black, white) == pytest.approx((1000, 3000), abs=30)
+
+
+@pytest.mark.parametrize(("hot", "base"), [(65535, 0), (0, 20_000)])
+def test_a_line_of_dead_pixels_changes_nothing_else(tmp_path: Path, hot: int, base: int) -> None:
+    large = np.kron(DEEP, np.ones((8, 8), np.uint16)) + np.uint16(base)
+    lined = large.copy()
+    lined[100] = hot
+    size = Preprocessing(max(large.shape))
+    whole = size.decode(dicom(tmp_path / "whole", large, bits=16)).pixels.astype(int)
+    found = size.decode(dicom(tmp_path / "lined", lined, bits=16)).pixels.astype(int)
+    others = np.arange(len(large)) != 100
+    assert np.abs(found - whole)[others].max() <= 4
+
+
+def holed(value: float) -> np.ndarray:
+    pixels = GREY.astype(np.float32)
+    pixels[0, 0] = value
+    return pixels
+
+
+def pages(kind: str) -> Callable[[Path], None]:
+    images = [Image.fromarray(GREY), Image.fromarray(255 - GREY)]
+    return lambda path: images[0].save(path, kind, save_all=True, append_images=images[1:])
+
+
+REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "NaN": (lambda path: tifffile.imwrite(path, holed(np.nan)), "NaN"),
+    "infinite": (lambda path: tifffile.imwrite(path, holed(np.inf)), "infinite"),
+    "pages of a TIFF": (pages("tiff"), "2 pages"),
+    "frames of a GIF": (pages("gif"), "2 pages or frames"),
+    "frames of a PNG": (pages("png"), "2 pages or frames"),
+    "one grey level, JPEG": (lambda path: Image.new("L", (80, 60), 9).save(path, "jpeg"), "level"),
+    "one grey level, PNG": (lambda path: Image.new("L", (80, 60)).save(path, "png"), "level, 0"),
+    "one grey level, 16 bits": (lambda path: tifffile.imwrite(path, 0 * DEEP + 7), "level"),
+    "one grey level, DICOM": (lambda path: dicom(path, 0 * DEEP + 7), "level"),
+    "colours of 16 bits": (
+        lambda path: tifffile.imwrite(path, np.dstack([DEEP] * 3), photometric="rgb"), "16 bits",
+    ),
+    "window beside": (lambda path: dicom(path, WindowCenter=40, WindowWidth=1), "nothing to see"),
+    "window above": (lambda path: dicom(path, WindowCenter=9999, WindowWidth=9), "nothing to see"),
+    "window of width 0": (lambda path: dicom(path, WindowCenter=40, WindowWidth=0), "WindowWidth"),
+    "slope 0": (lambda path: dicom(path, RescaleSlope=0, RescaleIntercept=5), "RescaleSlope"),
+    "slope empty": (
+        lambda path: dicom(path, RescaleSlope=None, RescaleIntercept=5), "RescaleSlope is empty",
+    ),
+    "table too short": (
+        lambda path: dicom(path, VOILUTSequence=[_short_table()]), "holds 90 entries",
+    ),
+    "all padding": (lambda path: dicom(path, 0 * DEEP, PixelPaddingValue=0), "padding"),
+    "frames": (lambda path: dicom(path, NumberOfFrames=2, Rows=HEIGHT // 2), "2 frames"),
+    "two shapes of pixels": (
+        lambda path: dicom(path, PixelSpacing=[0.2, 0.1], ImagerPixelSpacing=[0.1, 0.1]),
+        "ImagerPixelSpacing",
+    ),
+    "impossible pixels": (lambda path: dicom(path, PixelAspectRatio=[99, 1]), "99 times"),
+    "inverted twice": (
+        lambda path: dicom(path, PresentationLUTShape="INVERSE"), "PresentationLUTShape",
+    ),
+    "no transfer syntax": (_without_meta, "transfer syntax"),
+    "12-bit JPEG in DICOM": (
+        lambda path: path.write_bytes(
+            Path(get_testdata_file("JPEG-lossy.dcm", download=False)).read_bytes()
+        ),
+        "JPEG Extended",
+    ),
+    "text": (lambda path: path.write_text("no image"), "no known kind"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_read_rightly_is_refused_in_one_line(tmp_path: Path, case: str) -> None:
+    write, fact = REFUSED[case]
+    path = tmp_path / "odd"
+    write(path)
+    with pytest.raises(ValueError, match="odd") as caught:
+        WHOLE.read(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert fact in message
+    assert "\n" not in message
+    assert len(message) < len(str(path)) + 160
+
+
+def test_a_jpeg_whose_pixels_are_not_those_of_its_header_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(GREY).save(tmp_path / "a.jpeg")
+    monkeypatch.setattr(cv2, "imread", lambda *_: np.ascontiguousarray(GREY.T))
+    with pytest.raises(ValueError, match=r"a\.jpeg is damaged.*40 × 60.*60 × 40"):
+        WHOLE.read(tmp_path / "a.jpeg")
