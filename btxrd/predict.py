@@ -15,7 +15,10 @@ import pandas as pd
 import torch
 
 from btxrd import CLASS_NAMES
+from btxrd.data.dicom import is_dicom
 from btxrd.data.preprocessing import Preprocessing
+from btxrd.data.radiograph import read_header
+from btxrd.data.table import listed
 from btxrd.files import atomic_path, digest
 from btxrd.models import (
     BTXRDClassifier,
@@ -28,11 +31,15 @@ from btxrd.models import (
 
 __all__ = ["BATCH_SIZE", "COLUMNS", "Classifier", "heat_map_file", "load_classifier", "predict"]
 
-COLUMNS = ("file", "predicted", *(f"p_{name}" for name in CLASS_NAMES), "error")
+PROBABILITIES = tuple(f"p_{name}" for name in CLASS_NAMES)
+COLUMNS = ("file", "predicted", *PROBABILITIES, "applied", "error")
 """The columns of `predict`, in order."""
 
 IMAGE_SUFFIXES = {".bmp", ".dcm", ".dicom", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}
-"""What counts as an image in a folder; a file that is named itself may end in anything."""
+"""What counts as an image in a folder, beside DICOM, which a PACS exports under any name, and
+images without an ending; a file that is named itself may end in anything."""
+INDEX = "DICOMDIR"
+"""The table of contents of a folder of DICOM."""
 
 UNREADABLE = (ImportError, OSError, ValueError, cv2.error)
 BATCH_SIZE = 32
@@ -71,12 +78,14 @@ def predict(
         gradcam_dir: where to write a PNG an image, under the name that `heat_map_file` says:
             Grad-CAM of the predicted class, scaled to [0, 1] by itself, over the image.
         device: as `get_device` takes it.
-        tell: is given a line where heat maps cannot be had; the classification stands all the same.
+        tell: is given a line where files of a folder are passed over, and where heat maps cannot
+            be had; the classification stands all the same.
 
     Returns:
         One row an image with the columns `COLUMNS`: `file` (str, as given or found), `predicted`
-        (class name), the probabilities (float64 in [0, 1]) and `error`. An image that cannot be
-        read, or a folder without one, has its reason there and nothing else; the others have NaN.
+        (class name), the probabilities (float64 in [0, 1]), `applied` (what was done to the stored
+        pixels to see them, in words, often empty) and `error`. An image that cannot be read or
+        classified, or a folder without one, has its reason there and no class; the others have NaN.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -84,7 +93,7 @@ def predict(
     """
     classifier = load_classifier(checkpoint)
     classifier.network.to(get_device(device))
-    files = list(_expanded(paths))
+    files = list(_expanded(paths, tell))
     rows: list[dict[str, Any]] = []
     unmapped: list[str] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -133,26 +142,49 @@ def load_classifier(path: str | Path) -> Classifier:
         raise ValueError(message) from error
 
 
-def _expanded(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """Yield files, and folders in which no image is, each once."""
+def _expanded(paths: Iterable[str | Path], tell: Callable[[str], None]) -> Iterator[Path]:
+    """Yield files, and folders in which no image is, each once; tell what is passed over."""
     seen = set()
     for path in map(Path, paths):
         found = [path]
         if path.is_dir():
-            inside = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-            found = sorted(file for file in inside if file.is_file()) or found
+            inside = [file for file in sorted(path.rglob("*")) if _may_be_image(file)]
+            images = [file for file in inside if _is_image(file)]
+            others = [str(file.relative_to(path)) for file in inside if file not in set(images)]
+            if others:
+                tell(f"not images by name or content, of {path}: {listed(others)}")
+            found = images or found
         for file in found:
             if file.resolve() not in seen:
                 seen.add(file.resolve())
                 yield file
 
 
-def _read(path: Path, preprocessing: Preprocessing) -> np.ndarray | str:
-    """Return uint8 (S, S), or why there is none."""
+def _may_be_image(file: Path) -> bool:
+    return file.is_file() and not file.name.startswith(".") and file.name != INDEX
+
+
+def _is_image(file: Path) -> bool:
+    if file.suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    try:
+        if is_dicom(file):
+            return True
+        if not file.suffix:
+            read_header(file)
+            return True
+    except (OSError, ValueError):
+        pass
+    return False
+
+
+def _read(path: Path, preprocessing: Preprocessing) -> tuple[np.ndarray, str] | str:
+    """Return uint8 (S, S) and what was applied to see it, or why there is none."""
     if path.is_dir():
         return f"no image in the folder {path}"
     try:
-        return preprocessing.read(path)
+        radiograph = preprocessing.decode(path)
+        return preprocessing.fit(radiograph), radiograph.applied
     except UNREADABLE as error:
         return str(error)
 
@@ -160,31 +192,38 @@ def _read(path: Path, preprocessing: Preprocessing) -> np.ndarray | str:
 def _classified(
     classifier: Classifier,
     files: list[Path],
-    decoded: list[np.ndarray | str],
+    decoded: list[tuple[np.ndarray, str] | str],
     gradcam_dir: str | Path | None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the rows of `predict`, and for each heat map that cannot be had why."""
     rows: list[dict[str, Any]] = [{"file": str(file)} for file in files]
-    readable = []
-    for row, pixels in zip(rows, decoded, strict=True):
-        if isinstance(pixels, str):
-            row["error"] = pixels
+    readable, images = [], []
+    for row, outcome in zip(rows, decoded, strict=True):
+        if isinstance(outcome, str):
+            row["error"] = outcome
         else:
-            readable.append((row, pixels))
+            pixels, row["applied"] = outcome
+            readable.append(row)
+            images.append(pixels)
     if not readable:
         return rows, []
-    images = np.stack([pixels for _, pixels in readable])
-    batches = [(torch.from_numpy(images),)]
+    stacked = np.stack(images)
+    batches = [(torch.from_numpy(stacked),)]
     logits = predict_logits(classifier.network, batches, classifier.normalization)
+    is_number = np.isfinite(logits).all(axis=1)
     probabilities = torch.softmax(torch.from_numpy(logits).double(), dim=1).numpy()
     predicted = probabilities.argmax(axis=1)
-    for (row, _), shares, label in zip(readable, probabilities, predicted, strict=True):
-        row["predicted"] = CLASS_NAMES[label]
-        row.update(zip(COLUMNS[2:-1], shares, strict=True))
+    for row, shares, label, good in zip(readable, probabilities, predicted, is_number, strict=True):
+        if good:
+            row["predicted"] = CLASS_NAMES[label]
+            row.update(zip(PROBABILITIES, shares, strict=True))
+        else:
+            row["error"] = f"the network gives no numbers for {row['file']}: is it damaged?"
     if gradcam_dir is None:
         return rows, []
-    targets = [heat_map_file(gradcam_dir, row["file"]) for row, _ in readable]
-    return rows, _write_heat_maps(classifier, images, predicted, targets)
+    names = [row["file"] for row, good in zip(readable, is_number, strict=True) if good]
+    targets = [heat_map_file(gradcam_dir, name) for name in names]
+    return rows, _write_heat_maps(classifier, stacked[is_number], predicted[is_number], targets)
 
 
 def _write_heat_maps(

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from io import StringIO
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -110,6 +111,35 @@ def test_a_bad_file_is_a_row_and_not_the_end(checkpoint, table, tmp_path):
     assert found["predicted"].isna().tolist() == [True, False, True, True]
 
 
+def test_what_was_applied_to_see_an_image_stands_beside_its_class(checkpoint, table, tmp_path):
+    shutil.copy(get_testdata_file("MR_small.dcm", download=False), tmp_path / "a.dcm")
+    found = predict([table["path"][0], tmp_path / "a.dcm"], checkpoint)
+    assert found["applied"].tolist() == ["", "window 600/1600"]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_network_that_gives_no_numbers_gives_no_class(
+    checkpoint, table, tmp_path, command, number
+):
+    contents = load_checkpoint(checkpoint)
+    next(iter(contents["model_state_dict"].values()))[0] = number
+    torch.save(contents, tmp_path / "nan.pt")
+    found = predict(table["path"][:2], tmp_path / "nan.pt", tmp_path / "maps", tell=lambda _: None)
+    assert found["predicted"].isna().all()
+    assert probabilities_are_empty(found)
+    for path, error in zip(table["path"], found["error"], strict=False):
+        assert path in error
+    assert not (tmp_path / "maps").exists()
+    answer = CliRunner().invoke(
+        main, ["predict", table["path"][0], "--checkpoint", str(tmp_path / "nan.pt")]
+    )
+    assert answer.exit_code == 1
+
+
+def probabilities_are_empty(found: pd.DataFrame) -> bool:
+    return found[[f"p_{name}" for name in CLASS_NAMES]].isna().all(axis=None)
+
+
 def test_dicom_is_classified_and_without_its_reader_a_row_with_its_error(
     checkpoint, tmp_path, monkeypatch
 ):
@@ -126,8 +156,34 @@ def test_a_folder_is_searched_in_order_of_name(checkpoint, table, tmp_path):
     for name in ("b/2.jpeg", "a/1.JPG", "a/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(table["path"][0], tmp_path / name)
-    found = predict([tmp_path], checkpoint)
+    found = predict([tmp_path], checkpoint, tell=lambda _: None)
     assert found["file"].tolist() == [str(tmp_path / "a/1.JPG"), str(tmp_path / "b/2.jpeg")]
+
+
+def test_images_of_a_folder_are_found_whatever_their_names(checkpoint, table, tmp_path):
+    """As a PACS exports them: without an ending, or named by numbers with dots."""
+    dicom = get_testdata_file("MR_small.dcm", download=False)
+    for name in ("IM000001", "1.2.840.113", "DICOMDIR"):
+        shutil.copy(dicom, tmp_path / name)
+    shutil.copy(table["path"][0], tmp_path / "photo")
+    for name in ("notes.txt", "README", ".hidden"):
+        (tmp_path / name).write_text("no image")
+    told: list[str] = []
+    found = predict([tmp_path], checkpoint, tell=told.append)
+    assert [Path(file).name for file in found["file"]] == ["1.2.840.113", "IM000001", "photo"]
+    assert found["error"].isna().all()
+    (line,) = told
+    assert "notes.txt" in line
+    assert "README" in line
+    assert not any(name in line for name in ("DICOMDIR", ".hidden", "photo"))
+
+
+def test_a_file_that_is_no_checkpoint_is_named_and_torchs_advice_is_not_handed_on(tmp_path):
+    torch.save({"model": Path("a")}, tmp_path / "theirs.pt")
+    with pytest.raises(ValueError, match=r"theirs\.pt") as caught:
+        predict([tmp_path], tmp_path / "theirs.pt")
+    assert "weights_only" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_equal_names_in_two_folders_keep_their_heat_maps_apart(checkpoint, table, tmp_path):

@@ -38,8 +38,8 @@ class ImageCache:
         masks: uint8 {0, 1} (N, S, S), read-only; all zero where there is no annotation.
         index: one row an image, in the arrays' order: image_id, width, height (pixels of the
             file), lesion_area (share of the image in [0, 1]), phash (uint64), and the file's
-            bytes, mode, quantisation and what was `applied` to see it. `error` says why an image could not be decoded (its
-            pixels are zero then); NaN for the others.
+            bytes, mode, quantisation and what was `applied` to see it. `error` says why an image
+            could not be decoded (its pixels are zero then); NaN for the others.
         key: 16 hex digits of the files' contents and the settings.
     """
 

@@ -107,8 +107,11 @@ def load_tensors(
     try:
         content = torch.load(filepath, map_location=device, weights_only=True)
     except Exception as error:  # whatever a pickle of garbage can raise
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{filepath} is damaged or no checkpoint: {reason}") from error
+        # What torch says is advice to load it all the same, and let it run code.
+        raise ValueError(
+            f"{filepath} is damaged or no checkpoint: it is no file of tensors and plain values "
+            f"[{type(error).__name__}]"
+        ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{filepath} is no checkpoint: it holds a {type(content).__name__}")
     missing = [key for key in keys if key not in content]
