@@ -17,7 +17,7 @@ from btxrd.data.loader import RadiographDataset, make_loader
 from btxrd.data.release import Release
 from btxrd.data.table import listed
 from btxrd.evaluation.comparisons import ensemble_predictions
-from btxrd.files import file_digest, project_path, read_json, write_csv, write_json
+from btxrd.files import file_digest, project_path, read_csv, read_json, write_csv, write_json
 from btxrd.models import get_device, predict_logits
 from btxrd.params import RunParams
 from btxrd.predict import BATCH_SIZE, Classifier, load_classifier
@@ -57,7 +57,7 @@ def evaluate_checkpoints(
     where all were validated on the same images.
 
     Args:
-        data: a folder in the release's layout, or a CSV as `read_listing` takes it.
+        data: a folder in the release's layout, or a CSV or Excel table as `read_listing` takes it.
         checkpoints: `model.pt` of runs; each sees the images preprocessed as its training did.
         name: of the folder that is written in `reports_dir`; that of `data` by default.
         cache_dir: of the image cache.
@@ -150,7 +150,7 @@ def _leaks(members: Sequence[_Member], digests: pd.Series) -> pd.DataFrame:
     leaks = [pd.DataFrame(columns=["image_id", "part", "checkpoint"])]
     for member in members:
         if member.run_dir is not None and (member.run_dir / "seen.csv").is_file():
-            seen = pd.read_csv(member.run_dir / "seen.csv")
+            seen = read_csv(member.run_dir / "seen.csv")
             # Where a file was in both parts, train counts.
             seen = seen.sort_values("part").drop_duplicates("digest")
             parts = digests.map(seen.set_index("digest")["part"]).dropna()
@@ -192,6 +192,7 @@ def _notes(members: Sequence[_Member], release: Release) -> Iterator[str]:
     if bad:
         yield f"{len(bad)} images were set aside ({listed(sorted(bad))}): `btxrd check` says why."
     if "group" in release.table:
+        yield from release.notes
         yield from _notes_of_listing(release.table)
 
 

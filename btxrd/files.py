@@ -22,6 +22,7 @@ __all__ = [
     "file_digest",
     "is_phantom",
     "project_path",
+    "read_csv",
     "read_json",
     "read_yaml",
     "write_csv",
@@ -31,6 +32,12 @@ __all__ = [
 
 PHANTOM_FILE = "phantom.json"
 """Stands beside the table of drawn data and says how they were drawn."""
+
+IDENTIFIERS = (
+    *("image_id", "image_a", "image_b", "path", "digest", "subject"),
+    *("group", "center", "part", "checkpoint"),
+)
+"""The columns of our tables that are text even where they consist of digits."""
 
 SCRATCH = ".writing-"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -126,6 +133,23 @@ def write_csv(path: str | Path, table: pd.DataFrame) -> None:
     """Write a table without its index, atomically."""
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False)
+
+
+def read_csv(path: str | Path, **dtypes: Any) -> pd.DataFrame:
+    """Read a table that `write_csv` wrote: identifiers are text, and only an empty cell is empty.
+
+    So `000001`, `1e5`, `NA` and `None` stay what they are.
+
+    Args:
+        dtypes: of columns that are to be read otherwise than as text (`IDENTIFIERS`), or as pandas
+            infers it from the cells (the others).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no such table; pandas' EmptyDataError and ParserError are of this kind.
+    """
+    texts = dict.fromkeys(IDENTIFIERS, str)
+    return pd.read_csv(path, dtype=texts | dtypes, keep_default_na=False, na_values=[""])
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 
 from btxrd import CLASS_NAMES
-from btxrd.files import atomic_path
+from btxrd.files import atomic_path, read_csv
 
 __all__ = [
     "COLUMNS",
@@ -39,6 +39,7 @@ PARTS = ("val", "test")
 """The parts of a split that a run predicts."""
 
 ROW_COLUMNS = ("image_id", "part", "center", "group", "label")
+TEXTS = ROW_COLUMNS[:-1]
 LOGIT_COLUMNS = tuple(f"logit_{name}" for name in CLASS_NAMES)
 PROBABILITY_COLUMNS = tuple(f"p_{name}" for name in CLASS_NAMES)
 
@@ -55,7 +56,8 @@ def predictions_frame(rows: pd.DataFrame, logits: ArrayLike) -> pd.DataFrame:
         logits: (n, 3) finite floats, in the order of `rows` and of `btxrd.CLASS_NAMES`.
 
     Returns:
-        A frame with the columns `COLUMNS`, and `fold` where `rows` has it.
+        A frame with the columns `COLUMNS`, and `fold` where `rows` has it; `image_id`, `part`,
+        `center` and `group` are text.
 
     Raises:
         ValueError: shapes disagree, a column is missing, or a value is not allowed.
@@ -66,7 +68,7 @@ def predictions_frame(rows: pd.DataFrame, logits: ArrayLike) -> pd.DataFrame:
             f"logits must have shape ({len(rows)}, {len(CLASS_NAMES)}), found {array.shape}"
         )
     _check_columns(rows, ROW_COLUMNS, "rows")
-    frame = rows[list(ROW_COLUMNS)].reset_index(drop=True)
+    frame = rows[list(ROW_COLUMNS)].reset_index(drop=True).astype(dict.fromkeys(TEXTS, str))
     frame[list(LOGIT_COLUMNS)] = array
     frame[list(PROBABILITY_COLUMNS)] = softmax(array, axis=1)
     if "fold" in rows:
@@ -91,17 +93,16 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     """Read and check a `predictions.csv`.
 
     Returns:
-        A frame with the columns `COLUMNS`, one row an image and part: `image_id`, `part` and
-        `group` are strings, `label` int64, logits and probabilities float64 as written. Of a pool
-        of folds also `fold`; there an image may stand in the val of several.
+        A frame with the columns `COLUMNS`, one row an image and part: `image_id`, `part`,
+        `center` and `group` are text, `label` int64, logits and probabilities float64 as written.
+        Of a pool of folds also `fold`; there an image may stand in the val of several.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: names the file and what is wrong in it.
     """
-    text_columns = {"image_id": str, "part": str, "group": str}
     try:
-        frame = pd.read_csv(path, dtype=text_columns)
+        frame = read_csv(path)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a CSV table of predictions: {error}") from error
     _check_columns(frame, COLUMNS, str(path))

@@ -23,7 +23,15 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from btxrd.data.loader import BatchRequest, RadiographDataset, make_loader
-from btxrd.files import atomic_path, clear_scratch, digest, project_path, write_csv, write_json
+from btxrd.files import (
+    atomic_path,
+    clear_scratch,
+    digest,
+    project_path,
+    read_csv,
+    write_csv,
+    write_json,
+)
 from btxrd.models import BTXRDClassifier, load_checkpoint, save_checkpoint
 from btxrd.models.attention import stage_shapes
 from btxrd.models.inference import head_inputs, linear_head
@@ -371,7 +379,7 @@ def _known_fit(network: BTXRDClassifier, run: RunParams, path: Path) -> Fit:
     run.require_own(checkpoint["config"], path)
     network.load_state_dict(checkpoint["model_state_dict"])
     print(f"already trained: {path}")
-    history, seconds = (pd.read_csv(run.run_dir / f"{name}.csv") for name in ("history", "seconds"))
+    history, seconds = (read_csv(run.run_dir / f"{name}.csv") for name in ("history", "seconds"))
     return Fit(history, seconds["seconds"].to_numpy())
 
 

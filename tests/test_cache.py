@@ -60,6 +60,13 @@ def test_rows_follow_the_names(cache, table):
         cache.rows(["IMG999999.jpeg"])
 
 
+def test_names_that_look_like_numbers_or_nothing_are_found_again(few, tmp_path):
+    names = ["000001", "1", "1e5", "NA", "None", "nan", "True", "7.0", "7", "-"]
+    build(few.assign(image_id=names), tmp_path)
+    assert build(few.assign(image_id=names), tmp_path).rows(names).tolist() == list(range(10))
+    assert build(few.head(1).assign(image_id="000001"), tmp_path).rows(["000001"]).tolist() == [0]
+
+
 def test_a_changed_file_is_noticed(few, tmp_path):
     first = build(few, tmp_path)
     assert build(few, tmp_path).key == first.key

@@ -70,6 +70,15 @@ def test_file_gives_back_the_frame(path, rows, logits):
     assert path.read_text().splitlines()[0] == HEADER
 
 
+@pytest.mark.parametrize("name", ["000001", "1e5", "NA", "None", "True"])
+def test_names_of_the_file_are_text(path, rows, logits, name):
+    rows = rows.assign(center=name, group=name, image_id=[name, "2", "3", name])
+    write_predictions(path, predictions_frame(rows, logits))
+    frame = read_predictions(path)
+    assert frame["image_id"].tolist() == [name, "2", "3", name]
+    assert frame["center"].tolist() == frame["group"].tolist() == [name] * 4
+
+
 def broken(column, value):
     def change(frame):
         frame[column] = frame[column].astype(object)

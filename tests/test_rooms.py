@@ -137,6 +137,16 @@ def test_notebooks_know_nothing_of_the_study():
     assert known == []
 
 
+def test_tables_with_identifiers_are_read_in_one_place():
+    readers = [
+        name
+        for name, tree in (MODULES | NOTEBOOKS).items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "pd.read_csv"
+    ]
+    assert sorted(readers) == ["btxrd.data.table", "btxrd.files"]
+
+
 def test_stages_are_named_in_their_table_only():
     named = []
     for name, tree in MODULES.items():

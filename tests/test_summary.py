@@ -61,7 +61,7 @@ def test_a_pool_of_centers_reports_each_and_one_of_mixed_folds_none(predicted):
     pool["image_id"] += pool["fold"].astype(str)
     assert list(parts_of(pool)) == ["val", "test", "test, center 1", "test, center 3"]
     # In fold 3, val has the center that is tested there.
-    assert list(parts_of(pool.assign(center=pool["center"].mask(pool["part"] == "val", 3)))) == [
+    assert list(parts_of(pool.assign(center=pool["center"].mask(pool["part"] == "val", "3")))) == [
         "val",
         "test",
     ]

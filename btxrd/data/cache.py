@@ -18,7 +18,15 @@ from tqdm.auto import tqdm
 
 from btxrd.data.annotations import annotation_file, read_annotation
 from btxrd.data.preprocessing import Preprocessing
-from btxrd.files import atomic_path, clear_scratch, digest, file_digest, read_json, write_json
+from btxrd.files import (
+    atomic_path,
+    clear_scratch,
+    digest,
+    file_digest,
+    read_csv,
+    read_json,
+    write_json,
+)
 
 __all__ = ["ImageCache", "data_fingerprint", "file_digests", "image_digests", "open_cache"]
 
@@ -83,7 +91,7 @@ def open_cache(
     return ImageCache(
         images=np.load(folder / "images.npy", mmap_mode="r"),
         masks=np.load(folder / "masks.npy", mmap_mode="r"),
-        index=pd.read_csv(folder / "index.csv", dtype={"phash": np.uint64}),
+        index=read_csv(folder / "index.csv", phash="uint64"),
         key=key,
     )
 

@@ -1,12 +1,15 @@
-"""A CSV that lists radiographs and their labels: anybody's data, in any image format."""
+"""A table that lists radiographs and their labels: anybody's data, in any image format."""
 
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from btxrd import CLASS_NAMES
+from btxrd.data.cache import file_digests
 from btxrd.data.table import (
     CELL_RULES,
     REGION_COLUMNS,
@@ -33,19 +36,26 @@ LABELS = {str(number): number for number in range(len(CLASS_NAMES))} | {
 MOST_FAULTS = 20
 
 
-def read_listing(source: str | Path) -> pd.DataFrame:
-    """Read a CSV of images and labels.
+def read_listing(source: str | Path, cache_dir: str | Path) -> tuple[pd.DataFrame, list[str]]:
+    """Read a CSV or Excel table of images and labels.
+
+    Rows show the same image where their files have the same bytes, whatever the paths. Only the
+    first of them is read; their groups are joined, because the patient is one.
 
     Args:
-        source: has the columns `path` (relative ones count from the CSV's folder) and `label` (a
+        source: has the columns `path` (relative ones count from the table's folder) and `label` (a
             name or number of `CLASS_NAMES`), and may have: `group` (the patient or study; each
             image is its own by default), `center`, `age` in years, `gender` (M or F), and the
-            release's columns of region, view and subtype (0 or 1).
+            release's columns of region, view and subtype (0 or 1). These names may have capitals.
+            Paths, labels, groups, centers and genders are text without the blanks round it, also
+            where Excel holds a number; only an empty cell is empty.
+        cache_dir: where digests of files are remembered.
 
     Returns:
         One row an image in the file's order: `image_id` (the path as it is written), `path`,
         `label` (int64), `group` and `center` (str), and the others that the file has; columns that
-        are not read stand there too, untouched.
+        are not read stand there too, untouched. And lines that name the rows that are left out and
+        the groups that are joined.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -55,31 +65,62 @@ def read_listing(source: str | Path) -> pd.DataFrame:
     if not source.is_file():
         raise FileNotFoundError(f"there is no {source}")
     try:
-        cells = read_cells(source, TEXTS)
+        cells = read_cells(source, TEXTS, LISTING_COLUMNS)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
-    missing = [column for column in REQUIRED if column not in cells]
-    if missing or cells.empty:
+    forms = {column: _trimmed if column == "path" else _name for column in TEXTS}
+    texts = {column: cells[column].map(form) for column, form in forms.items() if column in cells}
+    rows = cells.assign(**texts).astype(object)
+    rows = rows.where(rows.notna(), None).dropna(how="all")
+    missing = [column for column in REQUIRED if column not in rows]
+    if missing or rows.empty:
         what = f"no column {listed(missing)}" if missing else "no rows"
         raise ValueError(f"{source} has {what}; a listing has `path,label` and a row an image")
-    faults = [f"{source} row {row}: {what}" for row, what in _faults(cells, source.parent)]
+    again = _seen_before(rows["path"].dropna(), source.parent, cache_dir)
+    found = _faults(rows, source.parent, again, written=cells["path"])
+    faults = [f"{source} row {row}: {what}" for row, what in found]
     if faults:
         more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
         raise ValueError("\n".join([*faults[:MOST_FAULTS], *more]))
-    return _as_table(cells, source)
+    return _as_table(rows, source, again), list(_notes(rows, again))
 
 
-def _faults(cells: pd.DataFrame, folder: Path) -> Iterator[tuple[int, str]]:
-    ruled = [column for column in RULED if column in cells]
-    repeated = cells["path"].duplicated(keep=False)
-    for row, cell in cells.to_dict("index").items():
+def _trimmed(cell: Any) -> str | None:
+    return None if cell is None else str(cell).strip() or None
+
+
+def _name(cell: Any) -> str | None:
+    """Return a cell's text with each letter and its accent as one character."""
+    text = _trimmed(cell)
+    return text and unicodedata.normalize("NFC", text)
+
+
+def _seen_before(paths: pd.Series, folder: Path, cache_dir: str | Path) -> dict[int, int]:
+    """Return row → the first row that shows the same image, for all but first rows."""
+    files = paths.map(lambda path: str(folder / path))
+    contents = files.map(file_digests(files.to_frame("path"), cache_dir)).dropna()
+    first = contents.index.to_series().groupby(contents).transform("min")
+    return first[first != first.index].to_dict()
+
+
+def _faults(
+    rows: pd.DataFrame, folder: Path, again: Mapping[int, int], written: pd.Series
+) -> Iterator[tuple[int, str]]:
+    ruled = [column for column in RULED if column in rows]
+    labels = {row: LABELS.get((label or "").lower()) for row, label in rows["label"].items()}
+    for row, cell in rows.to_dict("index").items():
+        first = again.get(row, row)
         if cell["path"] is None:
             yield row, "path is empty"
         elif not (folder / cell["path"]).is_file():
-            yield row, f"there is no file {folder / cell['path']}"
-        elif repeated[row]:
-            yield row, f"{cell['path']} stands in several rows"
-        if _label(cell["label"]) is None:
+            is_number = isinstance(written[row], Real)
+            remedy = "; the cell is a number: format the column as text" if is_number else ""
+            yield row, f"there is no file {folder / cell['path']}{remedy}"
+        elif None not in (labels[row], labels[first]) and labels[row] != labels[first]:
+            here, there = CLASS_NAMES[labels[row]], CLASS_NAMES[labels[first]]
+            same = f"the same image is {there} in row {first} ({rows['path'][first]})"
+            yield row, f"{cell['path']} is {here}, but {same}"
+        if labels[row] is None:
             found = "empty" if cell["label"] is None else f"{cell['label']!r:.40}"
             yield row, f"label is {found}, not {listed(CLASS_NAMES)} or 0 to {len(CLASS_NAMES) - 1}"
         for column in ruled:
@@ -88,20 +129,20 @@ def _faults(cells: pd.DataFrame, folder: Path) -> Iterator[tuple[int, str]]:
                 yield row, f"{column} is {cell[column]!r:.40}, not {words}"
 
 
-def _label(cell: Any) -> int | None:
-    return LABELS.get(str(cell).strip().lower())
-
-
-def _as_table(cells: pd.DataFrame, source: Path) -> pd.DataFrame:
-    table = cells.reset_index(drop=True)
-    alone = pd.Series([f"row {row}" for row in cells.index])
-    table = table.assign(
-        image_id=table["path"],
-        path=[str(source.parent / path) for path in table["path"]],
-        label=table["label"].map(_label).astype("int64"),
-        group=table.get("group", alone).where(lambda group: group.notna(), alone),
-        center=table.get("center", pd.Series(source.stem, table.index)).fillna("not said"),
+def _as_table(rows: pd.DataFrame, source: Path, again: Mapping[int, int]) -> pd.DataFrame:
+    alone = pd.Series([f"row {row}" for row in rows.index], rows.index)
+    center = pd.Series(source.stem, rows.index)
+    groups = rows["group"].fillna(alone) if "group" in rows else alone
+    for row, first in again.items():
+        groups = groups.mask(groups == groups[row], groups[first])
+    table = rows.assign(
+        image_id=rows["path"],
+        path=[str(source.parent / path) for path in rows["path"]],
+        label=rows["label"].str.lower().map(LABELS).astype("int64"),
+        group=groups,
+        center=rows["center"].fillna("not said") if "center" in rows else center,
     )
+    table = table.drop(index=list(again)).reset_index(drop=True)
     if "age" in table:
         table["age"] = table["age"].astype("float64")
     for family in FLAGS:
@@ -109,3 +150,15 @@ def _as_table(cells: pd.DataFrame, source: Path) -> pd.DataFrame:
             flags = table.reindex(columns=list(family)).astype("float64").fillna(0)
             table[list(family)] = flags.astype("int64")
     return table
+
+
+def _notes(rows: pd.DataFrame, again: Mapping[int, int]) -> Iterator[str]:
+    if again:
+        pairs = listed([f"{first} (not {row})" for row, first in again.items()])
+        yield f"Of rows that show the same image only the first is read: {pairs}."
+    if "group" in rows:
+        groups = rows["group"]
+        pairs = dict.fromkeys((groups[first], groups[row]) for row, first in again.items())
+        joined = [f"{a} and {b}" for a, b in pairs if a and b and a != b]
+        if joined:
+            yield f"Groups that share an image count as one patient: {listed(joined)}."

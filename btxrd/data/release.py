@@ -1,6 +1,7 @@
 """A BTXRD release on disk as the study uses it: audited, bad rows set aside, decoded once."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from btxrd.data.cache import ImageCache, open_cache
 from btxrd.data.listing import read_listing
 from btxrd.data.preprocessing import Preprocessing
 from btxrd.data.table import read_table, table_file
-from btxrd.files import atomic_path, digest, file_digest, write_csv
+from btxrd.files import atomic_path, digest, file_digest, read_csv, write_csv
 
 __all__ = ["Release", "open_images", "open_release", "usable_table"]
 
@@ -28,12 +29,14 @@ class Release:
     """What later stages read of a data set.
 
     `table` holds the usable rows (of a listing with their `group`), `cache` at least their images;
-    `findings` are the audit's, and the images that could not be decoded.
+    `findings` are the audit's, and the images that could not be decoded; `notes` are those of
+    `read_listing`.
     """
 
     table: pd.DataFrame
     cache: ImageCache
     findings: pd.DataFrame
+    notes: Sequence[str] = ()
 
 
 def usable_table(root: str | Path, cache_dir: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -61,9 +64,8 @@ def usable_table(root: str | Path, cache_dir: str | Path) -> tuple[pd.DataFrame,
             with atomic_path(kept) as folder:
                 write_csv(folder / "table.csv", table)
                 write_csv(folder / "findings.csv", findings)
-    texts = dict.fromkeys(("image_id", "gender", "path"), str)
-    table = pd.read_csv(kept / "table.csv", dtype=texts)
-    findings = pd.read_csv(kept / "findings.csv", dtype=str).astype(object)
+    table = read_csv(kept / "table.csv", center="int64")
+    findings = read_csv(kept / "findings.csv").astype(object)
     return table, findings.where(findings.notna(), None)
 
 
@@ -105,7 +107,8 @@ def open_images(
 ) -> Release:
     """Open a data set in the release's layout, as `open_release`, or the images that a CSV lists.
 
-    Of a CSV, whose table is that of `read_listing`, nothing is set aside: its owner can mend it.
+    Of a CSV or Excel table, which `read_listing` reads, nothing is set aside: its owner can mend
+    it.
 
     Raises:
         FileNotFoundError: there is neither.
@@ -115,12 +118,12 @@ def open_images(
     """
     if Path(source).is_dir():
         return open_release(source, preprocessing, cache_dir, progress)
-    table = read_listing(source)
+    table, notes = read_listing(source, cache_dir)
     cache = open_cache(table, preprocessing, cache_dir, progress)
     broken = cache.index["error"].dropna()
     if len(broken):
         raise ValueError("\n".join(f"{source} lists what is no image: {why}" for why in broken))
-    return Release(table, cache, findings_table([]))
+    return Release(table, cache, findings_table([]), notes)
 
 
 def _refuse_too_many(bad: int, images: int, root: str | Path) -> None:

@@ -15,6 +15,7 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from btxrd import CLASS_NAMES
 from btxrd.data.table import REGION_COLUMNS, SITE_COLUMNS, SUBTYPE_COLUMNS
+from btxrd.files import read_csv
 from btxrd.params import FOLDS
 
 __all__ = [
@@ -269,7 +270,7 @@ def read_split(study_dir: str | Path, strategy: str, fold: int | None = None) ->
         raise FileNotFoundError(
             f"no split {path}: run notebook 02 with this study_dir first, which makes every split"
         )
-    folds = folds_of(pd.read_csv(path))
+    folds = folds_of(read_csv(path, group="int64"))
     if fold not in folds:
         raise ValueError(f"{path} has no fold {fold}; it has {', '.join(map(str, folds))}")
     return folds[fold]

@@ -49,6 +49,14 @@ RELEASE_COLUMNS = ("image_id", "center", "age", "gender", *FLAG_COLUMNS)
 """The release's 37 columns in its order."""
 
 
+GRID: dict[str, Any] = {
+    "header": None,
+    "dtype": object,
+    "keep_default_na": False,
+    "na_values": [""],
+}
+"""How pandas reads a table's cells, its first row among them, as they are written."""
+
 IMAGE_NAME = re.compile(r"[\w-][\w.-]{0,200}\.jpe?g", re.ASCII)
 
 
@@ -145,45 +153,57 @@ def inspect_table(
     return cells, [*faults, *_cell_faults(cells), *_duplicates(cells)]
 
 
-def read_cells(source: Path, texts: Sequence[str]) -> pd.DataFrame:
+def read_cells(source: Path, texts: Sequence[str], names: Collection[str] = ()) -> pd.DataFrame:
     """Read the cells of an .xlsx or .csv table.
 
     Args:
         texts: the columns in which a number of a .csv stays text.
+        names: of columns that are found whatever the case of their letters in the file.
 
     Returns:
-        The cells as they stand in the file, None where they are empty, indexed by the file's row
-        numbers.
+        The cells as they stand in the file, None where they are empty (`NA` and the like are text),
+        indexed by the file's row numbers; the columns' names without blanks round them.
 
     Raises:
         ValueError: it is no such table; says why, without the file's name.
     """
+    is_csv = source.suffix.lower() == ".csv"
     try:
-        is_csv = source.suffix == ".csv"
-        cells = _read_csv(source, texts) if is_csv else pd.read_excel(source, dtype=object)
+        grid = _read_csv(source) if is_csv else pd.read_excel(source, **GRID)
     except Exception as error:  # zip, XML and CSV parsers raise whatever the bytes provoke
         reason = " ".join(str(error).split())
         raise ValueError(f"it cannot be read: {reason:.160}") from error
-    cells = cells.astype(object).where(cells.notna(), None)
-    cells.index += 2
-    return cells
+    grid.index += 1
+    cells = grid.iloc[1:].set_axis(_column_names(grid, names), axis=1)
+    if is_csv:
+        cells = cells.dropna(how="all")
+        for column in cells.columns.difference(list(texts)):
+            # Each cell by itself: one of text leaves the other cells of its column numbers.
+            number = pd.to_numeric(cells[column], errors="coerce").notna()
+            cells.loc[number, column] = pd.to_numeric(cells.loc[number, column]).astype(object)
+    return cells.astype(object).where(cells.notna(), None)
 
 
-def _read_csv(source: Path, texts: Sequence[str]) -> pd.DataFrame:
-    """Read each cell by itself: a cell of text in a column of numbers leaves the others numbers."""
+def _read_csv(source: Path) -> pd.DataFrame:
     with source.open(encoding="utf-8-sig") as file:
         header = file.readline().strip()
     if header and "," not in header:
         raise ValueError(f"its columns are separated by something other than commas: {header:.40}")
     # Blank lines are kept while counting, so that a row's number is the file's.
-    cells = pd.read_csv(source, dtype=str, skip_blank_lines=False)
-    if not isinstance(cells.index, pd.RangeIndex):
-        raise ValueError("its rows have more cells than its first line names")
-    cells = cells.dropna(how="all").astype(object)
-    for column in cells.columns.difference(list(texts)):
-        number = pd.to_numeric(cells[column], errors="coerce").notna()
-        cells.loc[number, column] = pd.to_numeric(cells.loc[number, column]).astype(object)
-    return cells
+    return pd.read_csv(source, skip_blank_lines=False, encoding="utf-8-sig", **GRID)
+
+
+def _column_names(grid: pd.DataFrame, names: Collection[str]) -> list[str]:
+    """Return the names in the first row of a table; ValueError where two are the same."""
+    known = {name.lower(): name for name in names}
+    found: dict[str, str] = {}
+    for place, cell in enumerate(grid.head(1).to_numpy().ravel(), start=1):
+        written = f"column {place}" if pd.isna(cell) else str(cell)
+        name = known.get(written.strip().lower(), written.strip())
+        if name in found:
+            raise ValueError(f"two of its columns are {name}: {found[name]!r} and {written!r}")
+        found[name] = written
+    return list(found)
 
 
 def _table_faults(cells: pd.DataFrame) -> Iterator[Fault]:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from btxrd.evaluation.comparisons import METRICS, check_comparable, ensemble_predictions
 from btxrd.evaluation.metrics import metric_table
-from btxrd.files import read_json, write_csv, write_json
+from btxrd.files import read_csv, read_json, write_csv, write_json
 from btxrd.predictions import PARTS, labels, probabilities, read_predictions, write_predictions
 
 __all__ = ["POOLED", "fold_table", "pool_runs", "write_pool"]
@@ -61,7 +61,7 @@ def pool_runs(folders: Sequence[Path]) -> dict[str, Any]:
     }
     maps = [folder / "gradcam.csv" for folder in folders]
     if len(folders) == len(frames) and all(file.is_file() for file in maps):
-        put_together["gradcam.csv"] = pd.concat(map(pd.read_csv, maps), ignore_index=True)
+        put_together["gradcam.csv"] = pd.concat(map(read_csv, maps), ignore_index=True)
     return put_together
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from btxrd import CLASS_NAMES
 from btxrd.data.splits import conflicting_pairs
 from btxrd.evaluation.calibration import apply_temperature, fitted_temperatures
+from btxrd.files import read_csv
 from btxrd.predictions import labels, probabilities
 
 __all__ = ["REVIEW_COLUMNS", "known_conflicts", "labels_to_review"]
@@ -33,8 +34,8 @@ def known_conflicts(study_dir: str | Path) -> pd.DataFrame:
         FileNotFoundError: notebook 02 has not been run.
     """
     folder = Path(study_dir) / "splits"
-    table = pd.read_csv(folder / "grouped_cv.csv").drop_duplicates("image_id")
-    return conflicting_pairs(table, pd.read_csv(folder / "duplicates.csv"))
+    table = read_csv(folder / "grouped_cv.csv").drop_duplicates("image_id")
+    return conflicting_pairs(table, read_csv(folder / "duplicates.csv"))
 
 
 def labels_to_review(pool: pd.DataFrame, conflicts: pd.DataFrame) -> pd.DataFrame:

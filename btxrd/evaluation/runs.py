@@ -26,7 +26,7 @@ from btxrd.evaluation.comparisons import (
 )
 from btxrd.evaluation.intervals import Bootstrap
 from btxrd.evaluation.review import REVIEW_COLUMNS, known_conflicts, labels_to_review
-from btxrd.files import read_json
+from btxrd.files import read_csv, read_json
 from btxrd.predictions import read_predictions
 from btxrd.stages import RUN_FILE, RUN_STAGES, STUDY_FILE
 
@@ -248,7 +248,7 @@ def _collect(path: Path, study_dir: Path) -> RunResult:
         error=record.get("error"),
         parameters=record.get("parameters") or training.get("parameters") or {},
         metrics=read_json(folder / "metrics.json"),
-        gradcam=pd.read_csv(gradcam) if gradcam.is_file() else None,
+        gradcam=read_csv(gradcam) if gradcam.is_file() else None,
         training=training,
         pages={s.title: s.page for s in RUN_STAGES.values() if (folder / s.page).is_file()},
     )

@@ -23,7 +23,7 @@ from btxrd.data.splits import read_split
 from btxrd.data.table import SITE_COLUMNS, is_image_name
 from btxrd.evaluation.cases import case_table, relatives
 from btxrd.evaluation.subgroups import subgroup_attributes
-from btxrd.files import atomic_path, project_path, write_files
+from btxrd.files import atomic_path, project_path, read_csv, write_files
 from btxrd.params import ResultParams
 from btxrd.provenance import data_name
 from btxrd.report.figures import HEAT_MAP
@@ -179,9 +179,9 @@ def _relatives(study: Path | None, run: ResultParams, test: pd.DataFrame) -> pd.
     pairs = pd.DataFrame(columns=["image_a", "image_b", "distance"])
     if study and (file := study / "splits" / f"{run.split}.csv").is_file():
         pooled = run.fold == "pooled"
-        split = pd.read_csv(file) if pooled else read_split(study, run.split, run.fold)
+        split = read_csv(file) if pooled else read_split(study, run.split, run.fold)
     if study and (file := study / "splits" / "duplicates.csv").is_file():
-        pairs = pd.read_csv(file)
+        pairs = read_csv(file)
     return relatives(test, split, pairs)
 
 

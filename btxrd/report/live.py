@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 from IPython.display import HTML, display
 
+from btxrd.files import read_csv
 from btxrd.params import RunParams
 from btxrd.report.figures import history_figure
 from btxrd.session import SESSION_VARIABLE
@@ -71,7 +72,7 @@ class TrainingView:
 def _history(run: RunParams) -> pd.DataFrame:
     """Return the rows so far, as `fit` has saved them."""
     path = run.run_dir / "history.csv"
-    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    return read_csv(path) if path.is_file() else pd.DataFrame()
 
 
 def _elapsed(since: float) -> float:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 
-from btxrd.files import read_json
+from btxrd.files import read_csv, read_json
 from btxrd.params import ResultParams, StudyParams
 from btxrd.stages import FEATURES_FILE, LOCK_FILE, RUN_FILE, RUN_STAGES, STUDY_FILE
 
@@ -127,7 +127,7 @@ def _steps(run: ResultParams) -> int:
 
 def _column(path: Path, name: str) -> np.ndarray:
     try:
-        return pd.read_csv(path)[name].to_numpy()
+        return read_csv(path)[name].to_numpy()
     except (FileNotFoundError, pd.errors.EmptyDataError, KeyError):
         return np.array([])
 

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-import pandas as pd
 from distributed import Future
 from filelock import FileLock, Timeout
 
@@ -25,6 +24,7 @@ from btxrd.files import (
     digest,
     file_digest,
     project_path,
+    read_csv,
     read_json,
     write_json,
 )
@@ -438,7 +438,7 @@ class _Study:
         return record
 
     def _note_findings(self, records: Mapping[str, Mapping[str, Any]]) -> None:
-        findings = pd.read_csv(self.study.study_dir / "findings.csv")
+        findings = read_csv(self.study.study_dir / "findings.csv")
         errors = findings[findings["severity"] == "error"]
         self.session.note(
             findings=findings[["severity", "subject", "what"]].to_dict("records"),

@@ -11,7 +11,7 @@ import pandas as pd
 from btxrd.evaluation import Bootstrap, evaluate
 from btxrd.evaluation.pools import pool_runs
 from btxrd.evaluation.runs import collect_runs, compare_runs
-from btxrd.files import file_digest, read_json, write_csv, write_json
+from btxrd.files import file_digest, read_csv, read_json, write_csv, write_json
 from btxrd.params import EvaluateParams, ResultParams
 from btxrd.predictions import read_predictions
 from btxrd.stages import EVALUATE, RUN_FILE, STUDY_FILE
@@ -118,7 +118,7 @@ def _read(path: Path) -> dict[str, Any]:
     if path.suffix == ".json":
         return read_json(path)
     try:
-        return pd.read_csv(path).to_dict("list")
+        return read_csv(path).to_dict("list")
     except (FileNotFoundError, pd.errors.EmptyDataError):
         return {}
 

@@ -53,7 +53,7 @@ CHOICES = {
     ),
     "errors of a center, worst first": (
         {"outcome": "wrong", "center": "2", "order": "loss:down"},
-        lambda frame: frame.query("label != predicted and center == 2").sort_values(
+        lambda frame: frame.query("label != predicted and center == '2'").sort_values(
             "loss", ascending=False, kind="stable"
         ),
     ),
