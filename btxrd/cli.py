@@ -322,9 +322,9 @@ def predict(
 def evaluate(data: Path, first: Path, others: tuple[Path, ...], name: str | None) -> None:
     """Evaluate a trained network on your own labelled radiographs, DATA.
 
-    DATA is a folder in the release's layout, or a CSV with `path,label` and, where you have them,
-    `group` (the patient), `center`, `age`, `gender`. Checkpoints that follow the first one, as a
-    shell's `*` gives them, make an ensemble: their mean probability.
+    DATA is a folder in the release's layout, or a CSV or Excel table with `path,label` and, where
+    you have them, `group` (the patient), `center`, `age`, `gender`. Checkpoints that follow the
+    first one, as a shell's `*` gives them, make an ensemble: their mean probability.
     """
     from btxrd.external import evaluate_checkpoints
     from btxrd.study.notebooks import NotebookError
