@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -127,6 +128,9 @@ def _predicted(member: _Member, release: Release, cache_dir: Path) -> pd.DataFra
     loader = make_loader(dataset, BATCH_SIZE, seed=0, shuffle=False)
     network = classifier.network.to(get_device())
     logits = predict_logits(network, loader, classifier.normalization)
+    lacking = table["image_id"][~np.isfinite(logits).all(axis=1)]
+    if len(lacking):
+        raise ValueError(f"{member.path} gives no numbers for {listed(list(lacking))}: damaged?")
     return predictions_frame(table.assign(part="test"), logits)
 
 
@@ -191,6 +195,10 @@ def _notes(members: Sequence[_Member], release: Release) -> Iterator[str]:
     bad = unusable_images(release.findings)
     if bad:
         yield f"{len(bad)} images were set aside ({listed(sorted(bad))}): `btxrd check` says why."
+    applied = release.cache.index[["image_id", "applied"]].dropna()
+    if len(applied):
+        named = listed([f"{name} ({what})" for name, what in applied.itertuples(index=False)])
+        yield f"{len(applied)} images are not shown just as they are stored: {named}."
     if "group" in release.table:
         yield from release.notes
         yield from _notes_of_listing(release.table)

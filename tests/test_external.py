@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from pydicom.data import get_testdata_file
 from torch import nn
 
 from btxrd import CLASS_NAMES
@@ -19,7 +20,7 @@ from btxrd.evaluation import Bootstrap, summary
 from btxrd.evaluation.summary import parts_of
 from btxrd.external import evaluate_checkpoints
 from btxrd.files import read_json, write_csv, write_json
-from btxrd.models import BTXRDClassifier, save_checkpoint
+from btxrd.models import BTXRDClassifier, load_checkpoint, save_checkpoint
 from btxrd.params import EvaluateParams, RunParams
 from btxrd.predict import predict
 from btxrd.predictions import probabilities, read_predictions, write_predictions
@@ -117,6 +118,24 @@ def test_predictions_are_those_of_predict_with_the_runs_validation(evaluate, lis
     own = read_predictions(model.with_name("predictions.csv"))
     np.testing.assert_array_equal(probabilities(predictions[:27]), probabilities(own))
     assert set(parts_of(predictions)) == {"val", "test", "test, center Bern", "test, center Ulm"}
+
+
+def test_what_was_applied_to_see_an_image_is_said(evaluate, tmp_path, table, make_run):
+    shutil.copy(get_testdata_file("MR_small.dcm", download=False), tmp_path / "a.dcm")
+    rows = table.iloc[ROWS][["path", "label"]].reset_index(drop=True)
+    rows.loc[len(rows)] = ["a.dcm", 0]
+    write_csv(tmp_path / "cases.csv", rows)
+    _, lines = evaluate(tmp_path / "cases.csv", make_run())
+    assert any("a.dcm (window 600/1600)" in line for line in lines)
+
+
+def test_a_network_that_gives_no_numbers_is_named(evaluate, listing, make_run):
+    model = make_run()
+    contents = load_checkpoint(model)
+    next(iter(contents["model_state_dict"].values()))[0] = np.nan
+    torch.save(contents, model)
+    with pytest.raises(ValueError, match=r"model\.pt gives no numbers for "):
+        evaluate(listing(), model)
 
 
 def test_labels_are_names_or_numbers_and_paths_count_from_the_csv(

@@ -75,6 +75,7 @@ FACTS = {
     "fold": "Fold",
     "loss": "Log loss (nats)",
     "temperature": "Calibration temperature",
+    "applied": "Applied to show it",
 }
 """What stands of a case beside its picture → the title."""
 
@@ -214,6 +215,9 @@ def _described(predictions: pd.DataFrame, release: Release, kin: pd.DataFrame) -
         cases["sites"] = [", ".join(flags.columns[row]) or "none" for row in flags.to_numpy()]
     area = index["lesion_area"].loc[cases["image_id"]].to_numpy()
     cases["lesion_percent"] = np.where(area > 0, (100 * area).round(2), np.nan)
+    applied = index["applied"].loc[cases["image_id"]]
+    if applied.notna().any():
+        cases["applied"] = applied.fillna("nothing").to_numpy()
     rows = release.cache.rows(cases["image_id"])
     cases["outline"] = [
         lesion_outline(release.cache.masks[row]) if share > 0 else ""
