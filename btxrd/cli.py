@@ -221,29 +221,52 @@ def fetch(directory: Path | None, url: str | None) -> None:
 
     Verified, resumed where it broke off, and not fetched again when it is complete.
     """
+    from btxrd.data.release_files import release_files, release_lines
     from btxrd.fetch import ARCHIVE_URL, FetchError, fetch
 
     with _in_one_line(FetchError):
         root = fetch(directory or project_path("data/BTXRD"), url or ARCHIVE_URL)
     click.echo(f"BTXRD is complete in {root}")
+    click.echo("\n".join(release_lines(release_files(root, progress=True))))
 
 
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-def check(directory: Path) -> None:
+@click.option(
+    "--files",
+    "table",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A CSV to write: each image, and whether it is as released.",
+)
+def check(directory: Path, table: Path | None) -> None:
     """Say what is wrong with the data set in DIRECTORY, row by row.
+
+    Also which of its images are the release's files, byte for byte; of drawn ones none is.
 
     Exit status: 0 clean, 1 warnings, 2 errors.
     """
     from btxrd.data.audit import audit, exit_status
+    from btxrd.data.release_files import (
+        MOST_NAMED,
+        release_files,
+        release_findings,
+        release_lines,
+    )
 
-    with _in_one_line(FileNotFoundError):
+    with _in_one_line(OSError):
         findings = audit(directory, progress=True)
-    for finding in findings.itertuples():
+        files = release_files(directory, progress=True)
+        if table is not None:
+            write_csv(table, files)
+    altered = release_findings(files)
+    for finding in (*findings.itertuples(), *altered.head(MOST_NAMED).itertuples()):
         click.echo(f"{finding.severity}: {finding.subject}: {finding.what} {finding.remedy}")
+    if len(altered) > MOST_NAMED:
+        click.echo(f"and {len(altered) - MOST_NAMED} more such images")
+    click.echo("\n".join(release_lines(files)))
     errors = int((findings["severity"] == "error").sum())
-    click.echo(f"{errors} errors, {len(findings) - errors} warnings")
-    raise SystemExit(exit_status(findings))
+    click.echo(f"{errors} errors, {len(findings) + len(altered) - errors} warnings")
+    raise SystemExit(max(exit_status(findings), exit_status(altered)))
 
 
 @main.command()
