@@ -121,8 +121,9 @@ def _free_folder(reports_dir: Path, name: str, made_of: dict[str, Any]) -> Path:
 def _predicted(member: _Member, release: Release, cache_dir: Path) -> pd.DataFrame:
     table, classifier = release.table, member.classifier
     if "group" not in table:
-        ids, hashes = release.cache.index["image_id"], release.cache.index["phash"].to_numpy()
-        table = table.assign(group=study_groups(table, near_duplicates(ids, hashes)))
+        index = release.cache.index
+        pairs = near_duplicates(index["image_id"], index["phash"].to_numpy(), index["digest"])
+        table = table.assign(group=study_groups(table, pairs))
     cache = open_cache(table, classifier.preprocessing, cache_dir)
     dataset = RadiographDataset(cache, cache.rows(table["image_id"]), table["label"].to_numpy())
     loader = make_loader(dataset, BATCH_SIZE, seed=0, shuffle=False)

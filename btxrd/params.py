@@ -430,7 +430,7 @@ class EdaParams(_Intervals):
     cache_dir: CacheFolder = "data/cache"
     study_dir: StudyFolder = "reports/notebooks"
     image_size: ImageSize = 224
-    """Pixels a side, at which duplicates are looked for."""
+    """Pixels a side: which image cache is opened."""
 
 
 class SplitsParams(_Section):
@@ -440,7 +440,7 @@ class SplitsParams(_Section):
     cache_dir: CacheFolder = "data/cache"
     study_dir: StudyFolder = "reports/notebooks"
     image_size: ImageSize = 224
-    """Pixels a side, at which duplicates are looked for."""
+    """Pixels a side: which image cache is opened."""
     split_seed: Seed = 42
     """Of the splits."""
 

@@ -88,7 +88,8 @@ def cache(table: "pd.DataFrame", cache_dir: Path) -> "ImageCache":
 def duplicates(cache: "ImageCache") -> "pd.DataFrame":
     from btxrd.data import near_duplicates
 
-    return near_duplicates(cache.index["image_id"], cache.index["phash"].to_numpy())
+    index = cache.index
+    return near_duplicates(index["image_id"], index["phash"].to_numpy(), index["digest"])
 
 
 @pytest.fixture(scope="session")

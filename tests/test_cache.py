@@ -67,6 +67,29 @@ def test_names_that_look_like_numbers_or_nothing_are_found_again(few, tmp_path):
     assert build(few.head(1).assign(image_id="000001"), tmp_path).rows(["000001"]).tolist() == [0]
 
 
+def test_the_index_has_the_digests_as_text(few, tmp_path, monkeypatch):
+    numbers = [f"{place:016d}" for place in range(20)]
+    monkeypatch.setattr("btxrd.data.cache.file_digest", lambda _: numbers.pop(0))
+    digests = build(few, tmp_path).index["digest"]
+    assert digests.tolist() == [f"{place:016d}" for place in range(10)]
+
+
+@pytest.mark.parametrize(("width", "height"), [(1500, 2000), (2000, 700)])
+def test_the_hashes_do_not_depend_on_the_size_of_the_cache(few, tmp_path, width, height):
+    """Of full-size images, of which each size decodes another fraction."""
+    random = np.random.default_rng(1)
+    for path in few["path"]:
+        pixels = random.integers(0, 256, (40, 30), dtype=np.uint8)
+        Image.fromarray(pixels).resize((width, height)).save(path, quality=90)
+    settings = [Preprocessing(size) for size in (64, 224, 384, 900)]
+    settings += [Preprocessing(384, resize="stretch"), Preprocessing(384, contrast="none")]
+    assert len({one.reduction(width, height) for one in settings}) > 2
+    caches = [open_cache(few, one, tmp_path / "cache", progress=False) for one in settings]
+    hashes = [cache.index["phash"].tolist() for cache in caches]
+    assert len(set(hashes[0])) == len(few)
+    assert all(found == hashes[0] for found in hashes)
+
+
 def test_a_changed_file_is_noticed(few, tmp_path):
     first = build(few, tmp_path)
     assert build(few, tmp_path).key == first.key

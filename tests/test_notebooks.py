@@ -152,6 +152,7 @@ def provoked(places, eda, splits, table, predicted, tmp_path_factory) -> list[st
 
 def test_the_data_are_named_as_phantoms(eda):
     assert "phantom BTXRD: 120 drawn images" in eda
+    assert "there is no release to compare them with" in eda
     assert "Not for clinical use" in eda
 
 
@@ -159,6 +160,11 @@ def test_splits_are_written_with_their_leaks(places, splits, table):
     folder = Path(places["study_dir"]) / "splits"
     split = pd.read_csv(folder / "stratified.csv")
     assert split["image_id"].tolist() == table["image_id"].tolist()
+    digests = table.set_index("image_id")["path"].map(file_digest)
+    pairs = pd.read_csv(folder / "duplicates.csv")
+    same = pairs["image_a"].map(digests) == pairs["image_b"].map(digests)
+    assert same.any()
+    assert pairs["identical"].tolist() == same.tolist()
     leakage = pd.read_csv(folder / "leakage.csv").set_index(["strategy", "part"])
     assert leakage.loc[("stratified", "test"), "with_sibling"] > 0
     assert leakage.loc[("grouped", "test"), "with_sibling"] == 0
@@ -346,4 +352,5 @@ def test_the_eda_runs_on_the_real_sample_as_it_is(real_sample, tmp_path):
     execute_notebook(STAGES["01_eda"], tmp_path, parameters)
     page = (tmp_path / STAGES["01_eda"].page).read_text()
     assert "12 images: 25% Normal, 42% Benign, 33% Malignant" in page
+    assert "12 are as released, 0 have other bytes" in page
     assert "phantom BTXRD" not in page

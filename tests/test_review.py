@@ -91,6 +91,7 @@ def test_contradicted_labels_come_first_whether_tested_or_not(pool):
 
 def test_the_contradictions_of_the_real_table_are_in_it(real_table, pool, tmp_path):
     table, duplicates = read_table(real_table), pd.read_csv(real_table / "duplicates.csv")
+    duplicates = duplicates.assign(identical=duplicates["distance"] == 0)
     split = make_split(table, "grouped_cv", duplicates=duplicates)
     write_csv(tmp_path / "splits" / "grouped_cv.csv", split)
     write_csv(tmp_path / "splits" / "duplicates.csv", duplicates)

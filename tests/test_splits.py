@@ -1,5 +1,6 @@
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,13 +10,16 @@ from PIL import Image
 
 from btxrd.data import (
     STRATEGIES,
+    Preprocessing,
     make_split,
     near_duplicates,
+    open_cache,
     read_table,
     study_groups,
 )
+from btxrd.data.release_files import release_digests
 from btxrd.data.splits import conflicting_pairs, folds_of, leakage_table, read_split
-from btxrd.files import write_csv
+from btxrd.files import file_digest, write_csv
 from btxrd.params import FOLDS
 from btxrd.phantom import make_phantom
 
@@ -27,7 +31,9 @@ def sizes(split: pd.DataFrame) -> dict[str, list[int]]:
 
 @pytest.fixture(scope="module")
 def real(real_table) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return read_table(real_table), pd.read_csv(real_table / "duplicates.csv")
+    """The table, and the pairs as they were found in the pixels: there distance 0 is identical."""
+    pairs = pd.read_csv(real_table / "duplicates.csv")
+    return read_table(real_table), pairs.assign(identical=pairs["distance"] == 0)
 
 
 def test_stratified_is_the_published_split(real):
@@ -39,6 +45,22 @@ def test_stratified_is_the_published_split(real):
     }
     parts = split.set_index("image_id")["split"]
     assert parts["IMG000707.jpeg"] == parts["IMG003346.jpeg"] == "test"
+
+
+@pytest.mark.parametrize("strategy", ["stratified", "center"])
+def test_the_published_split_follows_from_the_digests_of_the_release(real, strategy):
+    """No pixel is read: the pairs are those files of the release that are the same, 21 of them."""
+    table, duplicates = real
+    released = release_digests()
+    contents = [released[Path(image_id).stem][0] for image_id in table["image_id"]]
+    far_apart = np.arange(len(table), dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    pairs = near_duplicates(table["image_id"], far_apart, contents)
+    assert pairs["identical"].sum() == 21
+    identical = pairs[pairs["identical"]]
+    split = make_split(table, strategy, duplicates=identical)
+    expected = make_split(table, strategy, duplicates=duplicates)
+    columns = ["image_id", "split", "label"]
+    pd.testing.assert_frame_equal(split[columns], expected[columns])
 
 
 def test_center_is_the_published_split(real):
@@ -111,7 +133,7 @@ def test_every_image_has_its_place(table, duplicates, strategy):
 @pytest.fixture(scope="module")
 def contradictory(table, duplicates) -> tuple[pd.DataFrame, pd.Series]:
     """The table with one label changed beside its exact duplicate; which images are disputed."""
-    exact = duplicates[duplicates["distance"] == 0].iloc[0]
+    exact = duplicates[duplicates["identical"]].iloc[0]
     changed = table.assign(
         label=table["label"].mask(table["image_id"] == exact["image_a"], (table["label"] + 1) % 3)
     )
@@ -172,7 +194,7 @@ def test_random_scores_on_what_it_selects_on(table):
 
 
 def test_center_tests_on_other_centers(table, duplicates):
-    exact = duplicates[duplicates["distance"] == 0]
+    exact = duplicates[duplicates["identical"]]
     tied = set(exact["image_a"]) | set(exact["image_b"])
     split = make_split(table, "center", duplicates=duplicates).merge(table[["image_id", "center"]])
     untied = split[~split["image_id"].isin(tied)]
@@ -181,8 +203,34 @@ def test_center_tests_on_other_centers(table, duplicates):
 
 def test_exact_duplicates_stay_together(table, duplicates):
     parts = make_split(table, "stratified", duplicates=duplicates).set_index("image_id")["split"]
-    for pair in duplicates[duplicates["distance"] == 0].itertuples():
+    assert duplicates["identical"].any()
+    for pair in duplicates[duplicates["identical"]].itertuples():
         assert parts[pair.image_a] == parts[pair.image_b]
+
+
+def test_bytes_and_not_hashes_keep_images_together(table):
+    """Of pairs of every other image, in a split that tears them apart when it knows nothing."""
+    ids = table["image_id"].to_numpy()
+    pairs = pd.DataFrame({"image_a": ids[:-1:2], "image_b": ids[1::2], "distance": 0})
+    alone = make_split(table, "stratified")
+    as_like = make_split(table, "stratified", duplicates=pairs.assign(identical=False))
+    assert as_like["split"].equals(alone["split"])
+    pairs = pairs.assign(distance=40, identical=True)
+    together = make_split(table, "stratified", duplicates=pairs).set_index("image_id")["split"]
+    apart = alone.set_index("image_id")["split"]
+    assert (apart[pairs["image_a"]].to_numpy() != apart[pairs["image_b"]].to_numpy()).any()
+    assert (together[pairs["image_a"]].to_numpy() == together[pairs["image_b"]].to_numpy()).all()
+
+
+def test_splits_do_not_depend_on_the_size_that_networks_see(table, cache, cache_dir, duplicates):
+    larger = open_cache(table, Preprocessing(384), cache_dir, progress=False)
+    assert larger.images.shape != cache.images.shape
+    index = larger.index
+    pairs = near_duplicates(index["image_id"], index["phash"].to_numpy(), index["digest"])
+    pd.testing.assert_frame_equal(pairs, duplicates)
+    for strategy in STRATEGIES:
+        split = make_split(table, strategy, duplicates=pairs)
+        assert split.equals(make_split(table, strategy, duplicates=duplicates))
 
 
 def test_an_unknown_strategy_lists_the_known(table):
@@ -198,7 +246,9 @@ def crowd(tmp_path_factory) -> tuple[pd.DataFrame, pd.Series, pd.DataFrame]:
     patients = json.loads((root / "phantom.json").read_text())["patients"]
     hashes = [phash(Image.open(path)) for path in table["path"]]
     numbers = np.array([int(str(value), 16) for value in hashes], np.uint64)
-    return table, table["image_id"].map(patients), near_duplicates(table["image_id"], numbers)
+    digests = [file_digest(path) for path in table["path"]]
+    duplicates = near_duplicates(table["image_id"], numbers, digests)
+    return table, table["image_id"].map(patients), duplicates
 
 
 def pairs_within(groups: pd.Series) -> set[tuple[int, int]]:
@@ -227,10 +277,14 @@ def test_near_duplicates_against_a_plain_search():
     hashes[1400] = hashes[3] ^ np.uint64(0b101)
     hashes[700] = hashes[699]
     names = pd.Series([f"i{n}" for n in range(1500)])
-    found = near_duplicates(names, hashes)
+    digests = names.where(names != "i1300", "i20")
+    found = near_duplicates(names, hashes, digests)
+    far = int(hashes[20] ^ hashes[1300]).bit_count()
+    assert far > 4
     assert set(found.itertuples(index=False, name=None)) == {
-        ("i3", "i1400", 2),
-        ("i699", "i700", 0),
+        ("i3", "i1400", 2, False),
+        ("i20", "i1300", far, True),
+        ("i699", "i700", 0, False),
     }
 
 

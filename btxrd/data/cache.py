@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from btxrd.data.annotations import annotation_file, read_annotation
 from btxrd.data.preprocessing import Preprocessing
+from btxrd.data.radiograph import Radiograph
 from btxrd.files import (
     atomic_path,
     clear_scratch,
@@ -30,8 +31,11 @@ from btxrd.files import (
 
 __all__ = ["ImageCache", "data_fingerprint", "file_digests", "image_digests", "open_cache"]
 
-LAYOUT = 2
+LAYOUT = 3
 """Raise it when the meaning of the cached arrays changes: old caches are then built anew."""
+
+HASHED = Preprocessing(224)
+"""Perceptual hashes are of the pixels that this one decodes, whatever size the cache holds."""
 
 Decoded = tuple[np.ndarray, np.ndarray, dict[str, Any]]
 """An image's pixels, its lesion mask and its row of the index."""
@@ -45,9 +49,10 @@ class ImageCache:
         images: uint8 (N, S, S), read-only.
         masks: uint8 {0, 1} (N, S, S), read-only; all zero where there is no annotation.
         index: one row an image, in the arrays' order: image_id, width, height (pixels of the
-            file), lesion_area (share of the image in [0, 1]), phash (uint64), and the file's
-            bytes, mode, quantisation and what was `applied` to see it. `error` says why an image
-            could not be decoded (its pixels are zero then); NaN for the others.
+            file), lesion_area (share of the image in [0, 1]), phash (uint64; the same in caches
+            of every size), the file's digest, bytes, mode and quantisation, and what was `applied`
+            to see it. `error` says why an image could not be decoded (its pixels are zero then);
+            NaN for the others.
         key: 16 hex digits of the files' contents and the settings.
     """
 
@@ -80,14 +85,15 @@ def open_cache(
     """
     cache_dir = Path(cache_dir)
     cache_dir.mkdir(parents=True, exist_ok=True)
-    contents = list(file_digests(table, cache_dir).values())
-    key = digest([LAYOUT, preprocessing.settings(), table["image_id"].tolist(), contents])
+    digests = file_digests(table, cache_dir)
+    ids, contents = table["image_id"].tolist(), list(digests.values())
+    key = digest([LAYOUT, preprocessing.settings(), ids, contents])
     folder = cache_dir / key
     with FileLock(cache_dir / f"{key}.lock"):
         if not folder.is_dir():
             clear_scratch(cache_dir, key)
             with atomic_path(folder) as temporary:
-                _build(table, preprocessing, temporary, progress)
+                _build(table, digests, preprocessing, temporary, progress)
     return ImageCache(
         images=np.load(folder / "images.npy", mmap_mode="r"),
         masks=np.load(folder / "masks.npy", mmap_mode="r"),
@@ -133,7 +139,13 @@ def image_digests(table: pd.DataFrame, cache_dir: str | Path) -> pd.Series:
     return pd.Series([digests[path] for path in table["path"]], index=table["image_id"])
 
 
-def _build(table: pd.DataFrame, preprocessing: Preprocessing, folder: Path, progress: bool) -> None:
+def _build(
+    table: pd.DataFrame,
+    digests: dict[str, str | None],
+    preprocessing: Preprocessing,
+    folder: Path,
+    progress: bool,
+) -> None:
     folder.mkdir()
     shape = (len(table), preprocessing.image_size, preprocessing.image_size)
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
@@ -155,6 +167,7 @@ def _build(table: pd.DataFrame, preprocessing: Preprocessing, folder: Path, prog
     masks.flush()
     index = pd.DataFrame(rows)
     index.insert(0, "image_id", table["image_id"].to_numpy())
+    index["digest"] = table["path"].map(digests).to_numpy()
     index.to_csv(folder / "index.csv", index=False)
 
 
@@ -179,7 +192,7 @@ def _decode_one(path: Path, preprocessing: Preprocessing) -> Decoded:
         "width": radiograph.width,
         "height": radiograph.height,
         "lesion_area": lesion_area,
-        "phash": int(str(imagehash.phash(Image.fromarray(radiograph.pixels))), 16),
+        "phash": _perceptual_hash(path, radiograph, preprocessing),
         "bytes": path.stat().st_size,
         "mode": radiograph.mode,
         "quantisation": radiograph.quantisation,
@@ -187,3 +200,14 @@ def _decode_one(path: Path, preprocessing: Preprocessing) -> Decoded:
         "error": None,
     }
     return preprocessing.fit(radiograph), mask, facts
+
+
+def _perceptual_hash(path: Path, decoded: Radiograph, preprocessing: Preprocessing) -> int:
+    """Return the 64-bit pHash of an image that `preprocessing` has decoded.
+
+    Its pixels are decoded again where `HASHED` reduces them to another size.
+    """
+    size = decoded.width, decoded.height
+    if preprocessing.reduction(*size) != HASHED.reduction(*size):
+        decoded = HASHED.decode(path)
+    return int(str(imagehash.phash(Image.fromarray(decoded.pixels))), 16)

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 STRATEGIES = {
-    "stratified": "70/15/15 by image, exact duplicates together (the published baseline's split)",
+    "stratified": "70/15/15 by image, identical files together (the published baseline's split)",
     "center": "center holdout: center 1 in 85/15 train and val, centers 2 and 3 are the test",
     "grouped": "70/15/15 with whole study groups, so that no patient is in two parts",
     "random": "80/20 by image, the 20 % val and test at once (the paper's way: leaks)",
@@ -47,31 +47,37 @@ BLOCK = 128
 SAME_STUDY = ["center", "age", "gender", *SITE_COLUMNS, *REGION_COLUMNS, "label", *SUBTYPE_COLUMNS]
 """What consecutive rows of one study have in common."""
 
-NO_PAIRS = pd.DataFrame({"image_a": [], "image_b": [], "distance": []}, dtype=object)
+NO_PAIRS = pd.DataFrame(columns=["image_a", "image_b", "distance", "identical"], dtype=object)
 
 
-def near_duplicates(image_ids: pd.Series, hashes: np.ndarray) -> pd.DataFrame:
-    """Find the pairs of images whose perceptual hashes differ by at most 4 bits.
+def near_duplicates(
+    image_ids: pd.Series, hashes: np.ndarray, digests: Sequence[str]
+) -> pd.DataFrame:
+    """Find the pairs of images whose files are identical or whose perceptual hashes are near.
 
     Args:
         hashes: uint64 (n,), 64-bit pHash (Zauner 2010) of each image.
+        digests: (n,), of the content of each image's file.
 
     Returns:
-        Columns image_a, image_b (in table order) and distance (bits).
+        Columns image_a, image_b (in table order), distance (bits by which the hashes differ; at
+        most 4 unless the files are identical) and identical (bool: byte for byte).
 
-    >>> pairs = near_duplicates(pd.Series(["a", "b", "c"]), np.array([0, 255, 3], np.uint64))
-    >>> pairs.values.tolist()
-    [['a', 'c', 2]]
+    >>> hashes = np.array([0, 255, 3], np.uint64)
+    >>> near_duplicates(pd.Series(["a", "b", "c"]), hashes, ["7f", "e0", "51"]).values.tolist()
+    [['a', 'c', 2, False]]
     """
     hashes = np.asarray(hashes, dtype=np.uint64)
-    names = image_ids.to_numpy()
+    names, contents = image_ids.to_numpy(), pd.factorize(np.asarray(digests))[0]
     pairs = []
     for start in range(0, len(hashes), BLOCK):
         distance = np.bitwise_count(hashes[start : start + BLOCK, None] ^ hashes[None, start:])
-        a, b = np.nonzero(np.triu(distance <= NEAR_DISTANCE, k=1))
+        same = contents[start : start + BLOCK, None] == contents[None, start:]
+        a, b = np.nonzero(np.triu(same | (distance <= NEAR_DISTANCE), k=1))
         pairs.append(np.stack([start + a, start + b, distance[a, b]]))
     first, second, distances = np.concatenate(pairs, axis=1)
-    return pd.DataFrame({"image_a": names[first], "image_b": names[second], "distance": distances})
+    columns = {"image_a": names[first], "image_b": names[second], "distance": distances}
+    return pd.DataFrame(columns | {"identical": contents[first] == contents[second]})
 
 
 def conflicting_pairs(table: pd.DataFrame, duplicates: pd.DataFrame) -> pd.DataFrame:
@@ -128,7 +134,7 @@ def make_split(
 
     Args:
         strategy: a key of `STRATEGIES`.
-        duplicates: as `near_duplicates` returns them. Pairs at distance 0 stay together in
+        duplicates: as `near_duplicates` returns them. Identical files stay together in
             `stratified` and `center`; all pairs do in the others but `random`. Groups with a pair
             of conflicting labels are only trained on in `grouped`, `grouped_cv` and `center_cv`.
 
@@ -144,7 +150,7 @@ def make_split(
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"unknown split strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
-    exact = _rows(table, duplicates[duplicates["distance"] == 0])
+    exact = _rows(table, duplicates[duplicates["identical"].astype(bool)])
     frame = table[["image_id", "label", "center"]].assign(
         group=study_groups(table, duplicates), together=_joined(np.arange(len(table)), exact)
     )
@@ -179,7 +185,7 @@ def _halve(frame: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, 
 
 
 def _by_first_member(frame: pd.DataFrame, strategy: str, seed: int) -> pd.Series:
-    """Split the first member of every set of exact duplicates; the others follow it."""
+    """Split the first member of every set of identical files; the others follow it."""
     first = frame.drop_duplicates("together")
     if strategy == "stratified":
         train, rest = _halve(first, 0.30, seed)

@@ -335,6 +335,7 @@ class _Study:
         says = self.study.model_dump() | {
             "dataset_root": str(project_path(self.study.dataset_root)),
             "study_dir": str(self.study.study_dir),
+            # Which image cache is opened: of the splits it decides nothing.
             "image_size": min(run.data.image_size for run in self.runs),
         }
         model = PARAMETERS[stage.name]
