@@ -41,7 +41,7 @@ __all__ = [
 Strategy = Literal["stratified", "center", "grouped", "random", "grouped_cv", "center_cv"]
 FOLDS: dict[str, tuple[int, ...]] = {"grouped_cv": (1, 2, 3, 4, 5), "center_cv": (1, 2, 3)}
 """The strategies of several folds, and their numbers; in `center_cv` those of the test centers."""
-CamMethod = Literal["gradcam", "hirescam", "gradcam++", "eigencam"]
+CamMethod = Literal["gradcam", "hirescam", "gradcam++"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 DataFolder = Annotated[str, Field(description="The data set, in the release's layout.")]

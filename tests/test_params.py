@@ -239,6 +239,12 @@ def test_a_wrong_parameter_is_named_with_its_source(values, words):
         assert word in str(caught.value)
 
 
+def test_a_study_cannot_ask_for_a_map_that_looks_at_no_class():
+    values = read_yaml(PROJECT_ROOT / "params" / "demo.yaml") | {"gradcam": "eigencam"}
+    with pytest.raises(ParameterError, match=r"'hirescam' or 'gradcam\+\+'; got 'eigencam'"):
+        StudyParams.parse(values, "some.yaml")
+
+
 def test_yaml_reads_1e_4_as_text_and_it_is_taken_as_a_number():
     run = RunParams.parse({"experiment": "x", "training": {"lr": "1e-4"}}, "some.yaml")
     assert run.training.lr == 1e-4

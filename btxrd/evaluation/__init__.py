@@ -29,7 +29,6 @@ This package itself loads neither matplotlib nor torch. Methods are named by aut
 - Korn and Graubard 1998, Intervals for proportions from survey data, Surv. Methodol. 24:193
 - Kumar et al. 2019, Verified uncertainty calibration, NeurIPS
 - Li et al. 2018, Guided attention inference network, CVPR
-- Muhammad and Yeasin 2020, Eigen-CAM, arXiv:2008.00299
 - Nguyen and O'Connor 2015, Posterior calibration, EMNLP
 - Northcutt et al. 2021, Confident learning, J. Artif. Intell. Res. 70:1373
 - Owen 2007, The pigeonhole bootstrap, Ann. Appl. Stat. 1:386

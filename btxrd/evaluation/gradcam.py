@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
-from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM
+from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, HiResCAM
 from pytorch_grad_cam.base_cam import BaseCAM
 from timm.models import EfficientNet, ResNet
 from torch import nn
@@ -40,10 +40,8 @@ METHODS: dict[str, type[BaseCAM]] = {
     "gradcam": GradCAM,
     "hirescam": HiResCAM,
     "gradcam++": GradCAMPlusPlus,
-    "eigencam": EigenCAM,
 }
-"""The methods by name: Selvaraju et al. 2017; Draelos and Carin 2020; Chattopadhay et al. 2018;
-Muhammad and Yeasin 2020, which looks at no class."""
+"""The methods by name: Selvaraju et al. 2017; Draelos and Carin 2020; Chattopadhay et al. 2018."""
 
 
 def class_activation_maps(
