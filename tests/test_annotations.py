@@ -42,6 +42,68 @@ def test_a_rectangle_serves_only_where_its_lesion_has_no_polygon(tmp_path):
     assert mask[21:37, 41:49].all()
 
 
+@pytest.mark.parametrize("wide", [[[0, 0], [60, 40]], [[12, 8], [58, 39]]], ids=["held", "nearly"])
+def test_a_wide_rectangle_round_a_polygon_is_no_lesion_of_its_own(tmp_path, wide):
+    path = labelme(tmp_path, ("rectangle", wide), TRIANGLE)
+    annotation = read_annotation(path)
+    assert [lesion.shape_type for lesion in annotation.lesions()] == ["polygon"]
+    assert len(annotation.wide_rectangles()) == 1
+    np.testing.assert_array_equal(annotation.mask(), lesion_mask(labelme(tmp_path, TRIANGLE)))
+
+
+def test_a_polygon_can_have_a_box_and_a_wide_rectangle(tmp_path):
+    path = labelme(tmp_path, ("rectangle", [[0, 0], [60, 40]]), ITS_BOX, TRIANGLE, ELSEWHERE)
+    annotation = read_annotation(path)
+    assert annotation.boxed() == [0, 0, None]
+    assert [shape.points for shape in annotation.wide_rectangles()] == [[(0, 0), (60, 40)]]
+    assert len(annotation.lesions()) == 2
+
+
+def star(radius=15.0, turn=0.0):
+    """Corners of a shape with dents, anticlockwise, in the middle of the image."""
+    angles = turn + np.linspace(0, 2 * np.pi, 20, endpoint=False)
+    radii = radius * np.where(np.arange(20) % 2, 0.7, 1.0)
+    return np.stack([30 + radii * np.cos(angles), 20 + radii * np.sin(angles)], axis=1)
+
+
+ONCE = star()
+SECOND_LAPS = {
+    "the same": ONCE,
+    "closed between": np.concatenate([ONCE[:1], ONCE]),
+    "begun elsewhere": np.roll(ONCE, 7, axis=0),
+    "jittered": star(14.6, turn=0.03),
+    "twice more": np.concatenate([ONCE, ONCE]),
+}
+
+
+@pytest.mark.parametrize("lap", SECOND_LAPS)
+@pytest.mark.parametrize("turn", [1, -1], ids=["anticlockwise", "clockwise"])
+def test_a_polygon_walked_more_than_once_is_its_area(tmp_path, lap, turn):
+    once = lesion_mask(labelme(tmp_path, ("polygon", ONCE.tolist())))
+    points = np.concatenate([ONCE, SECOND_LAPS[lap]])[::turn]
+    annotation = read_annotation(labelme(tmp_path, ("polygon", points.tolist())))
+    differ = np.count_nonzero(annotation.mask() != once)
+    assert differ <= (0 if lap in ("the same", "twice more") else 0.1 * once.sum())
+    assert annotation.polygons[0].share_repeated > 0.7
+
+
+def test_a_hole_that_a_bridge_leads_to_stays_one(tmp_path):
+    outer = [[10, 5], [50, 5], [50, 35], [10, 35], [10, 5]]
+    hole = [[20, 12], [20, 28], [40, 28], [40, 12], [20, 12]]
+    path = labelme(tmp_path, ("polygon", outer + hole))
+    mask = lesion_mask(path)
+    assert not mask[14:26, 22:38].any()
+    assert mask[6:10, 11:49].all()
+    assert read_annotation(path).polygons[0].share_repeated < 1e-9
+
+
+def test_two_loops_of_one_outline_are_both_of_its_area(tmp_path):
+    eight = ("polygon", [[5, 5], [45, 35], [45, 5], [5, 30]])
+    annotation = read_annotation(labelme(tmp_path, eight))
+    assert annotation.mask()[18, [8, 40]].all()
+    assert annotation.polygons[0].share_repeated < 1e-9
+
+
 def test_two_lesions_each_with_both_shapes(tmp_path):
     other = [[x + 25, y + 5] for x, y in TRIANGLE[1]]
     other_box = [[33, 13], [58, 37]]

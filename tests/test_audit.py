@@ -175,6 +175,15 @@ def move_corner(parsed: dict, x: float) -> None:
     first(parsed, "rectangle")["points"][1][0] = x
 
 
+def box_the_image(parsed: dict) -> None:
+    corner = [parsed["imageWidth"], parsed["imageHeight"]]
+    first(parsed, "rectangle")["points"] = [[0, 0], corner]
+
+
+def walk_twice(parsed: dict) -> None:
+    first(parsed, "polygon")["points"] *= 2
+
+
 def widen(parsed: dict) -> None:
     parsed["imageWidth"] += 1
 
@@ -266,6 +275,8 @@ CASES = [
     ("rectangle-area", "annotation", shape("rectangle", points=[[5, 5], [5, 9]])),
     ("rectangle-without-polygon", "annotation", drop("polygon")),
     ("polygon-without-rectangle", "annotation", drop("rectangle")),
+    ("rectangle-wide", "annotation", content(box_the_image)),
+    ("polygon-repeated", "annotation", content(walk_twice)),
     # the table
     ("table-missing", "dataset.xlsx", Path.unlink),
     ("table-missing", "dataset.xlsx", make_folder),
