@@ -233,7 +233,8 @@ def test_a_training_takes_every_option(probing):
 def test_later_stages_know_no_difference(run, digits, probing, request):
     folder, _ = request.getfixturevalue(run)
     test = check_predicted_alike(folder, probing["dataset_root"], digits)
-    execute("04_evaluate", probing, run_dir=str(folder), replicates=20)
+    page = execute("04_evaluate", probing, run_dir=str(folder), replicates=20)
+    assert json.loads((folder / "training.json").read_text())["weights"] in page
     stride = {"probed": None, "attended": 16}[run]
     few = {"gallery": 1, "replicates": 20, "stride": stride}
     page = execute("05_gradcam", probing, run_dir=str(folder), **few)
@@ -290,6 +291,8 @@ def test_the_comparison_takes_runs_made_by_hand(places, evaluated, explained, ma
     comparison = pd.read_csv(Path(places["study_dir"]) / "comparison.csv")
     assert comparison["Experiment ID"].tolist() == ["mapless", "tiny"]
     assert comparison["Stratified Accuracy"].isna().all()
+    assert comparison["Weights"].tolist() == ["drawn at random", "drawn at random"]
+    assert page.count("drawn at random") == 2
     assert "No experiment can be recommended" in page
     assert "by hand" in page
 

@@ -41,6 +41,7 @@ def runs(tmp_path, predicted):
                 frame["image_id"] = frame["image_id"].mask(tested, f"{fold}-" + frame["image_id"])
                 write_predictions(run.run_dir / "predictions.csv", frame)
                 facts = {"parameters": run.model_dump(), "device": "cpu", "seconds": 10.0}
+                facts["weights"] = "theirs.pth (SHA-256 0123)"
                 write_json(run.run_dir / "training.json", facts)
                 maps = pd.DataFrame({"image_id": frame.loc[tested, "image_id"], "iou": 0.5})
                 write_csv(run.run_dir / "gradcam.csv", maps)
@@ -67,6 +68,7 @@ def test_folds_follow_each_other_and_keep_their_val(runs, tmp_path):
     facts = read_json(tmp_path / "pool" / "training.json")
     run = ResultParams.parse(facts["parameters"], "test")
     assert (run.fold, run.seed, facts["runs"], facts["seconds"]) == ("pooled", 42, 3, 30.0)
+    assert facts["weights"] == "theirs.pth (SHA-256 0123)"
     maps = pd.read_csv(tmp_path / "pool" / "gradcam.csv")
     assert set(maps["image_id"]) == set(tested)
 

@@ -151,6 +151,19 @@ def test_the_first_ten_columns_are_the_specifications(comparison):
     assert (row["Stratified Accuracy Low"], row["Stratified Accuracy High"]) == (0.55, 0.75)
 
 
+def test_the_first_weights_of_an_experiment_are_named(study):
+    runs = study / "runs" / "tied_on_val"
+    for split, digest in (("stratified", "0123"), ("center", "4567")):
+        facts = {"weights": f"theirs.pth (SHA-256 {digest})"}
+        write_json(runs / split / "seed-42" / "training.json", facts)
+    table = compare(study)
+    assert table.loc["tied_on_val", "Weights"] == (
+        "theirs.pth (SHA-256 0123); theirs.pth (SHA-256 4567)"
+    )
+    assert pd.isna(table.loc["best_on_val", "Weights"])
+    assert list(table.columns).index("Weights") >= len(COMPARISON_COLUMNS)
+
+
 def test_failed_runs_are_rows_with_their_error(comparison):
     assert comparison.loc["broken", "Errors"] == "stratified: the kernel died"
     assert "x" not in comparison.index

@@ -17,6 +17,7 @@ from btxrd.params import ResultParams
 from btxrd.predictions import predictions_frame
 from btxrd.report.sentences import (
     case_titles,
+    first_weights,
     leakage_finding,
     localisation_finding,
     not_subtracted,
@@ -78,6 +79,12 @@ def compared(stratified=0.75, center=0.55, **others):
             ends = {"": value, " Low": value - 0.1, " High": value + 0.1}
             row |= {f"{split} {title}{end}": found for end, found in ends.items()}
     return pd.DataFrame([row])
+
+
+def test_the_first_weights_of_the_answer_are_named_where_they_are_known():
+    comparison = pd.DataFrame({"Experiment ID": ["E1", "E2"], "Weights": [None, "own.pth (x)"]})
+    assert first_weights("E2", comparison) == " First weights of E2: own.pth (x)."
+    assert first_weights("E1", comparison) == first_weights(None, comparison) == ""
 
 
 def test_the_recommendation_is_computed_from_the_comparison():

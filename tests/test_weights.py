@@ -1,6 +1,7 @@
 """First weights: those that come with the installation, and other people's checkpoints."""
 
 import argparse
+import hashlib
 import socket
 from pathlib import Path
 from typing import Any, NoReturn
@@ -98,20 +99,97 @@ def test_other_peoples_checkpoints_are_read(
     classifier = network(tmp_path / "theirs.pth")
     found = body(classifier.model)
     assert all(torch.equal(tensor, imagenet_resnet18[name]) for name, tensor in found.items())
-    assert classifier.weights.startswith(f"100 of 100 tensors from {tmp_path / 'theirs.pth'}")
-    assert (f"under {prefix};" in classifier.weights) == bool(prefix)
+    digest = hashlib.sha256((tmp_path / "theirs.pth").read_bytes()).hexdigest()
+    assert classifier.weights == f"theirs.pth (SHA-256 {digest[:16]})"
+    assert classifier.weights_note.startswith("100 tensors")
+    assert (f"under {prefix};" in classifier.weights_note) == bool(prefix)
 
 
 def test_what_was_loaded_is_said_and_what_was_not(
     tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor]
 ) -> None:
-    state = dict(imagenet_resnet18) | {"projector.weight": torch.zeros(1)}
-    del state["conv1.weight"]
+    wrappers = ("projector.weight", "queue", "ema.conv1.weight", "optimizer.0.exp_avg")
+    state = dict(imagenet_resnet18) | dict.fromkeys(wrappers, torch.zeros(1))
     torch.save(state, tmp_path / "theirs.pth")
-    assert network(tmp_path / "theirs.pth").weights.endswith(
-        "drawn at random: the head and conv1.weight; not used: fc.weight, fc.bias, projector.weight"
-    )
-    assert BTXRDClassifier("resnet18", pretrained=False).weights == "drawn at random"
+    note = network(tmp_path / "theirs.pth").weights_note
+    assert "drawn at random: the head" in note
+    assert note.endswith("not used: projector.weight, queue, ema.conv1.weight, optimizer.0.exp_avg")
+    drawn = BTXRDClassifier("resnet18", pretrained=False)
+    assert (drawn.weights, drawn.weights_note) == ("drawn at random", "")
+
+
+OTHERS = {
+    # file, network, what of the file is kept → what is named
+    "half as deep": ("resnet18", "resnet34", {}, ["lacks layer1.2.conv1.weight", "76 more"]),
+    "twice as deep": ("resnet34", "resnet18", {}, ["left over: layer1.2.conv1.weight", "76 more"]),
+    "with squeeze and excitation": (
+        "efficientnet_b0",
+        LITE0,
+        {},
+        ["left over: blocks.0.0.se.conv_reduce.weight", "60 more"],
+    ),
+    "twice as wide": (
+        "vit_small_patch16_224",
+        "vit_tiny_patch16_224",
+        {},
+        ["cls_token: (1, 1, 384) in the file, (1, 1, 192) in the network", "146 more"],
+    ),
+    "other patches": (
+        "vit_tiny_patch16_224",
+        "vit_tiny_patch16_224",
+        {"patch_embed.proj.weight": torch.zeros(192, 3, 32, 32)},
+        ["(192, 3, 32, 32) in the file, (192, 3, 16, 16)"],
+    ),
+    "register tokens": (
+        "vit_tiny_patch16_224",
+        "vit_tiny_patch16_224",
+        {"reg_token": torch.zeros(1, 4, 192)},
+        ["left over: reg_token"],
+    ),
+    "other pooling": (
+        "vit_tiny_patch16_224",
+        "vit_base_patch16_rpn_224",
+        {},
+        ["lacks"],
+    ),
+}
+
+
+@pytest.mark.parametrize("size", [None, 96])
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_file_of_a_similar_network_is_refused_by_what_differs(
+    tmp_path: Path, other: str, size: int | None
+) -> None:
+    theirs, ours, changes, words = OTHERS[other]
+    torch.save(timm.create_model(theirs).state_dict() | changes, tmp_path / "theirs.pth")
+    section = {"backbone": ours, "weights": str(tmp_path / "theirs.pth")}
+    with pytest.raises(ValueError, match=rf"theirs\.pth holds no weights of {ours}: ") as caught:
+        create_model({"model": section, "data": {"image_size": size}})
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_file_that_lost_tensors_is_refused_with_the_first_that_lack(
+    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor]
+) -> None:
+    names = list(imagenet_resnet18)
+    kept = {name: imagenet_resnet18[name] for name in names[: round(0.55 * len(names))]}
+    all_but_one = {name: imagenet_resnet18[name] for name in names if name != "conv1.weight"}
+    for state, lacking in (
+        (kept, r"layer3\.0\.bn2\.weight, .* and 40 more\.$"),
+        (all_but_one, r"conv1\.weight\.$"),
+    ):
+        torch.save(state, tmp_path / "theirs.pth")
+        with pytest.raises(ValueError, match=rf"holds no weights of resnet18: it lacks {lacking}"):
+            network(tmp_path / "theirs.pth")
+
+
+def test_weights_in_the_form_of_a_networks_authors_are_converted(tmp_path: Path) -> None:
+    state = timm.create_model("test_vit").state_dict()
+    kernel = state["patch_embed.proj.weight"]
+    torch.save(state | {"patch_embed.proj.weight": kernel.flatten(1)}, tmp_path / "theirs.pth")
+    ours = network(tmp_path / "theirs.pth", "test_vit").model
+    assert torch.equal(ours.patch_embed.proj.weight, kernel)
 
 
 def test_a_head_of_three_classes_is_not_taken_either(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ def pool_runs(folders: Sequence[Path]) -> dict[str, Any]:
     Returns:
         Name of the file → its content: `predictions.csv` (a frame) and `training.json` (a dict:
         the parameters, in which `fold` is "pooled" and `seed` "ensemble" where there are several;
-        `runs`, how many, and `members`, the fold and seed of each; `device`, `seconds`). Of several
-        folds of one seed that all have a `gradcam.csv` also that, put together.
+        `runs`, how many, and `members`, the fold and seed of each; `weights`, `device`, `seconds`).
+        Of several folds of one seed that all have a `gradcam.csv` also that, put together.
 
     Raises:
         FileNotFoundError: a run has no predictions.
@@ -55,6 +55,7 @@ def pool_runs(folders: Sequence[Path]) -> dict[str, Any]:
             | ({"seed": "ensemble"} if len(folders) > len(frames) else {}),
             "runs": len(folders),
             "members": [{key: given[key] for key in ("fold", "seed")} for given in parameters],
+            "weights": "; ".join(sorted({facts["weights"] for facts in trained})),
             "device": ", ".join(sorted({facts["device"] for facts in trained})),
             "seconds": round(sum(facts["seconds"] for facts in trained), 1),
         },

@@ -361,11 +361,11 @@ def comparison_table(runs: list[RunResult], figures: pd.DataFrame) -> pd.DataFra
 
     First `COMPARISON_COLUMNS`, all test figures; then the same for other splits that were run,
     the ends of the intervals, the validation figures that the recommendation is read from,
-    Grad-CAM's mean IoU on the test sets, and that of an attention where there is one; the errors of
-    failed runs, and for each of `ANSWER_SPLITS` that was evaluated a `<Split> Val Rank`: 1 has the
-    highest accuracy on its validation set, ties by malignant sensitivity there, then by
-    center-holdout accuracy on validation. `Stratified Val Rank` is the rule that was set before
-    the study.
+    Grad-CAM's mean IoU on the test sets, and that of an attention where there is one; the first
+    `Weights`, by name and digest; the errors of failed runs, and for each of `ANSWER_SPLITS` that
+    was evaluated a `<Split> Val Rank`: 1 has the highest accuracy on its validation set, ties by
+    malignant sensitivity there, then by center-holdout accuracy on validation. `Stratified Val
+    Rank` is the rule that was set before the study.
 
     Args:
         figures: as `seed_figures` returns them.
@@ -415,6 +415,9 @@ def _comparison_row(name: str, runs: list[RunResult], figures: pd.DataFrame) -> 
         row[f"{split_title} Grad-CAM Mean IoU"] = test["mean_iou"]
         if not np.isnan(test["attention_iou"]):
             row[f"{split_title} Attention Mean IoU"] = test["attention_iou"]
+    # The trainings of an experiment can have begun with different contents of one file.
+    weights = dict.fromkeys(run.training.get("weights") for run in runs if not run.is_pool)
+    row["Weights"] = "; ".join(filter(None, weights)) or None
     row["Seeds"] = len({run.seed for run in runs if not run.is_pool})
     errors = [f"{run.where}: {run.error}" for run in runs if run.error]
     row["Errors"] = "; ".join(errors) or None

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -47,7 +48,9 @@ class BTXRDClassifier(nn.Module):
         num_features: width of the pooled features (1280 for efficientnet_b0).
         normalization: channel `mean` and `std` that the backbone's weights were published for, of
             pixels in [0, 1], three numbers each; `model_from_checkpoint` takes the checkpoint's.
-        weights: where the first weights came from, in a line.
+        weights: which the first weights are, in a few words: the published ones, or those of a
+            file, by its name and digest.
+        weights_note: what was taken of such a file and what was not; empty without one.
         flip_at_test: as given.
 
     Raises:
@@ -73,11 +76,11 @@ class BTXRDClassifier(nn.Module):
     ) -> None:
         super().__init__()
         _require_known(backbone)
-        self.weights = "drawn at random"
+        self.weights, self.weights_note = "drawn at random", ""
         self.flip_at_test = flip_at_test
         if pretrained and not kwargs.get("pretrained_cfg_overlay"):
             first = published_weights(backbone)
-            self.weights = first.note
+            self.weights = first.name
             kwargs["pretrained_cfg_overlay"] = first.overlay
         try:
             self.model = timm.create_model(
@@ -194,7 +197,7 @@ def create_model(config: dict[str, Any]) -> BTXRDClassifier:
         FileNotFoundError: the file of `model.weights` does not exist.
         ValueError: no section `model`; an unknown backbone; an `attn_layer` that the backbone
             does not take; a `data.image_size` that it does not take, with sizes that it does; a
-            `model.weights` that holds no weights of this backbone.
+            `model.weights` that does not hold all of this backbone's, or holds those of another.
         RuntimeError: the pretrained weights could not be fetched.
     """
     section = config.get("model")
@@ -213,19 +216,33 @@ def create_model(config: dict[str, Any]) -> BTXRDClassifier:
         arguments["block_args"] = {"attn_layer": section["attn_layer"]}
     if "weights" not in section:
         return _build(section, arguments)
-    path = project_path(section["weights"])
-    with torch.device("meta"):
-        unfilled = _build(section, arguments | {"pretrained": False})
-    weights = read_weights(path, unfilled.model)
-    arguments |= {"pretrained": True, "pretrained_cfg_overlay": weights.overlay}
-    try:
-        classifier = _build(section, arguments)
-    except RuntimeError as error:
-        first = " ".join(line.strip() for line in str(error).splitlines()[:2])
-        misfit = f"model.weights: {path} holds no weights of {section.get('backbone')}"
-        raise ValueError(f"{misfit}: {first}") from error
-    classifier.weights = weights.note
+    classifier = _build(section, arguments | {"pretrained": False})
+    _fill(classifier, project_path(section["weights"]), arguments.get("img_size"))
     return classifier
+
+
+def _fill(classifier: BTXRDClassifier, path: Path, size: int | None) -> None:
+    """Load the weights of a local file into all of a classifier's network but its head.
+
+    `size` is that of its images in pixels, where the network was built for another than it was
+    published for.
+    """
+    network = classifier.model
+    backbone = network.pretrained_cfg["architecture"]
+    with torch.device("meta"):
+        published = timm.create_model(backbone)
+    try:
+        weights = read_weights(path, network, body(network).keys() - body(published).keys())
+    except ValueError as error:
+        if size is None:
+            raise
+        try:
+            read_weights(path, published)
+        except ValueError:
+            raise error from None
+        raise _misfit(backbone, size) from error
+    network.load_state_dict(weights.state, strict=False)
+    classifier.weights, classifier.weights_note = weights.name, weights.note
 
 
 def _build(section: dict[str, Any], arguments: dict[str, Any]) -> BTXRDClassifier:
@@ -241,11 +258,15 @@ def _build(section: dict[str, Any], arguments: dict[str, Any]) -> BTXRDClassifie
     except RuntimeError as error:
         if "img_size" not in arguments or "size mismatch" not in str(error):
             raise
-        backbone, published = section["backbone"], timm.get_pretrained_cfg(section["backbone"])
-        raise ValueError(
-            f"data.image_size: these weights fit no {backbone} for {arguments['img_size']} pixels; "
-            f"try {published.input_size[-1]}"
-        ) from error
+        raise _misfit(section["backbone"], arguments["img_size"]) from error
+
+
+def _misfit(backbone: str, size: int) -> ValueError:
+    """Return the error that names the image size for which a backbone's weights were published."""
+    published = timm.get_pretrained_cfg(backbone).input_size[-1]
+    return ValueError(
+        f"data.image_size: these weights fit no {backbone} for {size} pixels; try {published}"
+    )
 
 
 def _require_known(backbone: str) -> None:

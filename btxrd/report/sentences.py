@@ -18,6 +18,7 @@ from btxrd.stages import CASES_FILE, EDA, SPLITS
 
 __all__ = [
     "case_titles",
+    "first_weights",
     "leakage_finding",
     "localisation_finding",
     "not_subtracted",
@@ -230,6 +231,12 @@ def runs_note(runs: list[RunResult]) -> str:
     if unevaluated:
         text += f", {unevaluated} trained but not evaluated"
     return text + (f"; {made} of {len(pools)} pools made of them." if pools else ".")
+
+
+def first_weights(best: str | None, comparison: pd.DataFrame) -> str:
+    """Name the first weights of the recommended experiment; nothing where they are not known."""
+    named = comparison.set_index("Experiment ID")["Weights"].dropna()
+    return f" First weights of {best}: {named[best]}." if best in named else ""
 
 
 def review_note(review: pd.DataFrame, pool: RunResult | None) -> str:
