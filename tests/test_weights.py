@@ -184,6 +184,15 @@ def test_a_file_that_lost_tensors_is_refused_with_the_first_that_lack(
             network(tmp_path / "theirs.pth")
 
 
+def test_a_layer_too_many_is_no_head_where_the_file_has_none(
+    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor]
+) -> None:
+    state = {name: t for name, t in imagenet_resnet18.items() if not name.startswith("fc.")}
+    torch.save(state | {"layer4.2.conv1.weight": torch.zeros(1)}, tmp_path / "theirs.pth")
+    with pytest.raises(ValueError, match=r"resnet18: left over: layer4\.2\.conv1\.weight\.$"):
+        network(tmp_path / "theirs.pth")
+
+
 def test_weights_in_the_form_of_a_networks_authors_are_converted(tmp_path: Path) -> None:
     state = timm.create_model("test_vit").state_dict()
     kernel = state["patch_embed.proj.weight"]

@@ -178,19 +178,20 @@ def read_weights(path: Path, network: nn.Module, added: Collection[str] = ()) ->
     given = {name.removeprefix(prefix): t for name, t in content.items() if name.startswith(prefix)}
     if not given.keys() & set(added):
         wanted = {name: tensor for name, tensor in wanted.items() if name not in added}
+    states = [given, _converted(given, network)]
     in_order = _named_in_order(content, wanted, spare=2 * len(_heads(network)))
-    states = [given, _converted(given, network), *([in_order] if in_order else [])]
+    if in_order and not wanted.keys() <= given.keys():
+        states.append(in_order)
     compared = [_compare(state, wanted, network) for state in states]
     state, found = min(zip(states, compared, strict=True), key=lambda pair: pair[1].faults)
     if found.faults:
         architecture = network.pretrained_cfg["architecture"]
         raise ValueError(f"model.weights: {path} holds no weights of {architecture}: {found}.")
-    named_by_it = state is not in_order
+    under = f" under {prefix[:-1]}" if prefix and state is not in_order else ""
     return FileWeights(
         {name: state[name] for name in wanted},
         f"{path.name} (SHA-256 {file_digest(path)})",
-        f"{len(wanted)} tensors"
-        f"{f' under {prefix[:-1]}' if prefix and named_by_it else ''}; drawn at random: the head"
+        f"{len(wanted)} tensors{under}; drawn at random: the head"
         f"{' and what attn_layer adds' if len(wanted) < len(body(network)) else ''}; "
         f"not used: {_named(found.left) or 'none'}",
     )
