@@ -18,7 +18,15 @@ from btxrd.data.loader import RadiographDataset, make_loader
 from btxrd.data.release import Release
 from btxrd.data.table import listed
 from btxrd.evaluation.comparisons import ensemble_predictions
-from btxrd.files import file_digest, project_path, read_csv, read_json, write_csv, write_json
+from btxrd.files import (
+    file_digest,
+    file_name,
+    project_path,
+    read_csv,
+    read_json,
+    write_csv,
+    write_json,
+)
 from btxrd.models import get_device, predict_logits
 from btxrd.params import RunParams
 from btxrd.predict import BATCH_SIZE, Classifier, load_classifier
@@ -77,7 +85,7 @@ def evaluate_checkpoints(
     data, cache_dir = Path(data).resolve(), project_path(cache_dir)
     members = [_member(Path(path)) for path in checkpoints]
     made_of = {"data": str(data), "checkpoints": [file_digest(m.path) for m in members]}
-    folder = _free_folder(project_path(reports_dir), name or data.stem, made_of)
+    folder = _free_folder(project_path(reports_dir), name or file_name(data.stem), made_of)
     release = open_images(data, members[0].classifier.preprocessing, cache_dir)
     frames = [_predicted(member, release, cache_dir) for member in members]
     test = ensemble_predictions(frames) if len(frames) > 1 else frames[0]

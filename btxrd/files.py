@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,7 @@ __all__ = [
     "clear_scratch",
     "digest",
     "file_digest",
+    "file_name",
     "is_phantom",
     "project_path",
     "read_csv",
@@ -40,6 +42,8 @@ IDENTIFIERS = (
 """The columns of our tables that are text even where they consist of digits."""
 
 SCRATCH = ".writing-"
+LONGEST = 50
+"""Characters of a name that becomes a part of a file's, which may have 255 bytes in all."""
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -187,6 +191,17 @@ def digest(content: Any) -> str:
     True
     """
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_name(name: str) -> str:
+    """Return a name as a part of a file's name that every file system and address takes.
+
+    All but letters, digits, `.`, `-` and `_` becomes `_`; it may be cut short.
+
+    >>> file_name("x<b>1"), file_name("../a b"), file_name("IMG000001")
+    ('x_b_1', '.._a_b', 'IMG000001')
+    """
+    return re.sub(r"[^\w.-]", "_", name)[:LONGEST]
 
 
 def file_digest(path: str | Path) -> str:

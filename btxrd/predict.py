@@ -19,7 +19,7 @@ from btxrd.data.dicom import is_dicom
 from btxrd.data.preprocessing import Preprocessing
 from btxrd.data.radiograph import read_header
 from btxrd.data.table import listed
-from btxrd.files import atomic_path, digest
+from btxrd.files import atomic_path, digest, file_name
 from btxrd.models import (
     BTXRDClassifier,
     get_device,
@@ -117,7 +117,7 @@ def heat_map_file(gradcam_dir: str | Path, image: str | Path) -> Path:
     False
     """
     image = Path(image)
-    return Path(gradcam_dir) / f"{image.stem}-{digest(str(image.resolve()))}.png"
+    return Path(gradcam_dir) / f"{file_name(image.stem)}-{digest(str(image.resolve()))}.png"
 
 
 def load_classifier(path: str | Path) -> Classifier:

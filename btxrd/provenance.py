@@ -47,14 +47,17 @@ def package_versions() -> dict[str, str]:
 
 
 def data_name(dataset_root: str | Path) -> str:
-    """Say in a few words which data stands under `dataset_root`; phantoms are named as such."""
+    """Say in a few words which data stands under `dataset_root`; phantoms are named as such.
+
+    The folder or file is called what it is called: text, not Markdown.
+    """
     root = Path(dataset_root)
     if root.is_file():
-        return f"the images that `{root.name}` lists"
+        return f"the images that {root.name} lists"
     if is_phantom(root):
         facts = read_json(root / PHANTOM_FILE)
         return (
             f"phantom BTXRD: {facts['n_images']} drawn images (seed {facts['seed']}), "
             "not radiographs of anyone"
         )
-    return f"`{root.name}`, laid out as BTXRD ({CITATION})"
+    return f"{root.name}, laid out as BTXRD ({CITATION})"

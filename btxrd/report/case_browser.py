@@ -29,6 +29,7 @@ from btxrd.provenance import data_name
 from btxrd.report.figures import HEAT_MAP
 from btxrd.report.fragments import render
 from btxrd.report.links import link_to, place_in_study
+from btxrd.report.names import as_text
 from btxrd.report.tables import title_of
 from btxrd.stages import CASES_FILE, EVALUATE, HEATMAPS_FILE
 
@@ -85,12 +86,12 @@ def case_links(folder: Path, image_ids: Iterable[str]) -> str:
 
     Where notebook 04 has not made the page yet, only the names of the images.
     """
-    places = {Path(name).stem: f"{CASES_FILE}#{name}" for name in image_ids}
-    links = {text: link_to(folder, place) for text, place in places.items()}
-    links["all cases"] = link_to(folder, CASES_FILE)
-    if links["all cases"] is None:
-        return ", ".join(places)
-    return f"Open {' · '.join(f'[{text}]({link})' for text, link in links.items())}"
+    texts = {name: as_text(Path(name).stem) for name in image_ids}
+    page = link_to(folder, CASES_FILE)
+    if page is None:
+        return ", ".join(texts.values())
+    links = [f"[{text}]({page}#{quote(name)})" for name, text in texts.items()]
+    return f"Open {' · '.join([*links, f'[all cases]({page})'])}"
 
 
 def write_cases(
@@ -126,7 +127,7 @@ def write_cases(
     text = render(
         "cases.html.j2",
         title=training.get("name", run.name),
-        data_name=data_name(project_path(run.dataset_root)).replace("`", ""),
+        data_name=data_name(project_path(run.dataset_root)),
         note=RESEARCH_ONLY,
         warnings=training.get("warnings", []),
         filters=_filters(cases),

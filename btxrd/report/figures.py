@@ -25,7 +25,7 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogFormatter, LogFormatterMathtext, MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve, roc_curve
 
@@ -88,6 +88,8 @@ def use_style() -> None:
             "savefig.dpi": 100,
             "font.size": 11,
             "axes.titlesize": 12,
+            # Names are text: between two dollar signs, too.
+            "text.parse_math": False,
             # No ticks stand above: there is no need to look for them, which takes long.
             "axes.titley": 1.0,
             "axes.labelsize": 11,
@@ -119,6 +121,7 @@ def _as_drawing(figure: Figure) -> tuple[str, dict[str, Any]] | None:
     """Return a figure as SVG with its metadata; None of pictures."""
     if _shows_pictures(figure):
         return None
+    _write_powers_as_text(figure)
     svg = print_figure(figure, "svg", bbox_inches=_box(figure), metadata={"Date": None})
     return svg, {"alt": _alternative(figure)}
 
@@ -127,10 +130,20 @@ def _as_picture(figure: Figure) -> tuple[str, dict[str, Any]] | None:
     """Return a figure with pictures as JPEG in base64, with its metadata; None of drawings."""
     if not _shows_pictures(figure):
         return None
+    _write_powers_as_text(figure)
     pixels = {"dpi": 2 * figure.dpi, "pil_kwargs": {"quality": 85}}
     jpeg = print_figure(figure, "jpeg", bbox_inches=_box(figure), base64=True, **pixels)
     width = round(figure.get_figwidth() * figure.dpi)
     return jpeg, {"alt": _alternative(figure), "width": width}
+
+
+def _write_powers_as_text(figure: Figure) -> None:
+    """Label logarithmic axes with text, such as 1e-04: by default, their labels are math."""
+    for axis in figure.axes:
+        for side in (axis.xaxis, axis.yaxis):
+            if isinstance(side.get_major_formatter(), LogFormatterMathtext):
+                side.set_major_formatter(LogFormatter())
+                side.set_minor_formatter(LogFormatter())
 
 
 def _shows_pictures(figure: Figure) -> bool:

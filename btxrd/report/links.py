@@ -4,12 +4,15 @@ import os
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from btxrd.session import NOTEBOOK_VARIABLE
 from btxrd.stages import RUNS_SCRIPT, STUDY_FILE, STUDY_STAGES
 
 __all__ = ["link_to", "place_in_study", "with_links"]
+
+LINK = re.compile(r"\[(?P<text>(?:\\.|[^\]\\])+)\]\((?P<place>[^):#][^):]*)\)|\\.")
+"""A link of Markdown without a scheme, or an escaped sign, which begins and ends no link."""
 
 
 def link_to(folder: str | Path, place: str) -> str | None:
@@ -19,13 +22,15 @@ def link_to(folder: str | Path, place: str) -> str | None:
     from where the notebook runs.
 
     Args:
-        place: the file, relative to `folder`; `#…` after it names a place in the file.
+        place: the address of the file, relative to `folder`, its names percent-encoded; `#…` after
+            it names a place in the file.
     """
     file, hash_sign, anchor = place.partition("#")
+    file = unquote(file)
     if not Path(folder, file).is_file():
         return None
     base = os.path.relpath(folder, os.environ.get(NOTEBOOK_VARIABLE, os.curdir))
-    return f"{quote(Path(base, file).as_posix())}{hash_sign}{quote(anchor)}"
+    return f"{quote(Path(base, file).as_posix())}{hash_sign}{quote(unquote(anchor))}"
 
 
 def with_links(text: str, folder: str | Path) -> str:
@@ -35,10 +40,12 @@ def with_links(text: str, folder: str | Path) -> str:
     """
 
     def pointed(link: re.Match[str]) -> str:
+        if link["place"] is None:
+            return link[0]
         target = link_to(folder, link["place"])
         return link["text"] if target is None else f"[{link['text']}]({target})"
 
-    return re.sub(r"\[(?P<text>[^\]]+)\]\((?P<place>[^):#][^):]*)\)", pointed, text)
+    return LINK.sub(pointed, text)
 
 
 def place_in_study(page: str | Path) -> dict[str, Any] | None:

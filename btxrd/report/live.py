@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
+from html import escape
 
 import pandas as pd
 from IPython.display import HTML, display
@@ -66,7 +67,7 @@ class TrainingView:
     def _show_bar(self, value: float, words: str) -> None:
         step, steps = self.run.step, self.run.steps
         bar = f'<progress value="{value}" max="{steps}" style="width: 16em"></progress>'
-        _show(self.bar, HTML(f"{bar} {step} <b>{self.done}/{steps}</b> · {words}"))
+        _show(self.bar, HTML(f"{bar} {step} <b>{self.done}/{steps}</b> · {escape(words)}"))
 
 
 def _history(run: RunParams) -> pd.DataFrame:

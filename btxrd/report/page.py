@@ -6,19 +6,23 @@ from a formatter, `{"image/svg+xml": {"alt": …}}`. Where it says nothing, the 
 stands for it.
 
 Prose, which is what Markdown cells and Markdown outputs say, is read by `btxrd.report.prose`:
-headings in order, terms explained. What a cell shows as HTML is taken as it is.
+headings in order, terms explained. Markdown cells are the project's own and may hold HTML; outputs
+are put together from names (`btxrd.report.names`), and HTML in them is text. What a cell shows as
+HTML is taken as it is.
 
 A page stands in its study's folder or below it, and links to the study's other pages relatively;
 which runs there are it learns from the study's `runs.js` when it is opened. Without that file, or
 in no study at all, it has no such links.
 """
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from jinja2 import pass_context
 from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from btxrd.files import atomic_path
 from btxrd.report.fragments import TEMPLATES
@@ -42,9 +46,25 @@ class _Exporter(HTMLExporter):
         )
         self.prose = Prose()
 
+    def default_filters(self) -> Iterator[tuple[str, Callable[..., str]]]:
+        """Return nbconvert's filters, and what reads a Markdown output."""
+        yield from super().default_filters()
+        yield "output2html", self.output2html
+
     @pass_context
     def markdown2html(self, context: Any, source: str) -> str:
         return self.prose.read(super().markdown2html(context, source))
+
+    def output2html(self, source: str) -> str:
+        return self.prose.read(MarkdownWithMath(_TextOnly(escape=True)).render(source))
+
+
+class _TextOnly(IPythonRenderer):
+    """Renders Markdown; HTML in it is shown as it is written."""
+
+    def block_mermaidjs(self, code: str) -> str:
+        # The diagram's code would go into the page as it is.
+        return self.block_code(code)
 
 
 def write_html(notebook: str | Path, html: str | Path) -> None:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from html import escape
+from urllib.parse import urlsplit
 
 from bs4 import BeautifulSoup, Tag
 
@@ -11,6 +12,8 @@ from btxrd.report.glossary import GLOSSARY, SPELLINGS
 __all__ = ["Heading", "Prose"]
 
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
+SCHEMES = ("", "http", "https")
+"""Of addresses that links may lead to; none leads to a place of the study."""
 UNEXPLAINED = (*HEADINGS, "a", "button", "code", "dfn", "pre", "script", "style", "summary", "svg")
 """In these elements a term stays as it is."""
 SPELT = {term: SPELLINGS.get(term, term).replace(" ", r"[\s-]") for term in GLOSSARY}
@@ -52,9 +55,12 @@ class Prose:
         """Return a piece of HTML with its headings in order and its new terms explained.
 
         A page has one heading of the first level, no level is skipped, no id is given twice, and no
-        sign stands for it: the contents link to it.
+        sign stands for it: the contents link to it. A link that would run a script is text.
         """
         soup = BeautifulSoup(html, "html.parser")
+        for link in soup.find_all("a", href=True):
+            if urlsplit(link["href"]).scheme not in SCHEMES:
+                link.unwrap()
         for sign in soup.find_all("a", class_="anchor-link"):
             sign.decompose()
         for heading in soup.find_all(HEADINGS):

@@ -1,9 +1,7 @@
 """The answer at a glance: four figures beside their references, and what else explains them."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -76,10 +74,9 @@ def scorecard(
         leakage, shortcuts: `leakage_table` and `shortcut_table`.
         maps: `localisation_table` of the answer's `map_scores`; no rows where there are none.
         published: rows of `PUBLISHED_FILE`; none where the figures are of phantoms.
-        about: which data, and how many runs; names may stand between backticks, as in Markdown.
+        about: which data, and how many runs.
         caution: stands above everything.
     """
-    about = re.sub("`([^`]+)`", r"<code>\1</code>", escape(about))
     facts = {"best": best, "about": about, "caution": caution, "splits": ", ".join(ANSWER_SPLITS)}
     if best is not None and split is not None:
         tested = (figures["part"] == "test") & (figures["seeds"] != "ensemble")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -13,6 +14,7 @@ from btxrd.evaluation.runs import COMPARED, SPLIT_TITLES, RunResult, recommend
 from btxrd.params import ResultParams
 from btxrd.predictions import probabilities
 from btxrd.provenance import code_version, data_name, now, package_versions
+from btxrd.report.names import as_text
 from btxrd.report.tables import TITLES, format_interval
 from btxrd.stages import CASES_FILE, EDA, SPLITS
 
@@ -37,7 +39,7 @@ __all__ = [
 def provenance_note(dataset_root: str, **facts: Any) -> str:
     """Return the Markdown that ends every report: research only, which data, how it was made.
 
-    `facts` are further lines, name and value.
+    `facts` are further lines, name and value; values are text.
     """
     code = code_version()
     commit = f", commit {code['commit'][:10]}" if code["commit"] else ""
@@ -48,7 +50,7 @@ def provenance_note(dataset_root: str, **facts: Any) -> str:
         "packages": ", ".join(f"{name} {v}" for name, v in package_versions().items()),
         "made": pd.Timestamp(now()).strftime("%Y-%m-%d %H:%M UTC"),
     }
-    lines = [f"- **{name.replace('_', ' ')}:** {value}" for name, value in rows.items()]
+    lines = [f"- **{name.replace('_', ' ')}:** {as_text(value)}" for name, value in rows.items()]
     return "\n".join([f"> **{RESEARCH_ONLY}**", "", *lines])
 
 
@@ -69,10 +71,10 @@ def recommendation(
     chosen = comparison.set_index("Experiment ID").loc[best]
     title = SPLIT_TITLES[split]
     sentences = [
-        f"**{best}** has the highest accuracy on the *validation* images of the split `{split}` "
-        f"({chosen[f'{title} Val Accuracy']:.3f}), by which it was chosen; where two are equal, "
-        "malignant sensitivity decides, then center-holdout accuracy. On its test images its "
-        f"accuracy is {_quoted(chosen, f'{title} Accuracy')}.",
+        f"**{as_text(best)}** has the highest accuracy on the *validation* images of the split "
+        f"`{split}` ({chosen[f'{title} Val Accuracy']:.3f}), by which it was chosen; where two are "
+        "equal, malignant sensitivity decides, then center-holdout accuracy. On its test images "
+        f"its accuracy is {_quoted(chosen, f'{title} Accuracy')}.",
     ]
     if split == "grouped_cv":
         sentences.append(
@@ -107,7 +109,7 @@ def _stratified_beside(best: str, comparison: pd.DataFrame, leakage: pd.DataFram
         said += [f"On the split `stratified`: {figures}.", _siblings("stratified", leakage)]
     if "Stratified Val Rank" in comparison:
         by_rule = recommend(comparison, "stratified")
-        agrees = "the same" if by_rule == best else f"**{by_rule}**"
+        agrees = "the same" if by_rule == best else f"**{as_text(by_rule)}**"
         said.append(f"The rule set before the study, by stratified validation, gives {agrees}.")
     return said
 
@@ -156,7 +158,7 @@ def not_subtracted(differences: pd.DataFrame) -> str:
     reasons = refused["note"].map(lambda note: note.partition(": ")[2]).rename("reason")
     splits = refused.groupby(["against", reasons], sort=False)["split"].agg(", ".join)
     return "\n".join(
-        f"- Not subtracted: {against} ({where}), because {reason}."
+        f"- Not subtracted: {as_text(against)} ({as_text(where)}), because {as_text(reason)}."
         for (against, reason), where in splits.items()
     )
 
@@ -208,17 +210,20 @@ def runs_list(runs: list[RunResult]) -> str:
 
 def run_line(run: RunResult) -> str:
     """Return one run's or pool's line of Markdown: its state, and links to its pages that exist."""
-    line = f"- **{run.experiment}**, {_trained_by(run)}: {run.status}"
+    line = f"- **{as_text(run.experiment)}**, {_trained_by(run)}: {as_text(run.status)}"
     if "device" in run.training and not run.is_pool:
         how = "a probe, C = {best_C:g}" if "best_C" in run.training else "{epochs} epochs"
-        line += f" ({how}, {{seconds:.0f}} s, {{device}})".format(**run.training)
+        line += f" ({how}, {{seconds:.0f}} s, ".format(**run.training)
+        line += f"{as_text(run.training['device'])})"
+    folder = quote(run.path.as_posix())
     if run.error:
-        line += f". {run.error} ([error.txt]({run.path}/error.txt))"
-    return " · ".join([line, *(f"[{title}]({run.path}/{p})" for title, p in run.pages.items())])
+        line += f". {as_text(run.error)} ([error.txt]({folder}/error.txt))"
+    return " · ".join([line, *(f"[{title}]({folder}/{p})" for title, p in run.pages.items())])
 
 
 def _trained_by(run: RunResult) -> str:
-    return f"{run.where}, {'ensemble' if run.seed == 'ensemble' else f'seed {run.seed}'}"
+    seed = "ensemble" if run.seed == "ensemble" else f"seed {run.seed}"
+    return as_text(f"{run.where}, {seed}")
 
 
 def runs_note(runs: list[RunResult]) -> str:
@@ -250,10 +255,10 @@ def review_note(review: pd.DataFrame, pool: RunResult | None) -> str:
     return (
         f"{known} images have a duplicate that carries another label: one of the two is wrong. "
         "Contradicted studies are in no test set, so the networks have no say on them. Of "
-        f"{pool.metrics['test']['n']} images tested by {pool.experiment} ({_trained_by(pool)}), "
-        f"{len(review) - known} carry a label less probable than another. They are ranked by the "
-        "margin between the two: a hard image stands here as well as a wrong label. All of them: "
-        "[review.csv](review.csv)."
+        f"{pool.metrics['test']['n']} images tested by {as_text(pool.experiment)} "
+        f"({_trained_by(pool)}), {len(review) - known} carry a label less probable than another. "
+        "They are ranked by the margin between the two: a hard image stands here as well as a "
+        "wrong label. All of them: [review.csv](review.csv)."
     )
 
 
@@ -261,7 +266,8 @@ def review_links(review: pd.DataFrame, pool: RunResult | None) -> str:
     """Link the images of `labels_to_review` to their cases, as a line of Markdown."""
     if pool is None or review.empty:
         return ""
-    cases = [f"[{name}]({pool.path}/{CASES_FILE}#{name})" for name in review["image_id"]]
+    page = f"{quote(pool.path.as_posix())}/{CASES_FILE}"
+    cases = [f"[{as_text(name)}]({page}#{quote(name)})" for name in review["image_id"]]
     return f"Their cases: {' · '.join(cases)}."
 
 

@@ -15,7 +15,8 @@
     return made;
   };
   const link = (text, to) => {
-    const made = element("a", { href: up + to }, text);
+    const address = to.split("/").map(encodeURIComponent).join("/");
+    const made = element("a", { href: up + address }, text);
     if (to === page) made.setAttribute("aria-current", "page");
     return made;
   };
