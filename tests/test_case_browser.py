@@ -250,3 +250,5 @@ def test_links_name_the_cases_once_there_is_a_page_of_them(tmp_path, monkeypatch
         "Open [IMG000001](cases.html#IMG000001.jpeg) · [c#?](cases.html#a%20b/c%23%3F.png) · "
         "[all cases](cases.html)"
     )
+    same = case_links(tmp_path, ["a/x.png", "b/x.png"])
+    assert "[x](cases.html#a/x.png) · [x](cases.html#b/x.png)" in same

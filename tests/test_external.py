@@ -317,6 +317,8 @@ def test_another_evaluation_is_not_overwritten(evaluate, listing, make_run, tmp_
     with pytest.raises(ValueError, match=r"out/cases holds .* give another --name"):
         evaluate(listing(), second)
     assert evaluate(listing(), second, name="again")[0] == tmp_path / "out" / "again"
+    odd = listing("x<b id=c>1 *a*?")
+    assert evaluate(odd, first)[0] == tmp_path / "out" / "x_b_id_c_1__a__"
     with pytest.raises(ValueError, match="no name of a folder"):
         evaluate(listing(), first, name="../elsewhere")
 

@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 
@@ -270,6 +271,20 @@ def test_a_figure_that_nobody_described_is_named_by_its_titles(shown):
     axes[0, 1].set_title("View (n = 9)")
     _, metadata = shown(figure)
     assert metadata["image/svg+xml"] == {"alt": "Age (n = 9). View (n = 9)."}
+
+
+def test_a_name_is_no_formula_and_powers_of_ten_are_text(shown):
+    odd = "x<b id=c>1 $a$ b$ &amp;"
+    table = pd.DataFrame({"label": [odd], "estimate": 0.5, "low": 0.4, "high": 0.6})
+    figure = figures.metric_interval_figure(table, BOOTSTRAP, title=odd)
+    figure.axes[0].set(xscale="log", xlim=(1e-4, 1e4))
+    data, metadata = shown(figure)
+    drawing = BeautifulSoup(data["image/svg+xml"], "html.parser")
+    texts = [text.get_text() for text in drawing.find_all("text")]
+    assert odd in texts
+    assert {"1e-02", "100"} <= set(texts)
+    assert drawing.find("b") is None
+    assert f"Estimate: {odd} 0.500" in metadata["image/svg+xml"]["alt"]
 
 
 def test_classes_differ_in_grey_print():

@@ -54,3 +54,9 @@ def test_the_kernels_of_a_study_show_epochs_only(run, shown, monkeypatch):
     assert not shown
     view(ROW)
     assert len(shown) == 1
+
+
+def test_a_folder_of_an_odd_name_is_no_markup(tmp_path, shown):
+    run = RunParams(experiment="seen", study_dir=str(tmp_path / "x<b id=c>1"))
+    live.TrainingView(run).close()
+    assert "x&lt;b id=c&gt;1" in shown[-1]

@@ -90,3 +90,36 @@ def test_a_fold_keeps_its_paragraphs(made):
     markdown = "# Title\n\n<details><summary>More</summary>\n\nOne.\n\n**Two.**\n\n</details>"
     fold = made(markdown=markdown).main.find("details")
     assert [text.get_text() for text in fold.find_all("p")] == ["One.", "Two."]
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<b id=c>1</b>",
+        "<script>document.title = 1</script>",
+        "a <img src=x onerror=alert(1)> b",
+        "```mermaid\n<b id=c>1</b>\n```",
+    ],
+)
+def test_html_in_an_output_is_text_and_in_a_cell_is_not(made, html):
+    page = made({"data": {"text/markdown": html}}, markdown="# Title\n\n<b id=own>Own</b>")
+    output = page.select_one(".output_markdown")
+    assert output.select("b, script, img") == []
+    assert html.removeprefix("```mermaid\n").removesuffix("\n```") in output.get_text()
+    assert page.find(id="own").text == "Own"
+
+
+@pytest.mark.parametrize(
+    ("address", "is_link"),
+    [
+        ("javascript:alert(1)", False),
+        ("JavaScript&#58;alert(1)", False),
+        ("data:text/html,x", False),
+        ("https://example.org", True),
+        ("cases.html#a%3Ab", True),
+    ],
+)
+def test_only_a_page_is_linked_to(made, address, is_link):
+    page = made({"data": {"text/markdown": f"[words]({address})"}}, markdown=f"[words]({address})")
+    assert len(page.main.find_all("a", string="words")) == 2 * is_link
+    assert page.main.get_text().count("words") == 2

@@ -1,6 +1,7 @@
 """Prediction from files: the numbers of the study, bad files, heat maps, the command."""
 
 import json
+import re
 import shutil
 import sys
 from io import StringIO
@@ -199,6 +200,14 @@ def test_equal_names_in_two_folders_keep_their_heat_maps_apart(checkpoint, table
     assert first.shape == (64, 64, 3)
     assert not np.array_equal(first, second)
     assert (first.max(axis=2) > first.min(axis=2)).any()
+
+
+def test_the_heat_map_of_an_odd_name_has_a_plain_one(checkpoint, table, tmp_path):
+    file = tmp_path / f"x<b>1 *$a$?#%: {'ä' * 100}.jpeg"
+    shutil.copy(table["path"][0], file)
+    predict([file], checkpoint, tmp_path / "maps")
+    (found,) = (tmp_path / "maps").iterdir()
+    assert re.fullmatch(r"x_b_1_+a_+ä+-[0-9a-f]{16}\.png", found.name)
 
 
 def test_a_heat_map_that_cannot_be_had_costs_no_classification(

@@ -3,10 +3,13 @@
 import textwrap
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from btxrd import RESEARCH_ONLY, __version__
 from btxrd.data.table import SUBTYPE_COLUMNS, VIEW_COLUMNS
@@ -87,6 +90,17 @@ def test_the_first_weights_of_the_answer_are_named_where_they_are_known():
     assert first_weights("E1", comparison) == first_weights(None, comparison) == ""
 
 
+@pytest.fixture
+def shown():
+    """Read Markdown as the page of a notebook does."""
+
+    def show(markdown: str) -> BeautifulSoup:
+        html = MarkdownWithMath(IPythonRenderer(escape=True)).render(markdown)
+        return BeautifulSoup(html, "html.parser")
+
+    return show
+
+
 def test_the_recommendation_is_computed_from_the_comparison():
     sentence = recommendation("E1", "stratified", compared(), LEAKAGE, SHORTCUTS)
     for words in (
@@ -146,6 +160,18 @@ def test_every_run_stands_under_what_all_were_made_of():
     lines = runs_list(RUNS).splitlines()
     assert lines[0] == "Of all runs: the [data](eda.html) and the [splits](splits.html)."
     assert lines[2:] == [run_line(run) for run in RUNS]
+
+
+def test_names_and_errors_stay_as_they_are_in_the_list_of_runs(shown):
+    odd = "x<b id=c>1 {a} $b$ [c](d)"
+    run = replace(result("center", np.nan, "failed", f"no {odd}\n# file"), experiment=odd)
+    run = replace(run, path=Path("runs", odd), training=RUNS[0].training | {"device": odd})
+    page = shown(run_line(run))
+    assert f"{odd}, center, seed 42: failed (9 epochs, 61 s, {odd})" in page.get_text()
+    assert f"no {odd} # file (error.txt) · training" in page.get_text()
+    links = [unquote(link["href"]) for link in page.find_all("a")]
+    assert links[0] == f"runs/{odd}/error.txt"
+    assert [element.name for element in page.find_all()] == ["ul", "li", "strong", "a", "a", "a"]
 
 
 @pytest.mark.parametrize(

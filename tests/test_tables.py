@@ -277,3 +277,10 @@ def test_every_published_result_says_how_it_came_about_and_what_differs():
     written = {row[head.index("Source")]: row[head.index("Malignant sensitivity")] for row in rows}
     assert written["OsteoNeuralNetwork, DenseNet-121"] == "0.633 (0.490–0.776)"
     assert written["AugYolo, YOLO"] == "0.703 (–)"
+
+
+def test_a_value_that_becomes_a_title_stays_as_it_is():
+    centers = ["test, center *P*_1_", "test, center a@b"]
+    frame = pd.DataFrame({"metric": "accuracy", "part": centers, "estimate": [0.5, 0.6]})
+    heads = list(as_table(frame, across="part").data)
+    assert heads == ["Metric", "Test, center *P*_1_", "Test, center a@b"]

@@ -279,8 +279,10 @@ def as_table(
 
 
 def _title(name: str | Cell, named: Mapping[str, str]) -> str:
-    text = name.text if isinstance(name, Cell) else name
-    return named.get(text) or title_of(text)
+    """Return the title of a column; a value that became one, such as a center, stays as it is."""
+    if isinstance(name, Cell):
+        return named.get(name.text) or name.text[:1].upper() + name.text[1:]
+    return named.get(name) or title_of(name)
 
 
 def _ends(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
