@@ -13,7 +13,7 @@ MARKUP = re.compile(
     r"""
     [\\`*\[\]<>&$~|{}]            # means something anywhere,
     | (?<![^\W_])_ | _(?![^\W_])  # but within a word,
-    | (?<=\\)[()]                 # after a backslash, as \( begins a formula,
+    | (?<=[\\\]])[()]             # after these: \( begins a formula, ]( an address,
     | :(?=//) | (?<=www)\.        # in an address, which becomes a link,
     | \A[!-/:-?] | \A\d+[.)]      # or where a line begins: a heading, a list, …
     """,
