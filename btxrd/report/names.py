@@ -29,6 +29,9 @@ def as_text(name: object) -> str:
     line, within it, and as the text of a link. White space, of which HTML shows one blank, is one
     blank: a text of several lines stays in its paragraph.
 
+    On a page this holds for dollar signs, too; JupyterLab 4.6 looks for formulas in what Markdown
+    has become, and finds `$a$` there.
+
     >>> print(as_text("x<b>1.png"), as_text("*P*_1"), as_text("two\n\nlines"))
     x\<b\>1.png \*P\*\_1 two lines
     """
