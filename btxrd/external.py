@@ -203,7 +203,7 @@ def _notes(members: Sequence[_Member], release: Release) -> Iterator[str]:
         yield f"Which images {named} has been trained on is not known: no seen.csv beside it."
     bad = unusable_images(release.findings)
     if bad:
-        yield f"{len(bad)} images were set aside ({listed(sorted(bad))}): `btxrd check` says why."
+        yield f"{len(bad)} images were set aside ({listed(sorted(bad))}): btxrd check says why."
     applied = release.cache.index[["image_id", "applied"]].dropna()
     if len(applied):
         named = listed([f"{name} ({what})" for name, what in applied.itertuples(index=False)])
@@ -217,7 +217,7 @@ def _notes_of_listing(table: pd.DataFrame) -> Iterator[str]:
     if table["group"].is_unique:
         yield (
             "Every image counts as a patient of its own; where patients have several, name them in "
-            "the column `group`, or the intervals are too narrow."
+            "the column group, or the intervals are too narrow."
         )
     unread = table.columns.difference([*LISTING_COLUMNS, "image_id"])
     if len(unread):

@@ -250,7 +250,7 @@ def test_a_checkpoint_without_its_run_has_no_thresholds(
 
 def test_what_is_not_read_or_not_known_of_a_listing_is_said(evaluate, listing, make_run):
     _, lines = evaluate(listing(patient="p", age=np.r_[np.nan, np.arange(29)]), make_run())
-    assert "name them in the column `group`" in lines[0]
+    assert "name them in the column group" in lines[0]
     assert lines[1:] == ["Columns that are not read: patient."]
 
 

@@ -116,7 +116,7 @@ def test_runs_stand_in_the_order_of_the_study(study):
 def test_heat_maps_of_an_experiment_are_means_over_its_trainings(study):
     for seed, hit in ((42, 1.0), (43, 0.0)):
         folder = study / "runs" / "best_on_val" / "stratified" / f"seed-{seed}"
-        facts = {"image_id": ["a", "b"], "group": 1, "label": [1, 0]}
+        facts = {"image_id": ["a", "b"], "center": 2, "group": 1, "label": [1, 0]}
         scores = {"iou_chance": [0.1, np.nan], "pointing": [hit, np.nan]}
         write_csv(folder / "gradcam.csv", pd.DataFrame(facts | scores))
     runs = collect_runs(study)

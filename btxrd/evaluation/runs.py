@@ -482,7 +482,8 @@ def map_scores(runs: list[RunResult], experiment: str | None, split: str | None)
     frames = [maps[maps["iou_chance"].notna()] for maps in own if maps is not None]
     if not frames:
         return pd.DataFrame()
-    return pd.concat(frames).groupby(["image_id", "group", "label"], as_index=False).mean()
+    of_image = ["image_id", "center", "group", "label"]
+    return pd.concat(frames).groupby(of_image, as_index=False).mean()
 
 
 def _review(pool: RunResult | None, study_dir: Path) -> pd.DataFrame:
