@@ -93,7 +93,8 @@ def test_the_hashes_do_not_depend_on_the_size_of_the_cache(few, tmp_path, width,
 def test_a_changed_file_is_noticed(few, tmp_path):
     first = build(few, tmp_path)
     assert build(few, tmp_path).key == first.key
-    Image.fromarray(np.zeros((99, 77), np.uint8)).save(few["path"][4])
+    pixels = np.add.outer(np.arange(99), np.arange(77)).astype(np.uint8)
+    Image.fromarray(pixels).save(few["path"][4])
     second = build(few, tmp_path)
     assert second.key != first.key
     assert second.index["width"][4] == 77

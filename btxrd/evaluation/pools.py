@@ -55,7 +55,7 @@ def pool_runs(folders: Sequence[Path]) -> dict[str, Any]:
             | ({"seed": "ensemble"} if len(folders) > len(frames) else {}),
             "runs": len(folders),
             "members": [{key: given[key] for key in ("fold", "seed")} for given in parameters],
-            "weights": "; ".join(sorted({facts["weights"] for facts in trained})),
+            "weights": "; ".join(sorted({facts.get("weights", "not said") for facts in trained})),
             "device": ", ".join(sorted({facts["device"] for facts in trained})),
             "seconds": round(sum(facts["seconds"] for facts in trained), 1),
         },

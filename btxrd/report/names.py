@@ -10,14 +10,15 @@ import re
 __all__ = ["as_text"]
 
 MARKUP = re.compile(
-    r"""
-    [\\`*\[\]<>&$~|{}]            # means something anywhere,
-    | (?<![^\W_])_ | _(?![^\W_])  # but within a word,
-    | (?<=[\\\]])[()]             # after these: \( begins a formula, ]( an address,
-    | :(?=//) | (?<=www)\.        # in an address, which becomes a link,
-    | \A[!-/:-?] | \A\d+[.)]      # or where a line begins: a heading, a list, …
-    """,
-    re.VERBOSE,
+    "|".join(
+        (
+            r"[\\`*\[\]<>&$~|{}]",  # means something anywhere
+            r"(?<![^\W_])_|_(?![^\W_])",  # but within a word
+            r"(?<=[\\\]])[()]",  # after these: \( begins a formula, ]( an address
+            r":(?=//)|(?<=www)\.",  # in an address, which becomes a link
+            r"\A[!-/:-?]|\A\d+[.)]",  # where a line begins: a heading, a list, …
+        )
+    )
 )
 """What Markdown, as nbconvert and JupyterLab read it, may take for markup."""
 
