@@ -115,10 +115,12 @@ def text_of(name: str, content: str) -> PngInfo:
     return info
 
 
-def profile(block: bytes) -> PngInfo:
-    """Return the text in which ImageMagick keeps EXIF in a PNG."""
+def profile(block: bytes, kind: str = "exif") -> PngInfo:
+    """Return the text in which ImageMagick keeps EXIF or XMP in a PNG, 72 digits a line."""
+    digits = block.hex()
+    lines = "\n".join(digits[start : start + 72] for start in range(0, len(digits), 72))
     info = PngInfo()
-    info.add_text("Raw profile type exif", f"\nexif\n{len(block):8d}\n{block.hex()}\n", zip=True)
+    info.add_text(f"Raw profile type {kind}", f"\n{kind}\n{len(block):8d}\n{lines}\n", zip=True)
     return info
 
 
@@ -152,6 +154,10 @@ PLACES: dict[str, Callable[[Path, int], None]] = {
     "PNG, EXIF": save("png", exif=lambda n: exif(n, "H")),
     "PNG, EXIF of type BYTE": save("png", exif=lambda n: exif(n, "B")),
     "PNG, EXIF in a text": save("png", pnginfo=lambda n: profile(exif(n, "H"))),
+    "PNG, EXIF in a text of another name": save(
+        "png", pnginfo=lambda n: profile(exif(n, "H"), "APP1")
+    ),
+    "PNG, XMP in a text": save("png", pnginfo=lambda n: profile(xmp(n), "xmp")),
     "PNG, XMP": save("png", pnginfo=lambda n: text_of("XML:com.adobe.xmp", xmp(n).decode())),
     "WebP, EXIF": save("webp", exif=lambda n: exif(n, "H")),
     "WebP, XMP": save("webp", xmp=xmp),

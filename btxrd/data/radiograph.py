@@ -6,7 +6,7 @@ of its numbers is white, what of it is image. What cannot be read rightly is ref
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,18 +182,35 @@ def _header(image: Image.Image) -> Header:
 
 def _orientation(said: Any, info: dict[str, Any]) -> int:
     """Return an orientation from 1 to 8, given EXIF's and what else the file says."""
-    if said is None:
-        xmp = info.get("XML:com.adobe.xmp") or info.get("xmp") or ""
-        text = xmp.decode("utf-8", "replace") if isinstance(xmp, bytes) else xmp
-        found = XMP_ORIENTATION.search(text)
-        said = found[1] if found else 1
-    elif isinstance(said, bytes):  # EXIF of type BYTE
+    blocks = [info.get("XML:com.adobe.xmp"), info.get("xmp"), *_profiles(info)]
+    for block in filter(None, blocks):
+        if said is None:
+            said = _orientation_in(block.encode() if isinstance(block, str) else block)
+    if isinstance(said, bytes):  # EXIF of type BYTE
         said = said[0] if said else 1
     try:
-        number = int(said)
+        number = int(said or 1)
     except (TypeError, ValueError):
         return 1
     return number if number in TURNS else 1
+
+
+def _profiles(info: dict[str, Any]) -> Iterator[bytes]:
+    """Yield what ImageMagick keeps in texts of a PNG: a name, a length, and EXIF or XMP in hex."""
+    for name, text in info.items():
+        if str(name).startswith("Raw profile type "):
+            with suppress(ValueError):
+                yield bytes.fromhex("".join(str(text).split()[2:]))
+
+
+def _orientation_in(block: bytes) -> Any:
+    """Return what a block of EXIF or XMP calls the orientation, None where it does not."""
+    if block.startswith(b"Exif"):
+        exif = Image.Exif()
+        exif.load(block)
+        return exif.get(ExifTags.Base.Orientation)
+    found = XMP_ORIENTATION.search(block.decode("utf-8", "replace"))
+    return found[1] if found else None
 
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
