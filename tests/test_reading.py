@@ -187,6 +187,11 @@ def test_an_orientation_that_there_is_not_turns_nothing(tmp_path: Path, number: 
     assert applied(tmp_path / "a.png") == ""
 
 
+def test_damaged_exif_does_not_spoil_a_whole_image(tmp_path: Path) -> None:
+    Image.fromarray(GREY).save(tmp_path / "a.jpeg", quality=100, exif=b"Exif\0\0no such block")
+    assert_same(seen(tmp_path / "a.jpeg"), GREY, by=3)
+
+
 def test_exif_counts_before_xmp(tmp_path: Path) -> None:
     Image.fromarray(stored(3)).save(tmp_path / "a.jpeg", quality=100, exif=exif(3, "H"), xmp=xmp(6))
     assert_same(seen(tmp_path / "a.jpeg"), GREY, by=3)

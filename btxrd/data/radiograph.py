@@ -6,7 +6,7 @@ of its numbers is white, what of it is image. What cannot be read rightly is ref
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,8 +103,8 @@ def read_header(path: str | Path) -> Header:
         FileNotFoundError: there is no such file.
         ValueError: the file is no image, or is damaged; names it.
     """
-    with _opened(path) as image:
-        return _header(image)
+    with _opened(path) as (_, header):
+        return header
 
 
 def read_radiograph(path: str | Path, reduction: Callable[[int, int], int]) -> Radiograph:
@@ -129,8 +129,7 @@ def read_radiograph(path: str | Path, reduction: Callable[[int, int], int]) -> R
     """
     if Path(path).is_file() and is_dicom(path):
         return _shown(path, read_dicom(path), 1, reduction)
-    with _opened(path) as image:
-        header = _header(image)
+    with _opened(path) as (image, header):
         if header.format in JPEG:
             return _decoded(path, header, reduction(header.width, header.height))
         try:
@@ -141,17 +140,20 @@ def read_radiograph(path: str | Path, reduction: Callable[[int, int], int]) -> R
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
-    try:
-        # By its name, Pillow would map an uncompressed TIFF into memory, and turn it wrongly.
-        with Path(path).open("rb") as file, Image.open(file) as image:
-            yield image
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no image {path}") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} is not a readable image: it is of no known kind") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is not a readable image: {_in_a_line(error)}") from error
+def _opened(path: str | Path) -> Iterator[tuple[Image.Image, Header]]:
+    with ExitStack() as stack:
+        try:
+            # By its name, Pillow would map an uncompressed TIFF into memory, and turn it wrongly.
+            file = stack.enter_context(Path(path).open("rb"))
+            image = stack.enter_context(Image.open(file))
+            header = _header(image)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no image {path}") from None
+        except UnidentifiedImageError:
+            raise ValueError(f"{path} is not a readable image: it is of no known kind") from None
+        except Exception as error:  # Pillow's parsers raise whatever the bytes provoke
+            raise ValueError(f"{path} is not a readable image: {_in_a_line(error)}") from error
+        yield image, header
 
 
 def _in_a_line(error: Exception) -> str:
@@ -160,7 +162,9 @@ def _in_a_line(error: Exception) -> str:
 
 def _header(image: Image.Image) -> Header:
     start, (width, height) = image.fp.tell(), image.size
-    said = image.getexif().get(ExifTags.Base.Orientation)
+    said = None
+    with suppress(Exception):  # what damaged EXIF says is not known; the image may be whole
+        said = image.getexif().get(ExifTags.Base.Orientation)
     orientation = _orientation(said, image.info)
     is_tiff = image.format == "TIFF"
     if is_tiff:
