@@ -123,4 +123,4 @@ def _with_square_pixels(pixels: np.ndarray, ratio: float) -> np.ndarray:
         raise ValueError(f"its pixels are said to be {ratio:g} times as high as wide")
     height, width = pixels.shape
     size = (width, round(height * ratio)) if ratio > 1 else (round(width / ratio), height)
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
