@@ -43,6 +43,9 @@ RECIPE = {
 }
 """Every option that a training has, away from its default."""
 
+BY_HAND = r"By hand and by the package the map of ([\w.]+) is the same"
+"""What notebook 05 says of one image, once it has compared the two."""
+
 
 @pytest.fixture(scope="module")
 def places(phantom, cache_dir, tmp_path_factory) -> dict[str, str]:
@@ -170,6 +173,17 @@ def test_splits_are_written_with_their_leaks(places, splits, table):
     assert leakage.loc[("grouped", "test"), "with_sibling"] == 0
 
 
+def test_a_study_group_is_drawn_that_a_random_split_tears_apart(places, splits):
+    split = pd.read_csv(Path(places["study_dir"]) / "splits" / "random.csv")
+    parts = split.groupby("group")["split"].agg(set)
+    torn = sum({"train", "test"} <= found for found in parts)
+    assert torn > 0
+    assert f"<code>random</code> tears {torn} apart" in splits
+    assert "<code>grouped</code> tears 0 apart" in splits
+    figure = re.search(r'alt="(Images of one study group [^"]*)"', splits)[1]
+    assert {"random: train", "random: val and test"} <= set(figure.split("; "))
+
+
 def test_training_records_every_epoch_and_predicts_every_held_out_image(places, trained):
     history = pd.read_csv(trained / "history.csv")
     assert history["epoch"].tolist() == [1, 2]
@@ -239,6 +253,7 @@ def test_later_stages_know_no_difference(run, digits, probing, request):
     few = {"gallery": 1, "replicates": 20, "stride": stride}
     page = execute("05_gradcam", probing, run_dir=str(folder), **few)
     assert "center prior" in page
+    assert re.search(BY_HAND, page)
     assert ("the attention is against chance" in page) == (run == "attended")
     scores = pd.read_csv(folder / "gradcam.csv")
     assert ("iou_attention" in scores) == (run == "attended")
@@ -276,6 +291,12 @@ def test_every_annotated_test_tumour_is_explained(trained, explained):
     assert explained.count("<img") >= 5
 
 
+def test_grad_cam_by_hand_is_what_is_measured(trained, explained):
+    said = re.search(BY_HAND + r".*?([\d.]+)% of the heat", explained, re.DOTALL)
+    maps = pd.read_csv(trained / "gradcam.csv").set_index("image_id")
+    assert float(said[2]) == pytest.approx(100 * maps.loc[said[1], "energy"], abs=0.06)
+
+
 def test_a_page_says_why_a_network_has_no_maps(mapless):
     folder, page = mapless
     assert "There are no heat maps of this network:</strong> the last feature map of" in page
@@ -283,6 +304,7 @@ def test_a_page_says_why_a_network_has_no_maps(mapless):
     maps = pd.read_csv(folder / "gradcam.csv")
     assert maps["iou_chance"].notna().sum() == (maps["label"] > 0).sum() > 10
     assert "iou" not in maps
+    assert not re.search(BY_HAND, page)
     assert page.count("<img") >= 4
 
 
