@@ -9,6 +9,7 @@ from typing import Literal
 
 __all__ = [
     "CASES_FILE",
+    "CLAIM_FILE",
     "COMPARE",
     "EDA",
     "EVALUATE",
@@ -44,6 +45,8 @@ HEATMAPS_FILE = "heatmaps.js"
 """The heat maps of a run's test images, which that page loads, in its folder."""
 PUBLISHED_FILE = "params/published.csv"
 """What others have published of the same data, for orientation, in the clone."""
+CLAIM_FILE = "params/claim.csv"
+"""Where a study answers which item of the CLAIM checklist (Tejani et al. 2024), in the clone."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,7 @@ COMPARE = Stage(
         "splits/grouped_cv.csv",
         "runs/",
         PUBLISHED_FILE,
+        CLAIM_FILE,
     ),
     writes=(
         "comparison.csv",

@@ -103,7 +103,7 @@ def test_forest_plot(drawn):
         {
             "label": ["E1", "E1", "E2", "E2"],
             "split": ["stratified", "center"] * 2,
-            "metric": "Accuracy",
+            "metric": "macro_auc",
             "estimate": [0.7, 0.6, np.nan, 0.5],
             "low": [0.6, 0.5, np.nan, 0.4],
             "high": [0.8, 0.7, np.nan, 0.6],
@@ -111,10 +111,11 @@ def test_forest_plot(drawn):
         }
     )
     figure = figures.metric_interval_figure(
-        table, BOOTSTRAP, hue="split", references={"Accuracy": 0.55}
+        table, BOOTSTRAP, hue="split", references={"macro_auc": 0.55}
     )
-    assert "Accuracy, 90 % intervals (" in drawn(figure, "564 to 808").get_suptitle()
-    assert figure.axes[0].get_xlabel() == "Accuracy"
+    assert "Macro AUC, 90 % intervals (" in drawn(figure, "564 to 808").get_suptitle()
+    assert "Macro AUC: E1, stratified 0.700" in figure.get_label()
+    assert figure.axes[0].get_xlabel() == "Macro AUC"
     assert figure.legends[0].get_texts()[1].get_text() == "center (n = 808 images)"
     plain = table.loc[[0, 3], ["label", "estimate", "low", "high"]]
     drawn(figures.metric_interval_figure(plain, BOOTSTRAP, "Macro AUC"), "2 estimates")

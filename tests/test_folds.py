@@ -209,12 +209,15 @@ def test_an_edited_fold_or_pool_is_noticed(finished, tmp_path, name, told):
         assert words in outcome.output
 
 
-def test_published_results_that_change_are_laid_beside_again(study, notebooks, monkeypatch):
-    published = study.study_dir / "published.csv"
-    monkeypatch.setattr("btxrd.study.study.PUBLISHED_FILE", str(published))
+@pytest.mark.parametrize("name", ["PUBLISHED_FILE", "CLAIM_FILE"])
+def test_what_the_clone_lays_beside_is_read_again_where_it_changes(
+    name, study, notebooks, monkeypatch
+):
+    beside = study.study_dir / "beside.csv"
+    monkeypatch.setattr(f"btxrd.study.study.{name}", str(beside))
     run_study(study)
     for line, redone in (("source", True), ("source", False), ("other", True)):
-        published.write_text(line)
+        beside.write_text(line)
         notebooks.done.clear()
         run_study(study)
         assert [done.split()[0] for done in notebooks.done] == ["comparison"] * redone

@@ -24,6 +24,8 @@ from btxrd.evaluation.runs import (
     compare_runs,
     comparison_table,
     differences_from,
+    figures_beside_baselines,
+    figures_by_metric,
     map_scores,
     recommend,
     reviewed_pool,
@@ -261,6 +263,57 @@ def test_the_figures_of_every_run_have_their_intervals(study):
     broken = test.loc[("broken", "stratified")]
     assert broken.drop(["part", "seeds", "status"]).isna().all()
     assert (broken["seeds"], broken["status"]) == ("0", "failed")
+
+
+def test_test_figures_stand_beside_what_sees_no_lesion(study):
+    figures = seed_figures(collect_runs(study), study, FEW)
+    parts = {"strategy": ["stratified"] * 2, "part": ["val", "test"], "sibling_share": [0.1, 0.5]}
+    blind = {"shortcut": "center", "split": ["image", "grouped"], "n": 90, "estimate": [0.8, 0.6]}
+    shortcuts = pd.DataFrame(blind | {"low": 0.5, "high": 0.9})
+    best = ("tied_on_val", "stratified")
+    table = figures_beside_baselines(figures, pd.DataFrame(parts), shortcuts, *best)
+    models, baseline = table.iloc[:-1], table.iloc[-1]
+    tested = figures[figures["part"] == "test"].reset_index(drop=True)
+    assert models["experiment"].str.endswith(" ★").tolist() == [
+        row == best for row in tested[["experiment", "split"]].itertuples(index=False, name=None)
+    ]
+    kept = [column for column in tested if column not in ("part", "experiment", "attention_iou")]
+    pd.testing.assert_frame_equal(models[kept], tested[kept])
+    assert models.set_index("split")["sibling_share"].dropna().to_dict() == {"stratified": 0.5}
+    assert list(table)[2:5] == ["seeds", "n", "sibling_share"]
+    named = ["experiment", "n", "macro_auc", "macro_auc_low", "macro_auc_high", "status"]
+    expected = ["no lesion: center", 90, 0.6, 0.5, 0.9, "baseline, by study"]
+    assert baseline[named].tolist() == expected
+    assert baseline.drop(named).isna().all()
+
+
+def test_an_attention_that_there_is_stands_beside_the_figures(study):
+    maps = pd.DataFrame({"label": [1, 1], "iou": 0.1, "iou_attention": [0.2, 0.4]})
+    folder = study / "runs" / "tied_on_val" / "stratified" / "seed-42"
+    write_csv(folder / "gradcam.csv", maps)
+    figures = seed_figures(collect_runs(study), study, FEW)
+    leakage = pd.DataFrame(columns=["strategy", "part", "sibling_share"])
+    shortcuts = pd.DataFrame(columns=["shortcut", "split", "n", "estimate", "low", "high"])
+    table = figures_beside_baselines(figures, leakage, shortcuts, None, None)
+    assert table["attention_iou"].dropna().tolist() == pytest.approx([0.3])
+    assert not table["experiment"].str.contains("★").any()
+
+
+def test_figures_turn_into_rows_by_metric(study, trained):
+    trained("seeded", "grouped")
+    trained("seeded", "grouped", seed="ensemble")
+    figures = seed_figures(collect_runs(study), study, FEW)
+    table = figures_by_metric(figures)
+    tested = figures[(figures["part"] == "test") & (figures["seeds"] == "1")]
+    assert len(table) == len(tested) * len(COMPARED)
+    assert "broken" not in set(table["label"])
+    assert list(table["split"].cat.categories) == list(SPLIT_TITLES.values())
+    row = tested.set_index(["experiment", "split"]).loc[("tied_on_val", "center")]
+    for metric, own in table.groupby("metric"):
+        found = own.set_index(["label", "split"]).loc[("tied_on_val", "Center-Holdout")]
+        ends = [row[f"{metric}{end}"] for end in ("", "_low", "_high")]
+        assert found[["estimate", "low", "high", "n"]].tolist() == [*ends, 60]
+    assert figures_by_metric(figures.head(0)).empty
 
 
 @pytest.fixture

@@ -45,6 +45,8 @@ __all__ = [
     "compare_runs",
     "comparison_table",
     "differences_from",
+    "figures_beside_baselines",
+    "figures_by_metric",
     "map_scores",
     "recommend",
     "reviewed_pool",
@@ -354,6 +356,64 @@ def _figures(
         alone = {m: first.interval(m, part) if evaluated else [np.nan] * 3 for m in FIGURES}
         found = {metric: dict(zip(ends, own, strict=True)) for metric, own in alone.items()}
     return row | {f"{m}{end}": value for m, ends in found.items() for end, value in ends.items()}
+
+
+def figures_beside_baselines(
+    figures: pd.DataFrame,
+    leakage: pd.DataFrame,
+    shortcuts: pd.DataFrame,
+    best: str | None,
+    split: str | None,
+) -> pd.DataFrame:
+    """Lay out the test figures of all experiments for reading, and the baselines below them.
+
+    Args:
+        figures: as `seed_figures` returns them.
+        leakage, shortcuts: as `leakage_table` and `shortcut_table` return them.
+        best, split: as `recommend` and `answer_split` return them; this experiment gets a ★.
+
+    Returns:
+        The columns of `figures` without `part`, and without `attention_iou` where no network has
+        an attention; behind `n` the `sibling_share` of the test set. Each baseline that sees no
+        lesion has a row with its macro AUC by study group, and no split.
+    """
+    tested = figures[figures["part"] == "test"].drop(columns="part")
+    if tested["attention_iou"].isna().all():
+        tested = tested.drop(columns="attention_iou")
+    siblings = leakage[leakage["part"] == "test"].set_index("strategy")["sibling_share"]
+    tested.insert(tested.columns.get_loc("n") + 1, "sibling_share", tested["split"].map(siblings))
+    answers = (tested["experiment"] == best) & (tested["split"] == split)
+    tested["experiment"] += answers.map({True: " ★", False: ""})
+    ends = {"estimate": "macro_auc", "low": "macro_auc_low", "high": "macro_auc_high"}
+    blind = shortcuts[shortcuts["split"] == "grouped"].rename(columns=ends)
+    blind = blind.assign(experiment="no lesion: " + blind["shortcut"], status="baseline, by study")
+    blind = blind[["experiment", "n", *ends.values(), "status"]]
+    return pd.concat([tested, blind], ignore_index=True).astype({"n": "Int64"})
+
+
+def figures_by_metric(figures: pd.DataFrame) -> pd.DataFrame:
+    """Turn the test figures of the trained experiments into rows for a forest plot.
+
+    Args:
+        figures: as `seed_figures` returns them.
+
+    Returns:
+        A row for each of `COMPARED`, experiment and split with figures, ensembles left out:
+        `label` (the experiment), `split` (its title, a categorical in the order of
+        `SPLIT_TITLES`), `metric`, `estimate`, `low`, `high`, `n`.
+    """
+    tested = figures[(figures["part"] == "test") & (figures["seeds"] != ENSEMBLE)]
+    tested = tested.dropna(subset="n").rename(columns={"experiment": "label"})
+    splits = pd.Categorical(tested["split"].map(SPLIT_TITLES), SPLIT_TITLES.values())
+    columns = ["label", "split", "metric", "estimate", "low", "high", "n"]
+    ends = {"": "estimate", "_low": "low", "_high": "high"}
+    frames = [
+        tested.rename(columns={f"{metric}{end}": name for end, name in ends.items()})
+        .assign(metric=metric, split=splits)
+        .reindex(columns=columns)
+        for metric in COMPARED
+    ]
+    return pd.concat(frames, ignore_index=True)
 
 
 def comparison_table(runs: list[RunResult], figures: pd.DataFrame) -> pd.DataFrame:

@@ -334,9 +334,10 @@ def metric_interval_figure(
 
     Args:
         table: columns `label`, `estimate`, `low`, `high`. Where it has a column `metric`, each
-            metric gets its own panel; a column `n` gives the images behind each estimate. Rows
-            of equal `label` share a line of the plot. NaN estimates are left blank. Rows and
-            levels of `hue` stand as they come, those of a categorical in its order.
+            metric gets its own panel, called by its title; a column `n` gives the images behind
+            each estimate. Rows of equal `label` share a line of the plot. NaN estimates are left
+            blank. Rows and levels of `hue` stand as they come, those of a categorical in its
+            order.
         metric: label of the x axis where there is no column `metric`.
         hue: column whose values get colours and markers of their own, such as "split".
         references: metric → a value to mark with a dotted line, such as a success criterion.
@@ -355,7 +356,7 @@ def metric_interval_figure(
     figure, axes = panels(1, len(metrics), (WIDTH, height), sharey=True)
     for axis, name in zip(axes[0], metrics, strict=True):
         _whiskers(axis, named[named["metric"] == name], rows, hue, levels)
-        axis.set(xlabel=name, ylim=(len(rows) - 0.5, -0.5))
+        axis.set(xlabel=title_of(name), ylim=(len(rows) - 0.5, -0.5))
         if named["low"].min() >= 0 and named["high"].max() <= 1:
             axis.set_xlim(-0.03, 1.03)
         axis.set_yticks(range(len(rows)), [textwrap.fill(str(row), 28) for row in rows])
@@ -368,8 +369,9 @@ def metric_interval_figure(
         handles, names = axes[0, 0].get_legend_handles_labels()
         place = {"loc": "outside lower center", "ncols": min(3, len(names)), "frameon": False}
         figure.legend(handles, names, title=hue.replace("_", " ").capitalize(), **place)
-    figure.suptitle(f"{title or ', '.join(metrics)}, {bootstrap.name} intervals ({_sizes(named)})")
-    said = [_extremes(name, named[named["metric"] == name], hue) for name in metrics]
+    heading = title or ", ".join(map(title_of, metrics))
+    figure.suptitle(f"{heading}, {bootstrap.name} intervals ({_sizes(named)})")
+    said = [_extremes(title_of(name), named[named["metric"] == name], hue) for name in metrics]
     return describe(figure, " ".join([f"{figure.get_suptitle()}.", *said]))
 
 
@@ -430,7 +432,7 @@ def score_interval_figure(
         label: column that names the rows: `source` or `part`.
         hue: as in `metric_interval_figure`.
     """
-    named = table.assign(metric=table["score"].map(title_of), label=table[label])
+    named = table.assign(metric=table["score"], label=table[label])
     figure = metric_interval_figure(named, bootstrap, hue=hue, title=title)
     limit = max(0.1, 1.05 * table[["estimate", "high"]].max(axis=None))
     for axis in figure.axes:

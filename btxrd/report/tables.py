@@ -220,7 +220,7 @@ def as_table(
     caption: str | None = None,
     no_interval: str = NO_INTERVAL,
     best: Mapping[str, Literal["max", "min"]] | None = None,
-    within: str | pd.Series | None = None,
+    within: str | None = None,
 ) -> Table:
     """Lay a frame out for reading, without its index.
 
@@ -239,8 +239,8 @@ def as_table(
         best: a column of values → which of them is the best one. It is set bold; underlined are
             those that its interval includes or whose interval includes it. The caption says so,
             and that it is no test.
-        within: compare only rows that are equal in this column, or in this Series of the frame's
-            index; none where it is NaN. By default all are compared.
+        within: compare only rows that are equal in this column, and none where it is NaN. By
+            default all are compared.
 
     Raises:
         KeyError: `best` or `within` names a column that is not there.
@@ -253,10 +253,9 @@ def as_table(
     1   Accuracy  0.700 (0.600–0.800)  1,200
     """
     named = {**TITLES, **(titles or {})}
-    if not isinstance(within, pd.Series):
-        within = pd.Series(0, frame.index) if within is None else frame[within]
+    alike = pd.Series(0, frame.index) if within is None else frame[within]
     ends = _ends(frame)
-    marks = _marks(frame, ends, best or {}, within)
+    marks = _marks(frame, ends, best or {}, alike)
     cells = _cells(frame, ends, marks, titles or {}, signed, missing)
     if across is not None:
         order = list(dict.fromkeys(cells[across]))
@@ -272,7 +271,7 @@ def as_table(
     cells = cells.rename(columns=titled).rename_axis(columns=None).reset_index(drop=True)
     remarks = [] if caption is None else [caption]
     if marks.isin(["best"]).any(axis=None):
-        remarks.append(_what_marks_mean(marks, within))
+        remarks.append(_what_marks_mean(marks, alike))
     if any(NO_ENDS in cell.text for name in cells for cell in cells[name]):
         remarks.append(f"{NO_ENDS}: no interval, because {no_interval}")
     return Table(cells, ". ".join(remarks) or None, ("–", missing))

@@ -39,6 +39,7 @@ from btxrd.params import (
 from btxrd.phantom import make_phantom
 from btxrd.provenance import code_version, data_name, now, package_versions
 from btxrd.stages import (
+    CLAIM_FILE,
     COMPARE,
     EDA,
     LOCK_FILE,
@@ -293,7 +294,8 @@ class _Study:
         """Return a digest of all that the comparison is made of."""
         folder = self.study.study_dir
         read = [folder / name for name in COMPARE.reads]
-        files = [file for file in (*read, project_path(PUBLISHED_FILE)) if file.is_file()]
+        read += [project_path(name) for name in (PUBLISHED_FILE, CLAIM_FILE)]
+        files = [file for file in read if file.is_file()]
         written = {name for stage in RUN_STAGES.values() for name in stage.writes}
         names = {RUN_FILE, *written} - {"model.pt"}
         files += sorted(file for file in folder.glob("runs/**/*") if file.name in names)
