@@ -20,6 +20,7 @@ from btxrd.models import create_model, load_checkpoint, save_checkpoint
 from btxrd.params import RunParams, run_directory
 from btxrd.predict import predict
 from btxrd.predictions import labels, probabilities, read_predictions, write_predictions
+from btxrd.report.tables import format_interval
 from btxrd.stages import STAGES
 from btxrd.study.notebooks import NOTEBOOKS, NotebookError, execute_notebook
 
@@ -284,6 +285,46 @@ def test_evaluation_comes_from_the_predictions(trained, evaluated):
     assert f"{estimate:.3f}" in evaluated
 
 
+def by_hand(page: str) -> list[list[str]]:
+    """The cells of the table that puts the interval by hand beside that of the call."""
+    rows = re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)
+    texts = [[text(cell) for cell in re.findall(r"<td.*?</td>", row, re.DOTALL)] for row in rows]
+    return [row for row in texts if row and row[0].startswith(("By hand", "By the call"))]
+
+
+def text(html: str) -> str:
+    return " ".join(re.sub(r"<[^>]+>", "", html).split())
+
+
+def test_the_malignant_sensitivity_by_hand_is_that_of_the_call(trained, evaluated):
+    predictions = read_predictions(trained / "predictions.csv").query("part == 'test'")
+    missed = probabilities(predictions).argmax(axis=1)[labels(predictions) == 2] != 2
+    assert f"Missed {missed.sum()} of {len(missed)} cancers" in evaluated
+    metrics = json.loads((trained / "metrics.json").read_text())
+    written = format_interval(*metrics["test"]["intervals"]["sensitivity/Malignant"])
+    percentiles, *both = by_hand(evaluated)
+    assert both == [["By hand, Korn and Graubard", written], ["By the call", written]]
+    assert percentiles[0] == "By hand, percentiles"
+
+
+def test_by_hand_too_there_is_an_interval_where_no_cancer_is_missed(provoked):
+    exact = format_interval(1, 0.025 ** (1 / 3), 1)
+    for page in provoked[:2]:
+        assert "Missed 0 of 5 cancers" in page
+        assert [row[1] for row in by_hand(page)] == ["1.000 (–)", exact, exact]
+
+
+def test_without_cancers_there_is_nothing_to_compute_by_hand(probing, table, predicted):
+    run = RunParams(experiment="harmless", **probing)
+    normal, benign = (table.loc[table["label"] == c, "image_id"] for c in range(2))
+    frame = predicted((4, 4, 0)).assign(image_id=[*normal[:4], *benign[:4]])
+    write_predictions(run.run_dir / "predictions.csv", frame)
+    write_json(run.run_dir / "training.json", {"parameters": run.model_dump(), "device": "cpu"})
+    page = execute("04_evaluate", probing, run_dir=str(run.run_dir), replicates=20)
+    assert "None of the test images is malignant" in page
+    assert by_hand(page) == []
+
+
 def test_every_annotated_test_tumour_is_explained(trained, explained):
     maps = pd.read_csv(trained / "gradcam.csv")
     assert maps["iou"].notna().sum() == (maps["label"] > 0).sum() > 10
@@ -316,6 +357,7 @@ def test_the_comparison_takes_runs_made_by_hand(places, evaluated, explained, ma
     assert comparison["Weights"].tolist() == ["drawn at random", "drawn at random"]
     assert page.count("drawn at random") == 2
     assert "No experiment can be recommended" in page
+    assert "Level at which partitions are disjoint" in page
     assert "by hand" in page
 
 
