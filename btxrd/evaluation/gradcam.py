@@ -93,7 +93,7 @@ def coarse_maps(
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     if images.dtype != np.uint8 or images.ndim != 3:
         raise ValueError(f"images must be uint8 (N, S, S), not {images.dtype} {images.shape}")
-    targets = np.asarray(targets, dtype=np.int64)
+    targets = np.array(targets, dtype=np.int64)
     if targets.shape != (len(images),):
         raise ValueError(f"targets must be of shape ({len(images)},), not {targets.shape}")
     if np.any((targets < 0) | (targets >= model.num_classes)):
