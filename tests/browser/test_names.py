@@ -73,7 +73,8 @@ def odd_study(phantom, cache_dir, tmp_path_factory) -> Path:
 def odd_evaluation(odd_study, phantom, cache_dir, tmp_path_factory) -> Path:
     """The folder of an evaluation by `btxrd evaluate`: every name in it is odd."""
     folder = tmp_path_factory.mktemp("theirs")
-    rows = read_table(phantom).iloc[:40]
+    # 34 has the same bytes as 33, and an image counts once.
+    rows = read_table(phantom).iloc[:41].drop(index=34)
     names = [f"{place} {ODD}.png" for place in range(len(rows))]
     for path, name in zip(rows["path"], names, strict=True):
         shutil.copy(path, folder / name)
