@@ -79,7 +79,7 @@ def odd_evaluation(odd_study, phantom, cache_dir, tmp_path_factory) -> Path:
     for path, name in zip(rows["path"], names, strict=True):
         shutil.copy(path, folder / name)
     listed = pd.DataFrame({"path": names, "label": rows["label"]})
-    listed = listed.assign(group=names, center=[f"{ODD} A", f"{ODD} B"] * 20)
+    listed = listed.assign(group=names, center=[f"{ODD} A"] * 26 + [f"{ODD} B"] * 14)
     write_csv(folder / f"{ODD}.csv", listed.assign(**{f"{ODD} read": 1}))
     unseen = shutil.copytree(odd_study / RUN, folder / ODD)
     (unseen / "seen.csv").unlink()
@@ -128,7 +128,7 @@ def test_an_evaluation_names_images_centers_and_files_as_they_are(odd_evaluation
         f"{ODD}.png): the figures are too good",
         f"Which images {odd_evaluation.parent.parent / ODD}/model.pt has been trained on",
         f"Columns that are not read: {ODD} read.",
-        f"Test, center {ODD} A (n = 20",
+        f"Test, center {ODD} A (n = 26",
         f"test, center {ODD} B: ",
     ):
         assert said in text
@@ -153,4 +153,4 @@ def test_a_link_leads_to_the_case_of_an_odd_name(odd_evaluation, open_page):
     assert name in page.locator("#picture").get_attribute("alt")
     page.keyboard.press("Escape")
     page.locator("[name=center]").select_option(f"{ODD} B")
-    assert page.locator("#count").inner_text() == "20 of 40 images"
+    assert page.locator("#count").inner_text() == "14 of 40 images"
