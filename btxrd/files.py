@@ -210,7 +210,7 @@ def file_digest(path: str | Path) -> str:
 
 
 def is_phantom(dataset_root: str | Path) -> bool:
-    """Say whether the data under `dataset_root` were drawn by `btxrd.phantom`."""
+    """Say whether the data under `dataset_root` were drawn by `btxrd.extras.phantom`."""
     return (Path(dataset_root) / PHANTOM_FILE).is_file()
 
 

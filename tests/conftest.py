@@ -54,7 +54,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """120 drawn images; the processes of one call of pytest share them."""
-    from btxrd.phantom import make_phantom
+    from btxrd.extras.phantom import make_phantom
 
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "data"
@@ -203,7 +203,7 @@ class Here:
 
 @pytest.fixture(scope="session")
 def here() -> type:
-    """What stands in for `btxrd.study.study.Cluster` to run a study in this process."""
+    """What stands in for `btxrd.runner.study.Cluster` to run a study in this process."""
     return Here
 
 

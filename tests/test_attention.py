@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from btxrd import probe
 from btxrd.data.loader import make_datasets, make_loader
+from btxrd.extras import probe
 from btxrd.models import (
     BTXRDClassifier,
     compute_class_weights,

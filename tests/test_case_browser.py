@@ -18,16 +18,16 @@ from btxrd.data.table import SITE_COLUMNS
 from btxrd.evaluation.cases import case_table
 from btxrd.evaluation.pools import write_pool
 from btxrd.evaluation.subgroups import subgroup_attributes
-from btxrd.files import read_json, write_csv, write_json
-from btxrd.params import ResultParams, RunParams
-from btxrd.predictions import PARTS, predictions_frame, read_predictions, write_predictions
-from btxrd.report.case_browser import (
+from btxrd.extras.pages.case_browser import (
     UNITS,
     case_links,
     lesion_outline,
     write_cases,
     write_pictures,
 )
+from btxrd.files import read_json, write_csv, write_json
+from btxrd.params import ResultParams, RunParams
+from btxrd.predictions import PARTS, predictions_frame, read_predictions, write_predictions
 from btxrd.session import NOTEBOOK_VARIABLE
 
 

@@ -14,18 +14,18 @@ from pydicom.data import get_testdata_file
 from torch import nn
 
 from btxrd import CLASS_NAMES
-from btxrd.cli import main
 from btxrd.data.cache import image_digests
 from btxrd.evaluation import Bootstrap, summary
 from btxrd.evaluation.summary import parts_of
-from btxrd.external import evaluate_checkpoints
 from btxrd.files import read_json, write_csv, write_json
 from btxrd.models import BTXRDClassifier, load_checkpoint, save_checkpoint
 from btxrd.params import EvaluateParams, RunParams
-from btxrd.predict import predict
 from btxrd.predictions import probabilities, read_predictions, write_predictions
-from btxrd.study.notebooks import execute_notebook
-from btxrd.study.verify import verify
+from btxrd.runner.cli import main
+from btxrd.runner.external import evaluate_checkpoints
+from btxrd.runner.notebooks import execute_notebook
+from btxrd.runner.predict import predict
+from btxrd.runner.verify import verify
 
 ROWS = [*range(19, 34), *range(35, 50)]
 """Of the phantom's table: those that are evaluated; 34 has the same bytes as 33."""
@@ -75,7 +75,7 @@ def evaluate(tmp_path, cache_dir, monkeypatch):
     """Evaluate without the notebook; return the folder, and the lines that were told."""
 
     def run(data: Path, *checkpoints: Path, **options) -> tuple[Path, list[str]]:
-        monkeypatch.setattr("btxrd.external.execute_notebook", lambda *_: None)
+        monkeypatch.setattr("btxrd.runner.external.execute_notebook", lambda *_: None)
         lines: list[str] = []
         options = {"cache_dir": cache_dir, "tell": lines.append} | options
         page = evaluate_checkpoints(data, checkpoints, reports_dir=tmp_path / "out", **options)
@@ -331,7 +331,7 @@ def command(tmp_path, monkeypatch):
         execute_notebook(stage, folder, parameters | {"replicates": 50})
 
     monkeypatch.setattr("btxrd.files.PROJECT_ROOT", tmp_path)
-    monkeypatch.setattr("btxrd.external.execute_notebook", execute)
+    monkeypatch.setattr("btxrd.runner.external.execute_notebook", execute)
 
     def run(*words: str | Path):
         return CliRunner().invoke(main, ["evaluate", *map(str, words)])

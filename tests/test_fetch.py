@@ -16,8 +16,8 @@ from types import SimpleNamespace
 import pytest
 
 from btxrd.data import read_table
-from btxrd.fetch import FetchError, fetch
-from btxrd.phantom import make_phantom
+from btxrd.extras.phantom import make_phantom
+from btxrd.runner.fetch import FetchError, fetch
 
 N_IMAGES = 80
 

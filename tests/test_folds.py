@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from btxrd.cli import main
 from btxrd.data import make_split
 from btxrd.evaluation import Bootstrap, evaluate
 from btxrd.evaluation.pools import POOLED
@@ -19,10 +18,11 @@ from btxrd.evaluation.runs import compare_runs
 from btxrd.files import project_path, read_json, write_csv, write_json
 from btxrd.params import RunParams, StudyParams
 from btxrd.predictions import PARTS, read_predictions, write_predictions
+from btxrd.runner.cli import main
+from btxrd.runner.progress import study_status
+from btxrd.runner.study import run_study
+from btxrd.runner.verify import verify
 from btxrd.stages import COMPARE, EVALUATE, GRADCAM, RUN_FILE, SPLITS, TRAIN
-from btxrd.study.progress import study_status
-from btxrd.study.study import run_study
-from btxrd.study.verify import verify
 
 FINDINGS = pd.DataFrame(columns=["severity", "subject", "what", "image_id"])
 POOLS = ("pooled/seed-1", "pooled/seed-2", "pooled/ensemble")
@@ -96,9 +96,9 @@ class Notebooks:
 def notebooks(table, predicted, here) -> Iterator[Notebooks]:
     standing_in = Notebooks(table, predicted)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("btxrd.study.study.Cluster", here)
+        patch.setattr("btxrd.runner.study.Cluster", here)
         for module in ("run", "study"):
-            patch.setattr(f"btxrd.study.{module}.execute_notebook", standing_in)
+            patch.setattr(f"btxrd.runner.{module}.execute_notebook", standing_in)
         yield standing_in
 
 
@@ -214,7 +214,7 @@ def test_what_the_clone_lays_beside_is_read_again_where_it_changes(
     name, study, notebooks, monkeypatch
 ):
     beside = study.study_dir / "beside.csv"
-    monkeypatch.setattr(f"btxrd.study.study.{name}", str(beside))
+    monkeypatch.setattr(f"btxrd.runner.study.{name}", str(beside))
     run_study(study)
     for line, redone in (("source", True), ("source", False), ("other", True)):
         beside.write_text(line)

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from btxrd.files import PROJECT_ROOT
-from btxrd.study.notebooks import NOTEBOOKS
+from btxrd.runner.notebooks import NOTEBOOKS
 
 FILTER = (sys.executable, "-m", "jupyter", "nbconvert", "--config", "notebooks/without_outputs.py")
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from btxrd.evaluation.heatmaps import read_heatmaps, write_heatmaps
+from btxrd.extras.pages.heatmaps import read_heatmaps, write_heatmaps
 
 MAPS = np.array([[[0, 1, 2], [3, 4, 5]], [[0, 0, 0], [0, 0, 0]]], np.float32)
 

@@ -13,16 +13,16 @@ import torch
 
 from btxrd import CLASS_NAMES
 from btxrd.evaluation import classification_metrics
-from btxrd.evaluation.heatmaps import read_heatmaps
 from btxrd.evaluation.intervals import NO_INTERVAL
+from btxrd.extras.pages.heatmaps import read_heatmaps
 from btxrd.files import file_digest, write_json
 from btxrd.models import create_model, load_checkpoint, save_checkpoint
 from btxrd.params import RunParams, run_directory
-from btxrd.predict import predict
 from btxrd.predictions import labels, probabilities, read_predictions, write_predictions
 from btxrd.report.tables import format_interval
+from btxrd.runner.notebooks import NOTEBOOKS, NotebookError, execute_notebook
+from btxrd.runner.predict import predict
 from btxrd.stages import STAGES
-from btxrd.study.notebooks import NOTEBOOKS, NotebookError, execute_notebook
 
 TINY = {
     "model": {"backbone": "efficientnet_b0", "pretrained": False},

@@ -2,9 +2,9 @@ import pytest
 from click.testing import CliRunner
 
 from btxrd import params
-from btxrd.cli import main
 from btxrd.files import PROJECT_ROOT, digest, read_yaml
 from btxrd.params import EvaluateParams, ParameterError, RunParams, StudyParams
+from btxrd.runner.cli import main
 
 GRID = {
     "E1_b0_baseline": ("efficientnet_b0", 224, 32, 0.2, "none", None),

@@ -16,8 +16,8 @@ from btxrd.data.table import (
     SUBTYPE_COLUMNS,
     VIEW_COLUMNS,
 )
+from btxrd.extras.phantom import make_phantom
 from btxrd.files import PHANTOM_FILE, PROJECT_ROOT, is_phantom
-from btxrd.phantom import make_phantom
 
 N_IMAGES = 120
 SITES, SUBTYPES = list(SITE_COLUMNS), list(SUBTYPE_COLUMNS)
@@ -68,7 +68,7 @@ def test_layout(phantom: Path, table: pd.DataFrame) -> None:
 def test_the_data_know_nothing_of_phantoms() -> None:
     sources = list((PROJECT_ROOT / "btxrd" / "data").glob("*.py"))
     assert sources
-    assert not [path.name for path in sources if "btxrd.phantom" in path.read_text()]
+    assert not [path.name for path in sources if "btxrd.extras.phantom" in path.read_text()]
 
 
 def test_images_are_gray_jpegs(phantom: Path, table: pd.DataFrame) -> None:

@@ -18,12 +18,12 @@ from scipy.special import softmax
 from torch import nn
 
 from btxrd import CLASS_NAMES, NORMALIZATION, RESEARCH_ONLY
-from btxrd.cli import main
 from btxrd.data import Preprocessing
 from btxrd.data.loader import RadiographDataset, make_loader
 from btxrd.models import BTXRDClassifier, load_checkpoint, predict_logits, save_checkpoint
-from btxrd.predict import COLUMNS, heat_map_file, predict
 from btxrd.predictions import predictions_frame, probabilities
+from btxrd.runner.cli import main
+from btxrd.runner.predict import COLUMNS, heat_map_file, predict
 
 CONFIG = {
     "model": {"backbone": "resnet10t", "pretrained": False},

@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from btxrd import probe
 from btxrd.data.loader import BatchRequest, make_datasets, make_loader
+from btxrd.extras import probe
 from btxrd.models import (
     BTXRDClassifier,
     compute_class_weights,
@@ -57,7 +57,7 @@ def opened(monkeypatch):
         batches.append(len(images))
         return head_inputs(network, images)
 
-    monkeypatch.setattr("btxrd.probe.head_inputs", counted)
+    monkeypatch.setattr("btxrd.extras.probe.head_inputs", counted)
 
     def open_and_count(*arguments):
         batches.clear()
@@ -137,10 +137,10 @@ def test_an_interrupted_computation_goes_on_to_the_same_features(
         if (error := next(asked)) is not None:
             raise error
 
-    monkeypatch.setattr("btxrd.probe.check_stop", stop)
+    monkeypatch.setattr("btxrd.extras.probe.check_stop", stop)
     with pytest.raises(StopRequested):
         probe.open_features(network, datasets, run, progress=False)
-    monkeypatch.setattr("btxrd.probe.check_stop", lambda _: None)
+    monkeypatch.setattr("btxrd.extras.probe.check_stop", lambda _: None)
     features, batches = opened(network, datasets, run)
     assert batches == whole - 2
     np.testing.assert_array_equal(features["val"], expected["val"])

@@ -9,11 +9,11 @@ from click.testing import CliRunner
 from filelock import FileLock
 from rich.console import Console
 
-from btxrd.cli import main
 from btxrd.files import write_csv, write_json
 from btxrd.params import StudyParams
+from btxrd.runner.cli import main
+from btxrd.runner.progress import MOST_LINES, StudyProgress, run_state, seconds_left, study_status
 from btxrd.stages import EVALUATE, FEATURES_FILE, LOCK_FILE, RUN_FILE, STUDY_FILE, TRAIN
-from btxrd.study.progress import MOST_LINES, StudyProgress, run_state, seconds_left, study_status
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 
 from btxrd.evaluation.runs import collect_runs
 from btxrd.params import StudyParams
-from btxrd.study.study import run_study
+from btxrd.runner.study import run_study
 
 pytestmark = pytest.mark.real
 

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from btxrd.cli import main
 from btxrd.data.audit import audit
 from btxrd.data.release_files import (
     ALTERED,
@@ -20,6 +19,7 @@ from btxrd.data.release_files import (
     release_lines,
 )
 from btxrd.data.table import is_image_name
+from btxrd.runner.cli import main
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_without_images_all_are_missing(real_table):
 def test_fetch_says_which_images_are_as_released(sample, monkeypatch):
     changed = sorted((sample / "images").iterdir())[2]
     changed.write_bytes(b"resized")
-    monkeypatch.setattr("btxrd.fetch.fetch", lambda root, _: root)
+    monkeypatch.setattr("btxrd.runner.fetch.fetch", lambda root, _: root)
     lines = CliRunner().invoke(main, ["fetch", str(sample)]).stdout.splitlines()
     assert any("11 are as released, 1 have other bytes" in line for line in lines)
     assert f"other bytes: {changed.name}" in lines

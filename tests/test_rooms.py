@@ -16,7 +16,7 @@ from btxrd.stages import STAGES
 PACKAGE = Path(btxrd.__file__).parent
 ROOT = PACKAGE.parent
 
-RANKS = (
+CORE = (
     ("btxrd",),
     ("files",),
     ("params",),
@@ -25,18 +25,30 @@ RANKS = (
     ("provenance",),
     ("predictions",),
     ("data",),
-    ("fetch", "phantom", "models"),
+    ("models",),
     ("training",),
-    ("probe",),
     ("evaluation",),
     ("report",),
-    ("example", "predict", "study"),
-    ("external",),
-    ("cli",),
 )
-"""The rooms from the lowest up. Each may import itself and those below its rank."""
+"""The rooms of the core from the lowest up. Each may import itself and those below its rank."""
+EXTRAS = (("extras",), ("extras.phantom", "extras.probe", "extras.pages"), ("extras.example",))
+"""Behind doors of their own: nothing in the core imports them."""
+RUNNER = (("runner",),)
+"""What the `btxrd` command runs; no notebook imports it."""
 
-RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
+RANK = {room: rank for rank, rooms in enumerate(CORE + EXTRAS + RUNNER) for room in rooms}
+
+WIDTH = {
+    "01_eda": 9000,
+    "02_splits": 9000,
+    "03_train": 12000,
+    "04_evaluate": 10000,
+    "05_gradcam": 12000,
+    "06_compare": 10000,
+}
+"""Notebook → how many lines of the package its imports may pull in, all the way down."""
+CORE_LINES, ALL_LINES, TEMPLATE_LINES = 12_300, 17_500, 1_500
+"""What may stand in the core and in the package (Python), and in templates, scripts and styles."""
 
 
 def module_name(path: Path) -> str:
@@ -49,7 +61,9 @@ def code_cells(notebook: Path) -> list[str]:
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
-MODULES = {module_name(path): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
+IMPORTS = (ast.Import, ast.ImportFrom)
+FILES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+MODULES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 TESTS = {path.name: ast.parse(path.read_text()) for path in (ROOT / "tests").rglob("*.py")}
 NOTEBOOKS = {
     path.name: ast.parse("\n".join(code_cells(path)))
@@ -86,7 +100,28 @@ def modules_imported(name: str) -> set[str]:
 
 
 def room_of(name: str) -> str:
-    return name.split(".")[1] if "." in name else name
+    """Return a module's room: in the extras, each has its own."""
+    first, *others = name.split(".")[1:] or [name]
+    return ".".join([first, *others[:1]]) if first == "extras" else first
+
+
+def lines_of(path: Path) -> int:
+    return len(path.read_text().splitlines())
+
+
+def pulled_in(tree: ast.Module) -> set[str]:
+    """The modules that Python reads for the imports at the top of a module, all the way down."""
+    found: set[str] = set()
+    waiting = [tree]
+    while waiting:
+        top = ast.Module([n for n in waiting.pop().body if isinstance(n, IMPORTS)], [])
+        for module, part in imported(top):
+            parts = f"{module}.{part}".split(".") if part else module.split(".")
+            names = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
+            new = names & set(MODULES) - found
+            waiting += [MODULES[name] for name in new]
+            found |= new
+    return found
 
 
 def test_every_room_has_its_rank():
@@ -127,14 +162,33 @@ def test_nothing_private_is_imported(sources):
     assert private == []
 
 
-def test_notebooks_know_nothing_of_the_study():
+def test_notebooks_know_nothing_of_the_runner():
     known = [
         f"{name} imports {module}.{part}"
         for name, tree in NOTEBOOKS.items()
         for module, part in imported(tree)
-        if "study" in (part, *module.split("."))
+        if "runner" in (part, *module.split("."))
     ]
     assert known == []
+
+
+@pytest.mark.parametrize("notebook", WIDTH)
+def test_a_notebook_pulls_in_no_more_than_it_shows(notebook):
+    lines = {name: lines_of(FILES[name]) for name in pulled_in(NOTEBOOKS[f"{notebook}.ipynb"])}
+    assert sum(lines.values()) <= WIDTH[notebook], lines
+
+
+def test_every_notebook_has_a_width():
+    assert {f"{name}.ipynb" for name in WIDTH} == set(NOTEBOOKS)
+
+
+def test_the_package_stays_small():
+    outside = ("extras", "runner")
+    core = [name for name in FILES if room_of(name).split(".")[0] not in outside]
+    templates = [p for p in PACKAGE.rglob("*") if p.suffix in (".j2", ".html", ".js", ".css")]
+    assert sum(lines_of(FILES[name]) for name in core) <= CORE_LINES
+    assert sum(map(lines_of, FILES.values())) <= ALL_LINES
+    assert sum(map(lines_of, templates)) <= TEMPLATE_LINES
 
 
 def test_tables_with_identifiers_are_read_in_one_place():

@@ -18,16 +18,16 @@ import pytest
 from btxrd.files import read_json, write_csv, write_json
 from btxrd.params import RunParams, StudyParams
 from btxrd.report import page
-from btxrd.session import StopRequested
-from btxrd.stages import RUN_FILE, RUN_STAGES, STUDY_FILE, TRAIN
-from btxrd.study import notebooks, warm
-from btxrd.study.run import (
+from btxrd.runner import notebooks, warm
+from btxrd.runner.run import (
     MOST_ATTEMPTS,
     RunTask,
     execute_run,
     kernel_environment,
     note_failure,
 )
+from btxrd.session import StopRequested
+from btxrd.stages import RUN_FILE, RUN_STAGES, STUDY_FILE, TRAIN
 
 STAGES = list(RUN_STAGES)
 INTERVALS = {"replicates": 20, "level": 0.9}
@@ -83,7 +83,7 @@ def stages(monkeypatch) -> list[str]:
         for name in stage.files:
             (folder / name).write_text(f"{len(done)}")
 
-    monkeypatch.setattr("btxrd.study.run.execute_notebook", leave_files)
+    monkeypatch.setattr("btxrd.runner.run.execute_notebook", leave_files)
     return done
 
 
@@ -169,7 +169,7 @@ def test_an_interrupted_training_goes_on_whatever_follows_it(task, monkeypatch, 
             (folder / name).touch()
         raise StopRequested
 
-    monkeypatch.setattr("btxrd.study.run.execute_notebook", stop_in_the_middle)
+    monkeypatch.setattr("btxrd.runner.run.execute_notebook", stop_in_the_middle)
     assert execute_run(task, threads=3)["status"] == "interrupted"
     again = execute_run(change(task), threads=1)
     assert found == [[], list(TRAIN.resumes) if goes_on else []]
@@ -298,7 +298,7 @@ def test_a_record_comes_back_also_where_it_cannot_be_written(task, monkeypatch):
     def full(*arguments):
         raise OSError(28, "no room to write run.json: No space left on device")
 
-    monkeypatch.setattr("btxrd.study.run.write_json", full)
+    monkeypatch.setattr("btxrd.runner.run.write_json", full)
     assert "no room to write" in error_of_failed(task)
 
 

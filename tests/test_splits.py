@@ -19,9 +19,9 @@ from btxrd.data import (
 )
 from btxrd.data.release_files import release_digests
 from btxrd.data.splits import conflicting_pairs, folds_of, leakage_table, read_split
+from btxrd.extras.phantom import make_phantom
 from btxrd.files import file_digest, write_csv
 from btxrd.params import FOLDS
-from btxrd.phantom import make_phantom
 
 
 def sizes(split: pd.DataFrame) -> dict[str, list[int]]:

@@ -12,13 +12,13 @@ from click.testing import CliRunner
 from distributed import Client
 from filelock import FileLock
 
-from btxrd.cli import main
 from btxrd.evaluation.runs import COMPARISON_COLUMNS
 from btxrd.files import file_digest, read_json, write_json
 from btxrd.params import ParameterError, StudyParams
+from btxrd.runner.cli import main
+from btxrd.runner.pages import data_licence
+from btxrd.runner.study import StudyInUseError, run_study, select
 from btxrd.stages import LOCK_FILE, RUN_FILE, RUN_STAGES, STUDY_FILE, STUDY_STAGES
-from btxrd.study.pages import data_licence
-from btxrd.study.study import StudyInUseError, run_study, select
 
 TINY = {"epochs": 1, "warmup_epochs": 0, "lr": 1e-3}
 
@@ -199,7 +199,7 @@ def test_a_study_is_reduced_by_name_only(study):
 
 
 def test_a_study_of_failures_alone_has_a_report_and_a_status(study, tmp_path, monkeypatch, here):
-    monkeypatch.setattr("btxrd.study.study.Cluster", here)
+    monkeypatch.setattr("btxrd.runner.study.Cluster", here)
     path = tmp_path / "study.yaml"
     path.write_text(json.dumps(study.model_dump() | {"reports_dir": str(tmp_path)}))
     arguments = ["study", str(path), "--only", "E1_b0_baseline", "--splits", "center"]
@@ -226,7 +226,7 @@ def test_a_cluster_that_cannot_be_used_is_one_clear_error(
     study, tmp_path, monkeypatch, options, words
 ):
     monkeypatch.setattr(
-        "btxrd.study.cluster.Client", lambda address, timeout: Client(address, timeout=0.5)
+        "btxrd.runner.cluster.Client", lambda address, timeout: Client(address, timeout=0.5)
     )
     path = tmp_path / "study.yaml"
     path.write_text(json.dumps(study.model_dump() | {"reports_dir": str(tmp_path)}))

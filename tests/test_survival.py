@@ -25,9 +25,9 @@ import torch
 import yaml
 
 from btxrd.files import read_json
+from btxrd.runner.progress import study_status
+from btxrd.runner.verify import verify
 from btxrd.stages import STAGES
-from btxrd.study.progress import study_status
-from btxrd.study.verify import verify
 
 pytestmark = pytest.mark.long
 

@@ -1,5 +1,6 @@
 """What the report's templates are rendered with: pages, and the pieces of HTML that cells show."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,17 @@ __all__ = ["TEMPLATES", "render"]
 
 TEMPLATES = Path(__file__).with_name("templates")
 
-_ENVIRONMENT = Environment(
-    # A template names those in its own folder, and the pages' shared ones, without their folder.
-    loader=FileSystemLoader(
-        [TEMPLATES, *(TEMPLATES / name for name in ("cases", "report", "scorecard", "tables"))]
-    ),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_ENVIRONMENT.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
+FOLDERS = (TEMPLATES, *(TEMPLATES / name for name in ("report", "scorecard", "tables")))
+"""A template names those in its own folder, and the pages' shared ones, without their folder."""
 
 
-def render(template: str, **values: Any) -> str:
-    """Return a template of `btxrd/report/templates` as HTML; texts in it are escaped.
+def render(template: str, beside: Path = TEMPLATES, **values: Any) -> str:
+    """Return a template as HTML; texts in it are escaped.
+
+    Args:
+        template: its name.
+        beside: the folder that it is looked for in before `btxrd/report/templates`.
+        values: what it is rendered with.
 
     Raises:
         jinja2.TemplateNotFound: there is none of this name.
@@ -31,4 +29,16 @@ def render(template: str, **values: Any) -> str:
     >>> "a &lt; b" in render("table.html.j2", **values)
     True
     """
-    return _ENVIRONMENT.get_template(template).render(values)
+    return _environment(beside).get_template(template).render(values)
+
+
+@cache
+def _environment(beside: Path) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader([beside, *FOLDERS]),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
+    return environment

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from btxrd.files import PROJECT_ROOT
-from btxrd.study.run import HEAP
+from btxrd.runner.run import HEAP
 
 STEPS = """
 import time, torch

@@ -32,7 +32,7 @@ def small_study(phantom: Path, cache_dir: Path, tmp_path_factory: pytest.TempPat
     Who writes into it copies it first.
     """
     from btxrd.params import StudyParams
-    from btxrd.study.study import run_study
+    from btxrd.runner.study import run_study
 
     values = {
         "name": "small",

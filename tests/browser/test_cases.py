@@ -12,7 +12,7 @@ import pytest
 
 from btxrd.data import read_table
 from btxrd.data.table import REGION_COLUMNS
-from btxrd.evaluation.heatmaps import read_heatmaps, write_heatmaps
+from btxrd.extras.pages.heatmaps import read_heatmaps, write_heatmaps
 from btxrd.predictions import labels, probabilities, read_predictions
 from btxrd.stages import CASES_FILE, EVALUATE, GRADCAM, HEATMAPS_FILE, RUNS_SCRIPT
 

@@ -7,7 +7,7 @@ import pytest
 
 from btxrd.evaluation import Bootstrap
 from btxrd.evaluation.operating_points import operating_points, threshold_table
-from btxrd.report.explorer import threshold_explorer
+from btxrd.extras.pages.explorer import threshold_explorer
 from btxrd.report.tables import format_interval
 from btxrd.stages import EVALUATE
 

@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 
 from btxrd.data import read_table
-from btxrd.external import evaluate_checkpoints
 from btxrd.files import PHANTOM_FILE, write_csv, write_json
 from btxrd.params import run_directory
+from btxrd.runner.external import evaluate_checkpoints
+from btxrd.runner.notebooks import execute_notebook
+from btxrd.runner.pages import rebuild_pages
 from btxrd.stages import (
     CASES_FILE,
     COMPARE,
@@ -22,8 +24,6 @@ from btxrd.stages import (
     STUDY_STAGES,
     TRAIN,
 )
-from btxrd.study.notebooks import execute_notebook
-from btxrd.study.pages import rebuild_pages
 
 ODD = "x<b id=c>1 $a$ *P*_1_ [x](javascript:y) `t` &amp; \"q\" 'r' 50%41#? u@v"
 """A name of a file, were it not for its markup."""
@@ -89,7 +89,7 @@ def odd_evaluation(odd_study, phantom, cache_dir, tmp_path_factory) -> Path:
         execute_notebook(stage, place, parameters | {"replicates": 20})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("btxrd.external.execute_notebook", quickly)
+        patch.setattr("btxrd.runner.external.execute_notebook", quickly)
         page = evaluate_checkpoints(
             folder / f"{ODD}.csv",
             models,

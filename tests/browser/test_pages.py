@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from click.testing import CliRunner
 
-from btxrd.cli import main
+from btxrd.runner.cli import main
 from btxrd.stages import CASES_FILE, COMPARE, EDA, EVALUATE, GRADCAM, RUNS_SCRIPT, SPLITS, TRAIN
 
 RUN = "runs/E4_resnet50_cbam/stratified/seed-42"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from btxrd.data.table import VIEW_COLUMNS
-from btxrd.phantom.anatomy import TEMPLATES, Site
+from btxrd.extras.phantom.anatomy import TEMPLATES, Site
 
 __all__ = ["Patient", "Record", "plan_records"]
 

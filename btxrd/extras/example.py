@@ -31,7 +31,7 @@ def ensure_example(notebook: str, path: str | Path) -> None:
     # A batch never comes here, and these take a second to import.
     import papermill
 
-    from btxrd.phantom import make_phantom
+    from btxrd.extras.phantom import make_phantom
 
     if not data.exists():
         print(f"drawing {EXAMPLE_IMAGES} phantom images in {EXAMPLE_DATA} …")

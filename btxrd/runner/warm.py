@@ -1,6 +1,6 @@
 """Kernels that start warm: forked from a process that has imported what notebooks import.
 
-Such a process is started in each worker (`python -m btxrd.study.warm`), imports, and forks itself
+Such a process is started in each worker (`python -m btxrd.runner.warm`), imports, and forks itself
 when it is asked for a kernel; another one is started when the code has changed. It has a single
 thread then, and ends with its worker; its kernels end with it. Without pidfd (everywhere but on
 Linux), kernels start as jupyter starts them.
@@ -34,13 +34,13 @@ IMPORTED = (
     "seaborn",
     "scipy.stats",
     "sklearn.metrics",
-    "btxrd.probe",
+    "btxrd.extras.probe",
     "btxrd.data.augmentation",
     "btxrd.evaluation.gradcam",
     "btxrd.evaluation.runs",
     "btxrd.evaluation.shortcuts",
     "btxrd.report.decision_figures",
-    "btxrd.report.explorer",
+    "btxrd.extras.pages.explorer",
     "btxrd.report.sentences",
 )
 """What the notebooks import, and what that takes long to."""

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from btxrd.data.cache import data_fingerprint, file_digests
 from btxrd.data.release import usable_table
+from btxrd.extras.phantom import make_phantom
 from btxrd.files import (
     clear_scratch,
     digest,
@@ -36,8 +37,20 @@ from btxrd.params import (
     SplitsParams,
     StudyParams,
 )
-from btxrd.phantom import make_phantom
 from btxrd.provenance import code_version, data_name, now, package_versions
+from btxrd.runner.cluster import Cluster, ClusterError
+from btxrd.runner.code_digest import code_digest
+from btxrd.runner.notebooks import execute_notebook
+from btxrd.runner.pages import write_run_list
+from btxrd.runner.progress import StudyProgress
+from btxrd.runner.run import (
+    PoolTask,
+    RunTask,
+    execute_run,
+    kernel_environment,
+    note_failure,
+    note_unmade,
+)
 from btxrd.stages import (
     CLAIM_FILE,
     COMPARE,
@@ -50,19 +63,6 @@ from btxrd.stages import (
     STUDY_FILE,
     Stage,
 )
-from btxrd.study.cluster import Cluster, ClusterError
-from btxrd.study.notebooks import execute_notebook
-from btxrd.study.pages import write_run_list
-from btxrd.study.progress import StudyProgress
-from btxrd.study.run import (
-    PoolTask,
-    RunTask,
-    execute_run,
-    kernel_environment,
-    note_failure,
-    note_unmade,
-)
-from btxrd.study.source import code_digest
 
 __all__ = ["StudyInUseError", "StudyResult", "run_study", "select"]
 

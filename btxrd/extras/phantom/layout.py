@@ -15,10 +15,10 @@ from openpyxl import Workbook
 from tqdm.auto import tqdm
 
 from btxrd.data.table import RELEASE_COLUMNS
+from btxrd.extras.phantom.anatomy import TEMPLATES
+from btxrd.extras.phantom.drawing import draw
+from btxrd.extras.phantom.plan import Record, plan_records
 from btxrd.files import PHANTOM_FILE, atomic_path, write_json
-from btxrd.phantom.anatomy import TEMPLATES
-from btxrd.phantom.drawing import draw
-from btxrd.phantom.plan import Record, plan_records
 
 __all__ = ["make_phantom"]
 
@@ -166,7 +166,7 @@ def _write_table(path: Path, records: list[Record]) -> None:
 
 def _sidecar(records: list[Record], n_images: int, seed: int, scale: float) -> dict[str, Any]:
     return {
-        "generator": "btxrd.phantom",
+        "generator": "btxrd.extras.phantom",
         "version": VERSION,
         "n_images": n_images,
         "seed": seed,

@@ -88,7 +88,7 @@ twice. On SLURM, SLURMCluster of dask-jobqueue starts scheduler and workers.
 Ctrl-C once stops after the running epochs, twice at once. After that, a kill or a power cut the
 same command goes on: finished runs are skipped, interrupted ones continue from their last epoch.
 What changed (parameters, data, split, code or packages of a stage) is run again, and no more than
-that. More in btxrd/study/README.md.
+that. More in btxrd/runner/README.md.
 """
 
 
@@ -128,7 +128,7 @@ def study(
 @threads_option
 def demo(jobs: int | None, threads: int | None) -> None:
     """Run the whole study in minutes, on phantom images made on the spot."""
-    from btxrd.study.cluster import available_cores
+    from btxrd.runner.cluster import available_cores
 
     _run(project_path("params/demo.yaml"), jobs=jobs or available_cores(), threads=threads)
 
@@ -170,7 +170,7 @@ def status(directory: Path) -> None:
 
     Exit status: 0 where no run has failed so far, 1 where one has.
     """
-    from btxrd.study.progress import study_status
+    from btxrd.runner.progress import study_status
 
     with _in_one_line(FileNotFoundError, ValueError):
         lines, failed = study_status(directory)
@@ -187,7 +187,7 @@ def verify(directory: Path) -> None:
 
     Exit status: 0 where everything matches, 1 where something does not.
     """
-    from btxrd.study.verify import verify as find_problems
+    from btxrd.runner.verify import verify as find_problems
 
     with _in_one_line(FileNotFoundError):
         problems = find_problems(directory)
@@ -204,7 +204,7 @@ def report(directory: Path, packed: bool) -> None:
     With --zip they, their images and small tables are also packed into one file that opens
     anywhere, with a text on the data's licence.
     """
-    from btxrd.study.pages import data_licence, pack_pages, rebuild_pages
+    from btxrd.runner.pages import data_licence, pack_pages, rebuild_pages
 
     with _in_one_line(OSError):
         click.echo(f"{rebuild_pages(directory)} pages in {directory}")
@@ -222,7 +222,7 @@ def fetch(directory: Path | None, url: str | None) -> None:
     Verified, resumed where it broke off, and not fetched again when it is complete.
     """
     from btxrd.data.release_files import release_files, release_lines
-    from btxrd.fetch import ARCHIVE_URL, FetchError, fetch
+    from btxrd.runner.fetch import ARCHIVE_URL, FetchError, fetch
 
     with _in_one_line(FetchError):
         root = fetch(directory or project_path("data/BTXRD"), url or ARCHIVE_URL)
@@ -278,7 +278,7 @@ def check(directory: Path, table: Path | None) -> None:
 )
 def phantom(directory: Path, images: int, seed: int, scale: float) -> None:
     """Make a phantom BTXRD in DIRECTORY: drawn images in the release's layout."""
-    from btxrd.phantom import make_phantom
+    from btxrd.extras.phantom import make_phantom
 
     with _in_one_line(FileExistsError, ValueError):
         make_phantom(directory, n_images=images, seed=seed, scale=scale, progress=True)
@@ -317,7 +317,7 @@ def predict(
     An image that cannot be read gets a row with its error. Where a heat map cannot be had, a line
     says why; the classification stands. Exit status: 0 all classified, 1 not all, 2 wrong usage.
     """
-    from btxrd.predict import predict
+    from btxrd.runner.predict import predict
 
     click.echo(RESEARCH_ONLY, err=True)
     with _in_one_line(OSError, ValueError):
@@ -349,8 +349,8 @@ def evaluate(data: Path, first: Path, others: tuple[Path, ...], name: str | None
     you have them, `group` (the patient), `center`, `age`, `gender`. Checkpoints that follow the
     first one, as a shell's `*` gives them, make an ensemble: their mean probability.
     """
-    from btxrd.external import evaluate_checkpoints
-    from btxrd.study.notebooks import NotebookError
+    from btxrd.runner.external import evaluate_checkpoints
+    from btxrd.runner.notebooks import NotebookError
 
     click.echo(RESEARCH_ONLY, err=True)
     with _in_one_line(ImportError, NotebookError, OSError, ValueError):
@@ -379,9 +379,9 @@ def _run(
     **how: Any,
 ) -> None:
     from btxrd.params import StudyParams
-    from btxrd.study.cluster import ClusterError
-    from btxrd.study.notebooks import NotebookError
-    from btxrd.study.study import StudyInUseError, run_study, select
+    from btxrd.runner.cluster import ClusterError
+    from btxrd.runner.notebooks import NotebookError
+    from btxrd.runner.study import StudyInUseError, run_study, select
 
     expected = (ClusterError, NotebookError, OSError, StudyInUseError, ValueError)
     try:

@@ -8,8 +8,8 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 from btxrd.files import PROJECT_ROOT, digest
 from btxrd.provenance import package_versions
+from btxrd.runner.notebooks import NotebookError, notebook_file, read_notebook
 from btxrd.stages import Stage
-from btxrd.study.notebooks import NotebookError, notebook_file, read_notebook
 
 __all__ = ["code_digest"]
 

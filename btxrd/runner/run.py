@@ -24,10 +24,10 @@ from btxrd.files import (
 )
 from btxrd.params import EvaluateParams, GradcamParams, ResultParams, StudyParams
 from btxrd.provenance import code_version, now, package_versions
+from btxrd.runner.code_digest import code_digest
+from btxrd.runner.notebooks import execute_notebook
 from btxrd.session import SESSION_VARIABLE, THREAD_VARIABLES, StopRequested, check_stop
 from btxrd.stages import EVALUATE, GRADCAM, RUN_FILE, RUN_STAGES, Stage
-from btxrd.study.notebooks import execute_notebook
-from btxrd.study.source import code_digest
 
 __all__ = [
     "MOST_ATTEMPTS",

@@ -23,6 +23,7 @@ from btxrd.data.splits import read_split
 from btxrd.data.table import SITE_COLUMNS, is_image_name
 from btxrd.evaluation.cases import case_table, relatives
 from btxrd.evaluation.subgroups import subgroup_attributes
+from btxrd.extras.pages import TEMPLATES
 from btxrd.files import atomic_path, project_path, read_csv, write_files
 from btxrd.params import ResultParams
 from btxrd.provenance import data_name
@@ -126,6 +127,7 @@ def write_cases(
     }
     text = render(
         "cases.html.j2",
+        beside=TEMPLATES,
         title=training.get("name", run.name),
         data_name=data_name(project_path(run.dataset_root)),
         note=RESEARCH_ONLY,

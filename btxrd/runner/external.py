@@ -29,10 +29,10 @@ from btxrd.files import (
 )
 from btxrd.models import get_device, predict_logits
 from btxrd.params import RunParams
-from btxrd.predict import BATCH_SIZE, Classifier, load_classifier
 from btxrd.predictions import predictions_frame, read_predictions, write_predictions
+from btxrd.runner.notebooks import execute_notebook
+from btxrd.runner.predict import BATCH_SIZE, Classifier, load_classifier
 from btxrd.stages import EVALUATE
-from btxrd.study.notebooks import execute_notebook
 
 __all__ = ["evaluate_checkpoints"]
 

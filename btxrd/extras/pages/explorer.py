@@ -14,6 +14,7 @@ from IPython.display import HTML
 from numpy.typing import ArrayLike
 
 from btxrd.evaluation.intervals import Bootstrap
+from btxrd.extras.pages import TEMPLATES
 from btxrd.report.fragments import render
 from btxrd.report.tables import format_interval, title_of
 
@@ -73,7 +74,7 @@ def threshold_explorer(table: pd.DataFrame, points: pd.DataFrame, bootstrap: Boo
         "level": bootstrap.name,
         "rates": {name: title_of(name) for name in ("sensitivity", "specificity", "ppv", "npv")},
     }
-    return HTML(render("explorer.html", **values))
+    return HTML(render("explorer.html", beside=TEMPLATES, **values))
 
 
 def _chosen(table: pd.DataFrame, points: pd.DataFrame) -> dict[int, str]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from btxrd.phantom.anatomy import TEMPLATES, Bone, Site, posed
-from btxrd.phantom.plan import Record
+from btxrd.extras.phantom.anatomy import TEMPLATES, Bone, Site, posed
+from btxrd.extras.phantom.plan import Record
 
 __all__ = ["draw"]
 

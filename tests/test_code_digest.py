@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 
 from btxrd.files import PROJECT_ROOT
+from btxrd.runner import code_digest as digests
+from btxrd.runner import notebooks
+from btxrd.runner.code_digest import code_digest
+from btxrd.runner.notebooks import NotebookError
 from btxrd.stages import STAGES
-from btxrd.study import notebooks, source
-from btxrd.study.notebooks import NotebookError
-from btxrd.study.source import code_digest
 
 STALE = {
     "__init__": "123456",
     "data": "123456",
     "models": "35",
     "training": "3",
-    "probe": "3",
+    "extras/probe": "3",
     "predictions": "3456",
     "evaluation": "1456",
     "report": "126",
@@ -30,22 +31,26 @@ NO_NUMBERS = {
     "params",
     "stages",
     "session",
-    "example",
     "provenance",
     "report",
-    "phantom",
-    "fetch",
-    "external",
-    "study",
-    "predict",
-    "cli",
+    "extras/example",
+    "extras/pages",
+    "extras/phantom",
+    "runner",
 }
 """What changes no run's numbers, or does so only through what its hash holds already."""
 
 
 def rooms() -> list[str]:
-    entries = (PROJECT_ROOT / "btxrd").iterdir()
-    return sorted(path.stem for path in entries if not path.stem.startswith("__pycache__"))
+    package = PROJECT_ROOT / "btxrd"
+    entries = [*package.iterdir(), *(package / "extras").glob("[!_]*")]
+    names = (path.relative_to(package).with_suffix("").as_posix() for path in entries)
+    return sorted(set(names) - {"__pycache__", "extras"})
+
+
+def room_of(module: str) -> str:
+    first, *others = module.split(".")[1:]
+    return "/".join([first, *others[:1]]) if first == "extras" else first
 
 
 @pytest.fixture
@@ -53,7 +58,7 @@ def clone(tmp_path, monkeypatch) -> Path:
     for folder in ("btxrd", "notebooks"):
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(PROJECT_ROOT / folder, tmp_path / folder, ignore=ignore)
-    monkeypatch.setattr(source, "PACKAGE", tmp_path / "btxrd")
+    monkeypatch.setattr(digests, "PACKAGE", tmp_path / "btxrd")
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
     return tmp_path
 
@@ -91,8 +96,8 @@ def test_comments_and_docstrings_make_nothing_stale(clone, stale):
     [("torch", "35"), ("scikit-learn", "123456"), ("pillow", "1235"), ("albumentations", "3")],
 )
 def test_another_version_of_a_package_makes_its_stages_stale(stale, monkeypatch, package, stages):
-    versions = source.package_versions() | {package: "0.0"}
-    monkeypatch.setattr(source, "package_versions", lambda: versions)
+    versions = digests.package_versions() | {package: "0.0"}
+    monkeypatch.setattr(digests, "package_versions", lambda: versions)
     assert stale() == stages
 
 
@@ -102,7 +107,7 @@ def test_a_notebook_imports_numbers_only_from_its_rooms(stage):
     code = (cell["source"] for cell in cells if cell["cell_type"] == "code")
     (cell,) = (source for source in code if "import " in source)
     nodes = [node for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.ImportFrom)]
-    imported = {node.module.split(".")[1] for node in nodes if node.module.startswith("btxrd.")}
+    imported = {room_of(node.module) for node in nodes if node.module.startswith("btxrd.")}
     assert imported <= {*stage.rooms, *NO_NUMBERS}
 
 

@@ -14,8 +14,8 @@ from btxrd.evaluation.runs import collect_runs, compare_runs
 from btxrd.files import file_digest, read_csv, read_json, write_csv, write_json
 from btxrd.params import EvaluateParams, ResultParams
 from btxrd.predictions import read_predictions
+from btxrd.runner.run import PoolTask, RunTask
 from btxrd.stages import EVALUATE, RUN_FILE, STUDY_FILE
-from btxrd.study.run import PoolTask, RunTask
 
 __all__ = ["verify"]
 

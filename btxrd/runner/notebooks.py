@@ -166,7 +166,7 @@ def _kernel_config(folder: str, environment: Mapping[str, str]) -> "Config":
     """
     from traitlets.config import Config
 
-    from btxrd.study.warm import WarmKernelManager
+    from btxrd.runner.warm import WarmKernelManager
 
     sockets = {"transport": "ipc", "ip": f"{folder}/kernel"} if os.name == "posix" else {}
     return Config(

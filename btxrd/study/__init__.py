@@ -1,1 +1,0 @@
-"""The study: plan the grid, run its notebooks, show progress, check what came of it."""
