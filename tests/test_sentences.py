@@ -18,6 +18,7 @@ from btxrd.evaluation.localisation import SCORES, SOURCES, localisation_table
 from btxrd.evaluation.runs import COMPARED, RunResult
 from btxrd.params import ResultParams
 from btxrd.predictions import predictions_frame
+from btxrd.report.provenance import provenance_note
 from btxrd.report.sentences import (
     case_titles,
     first_weights,
@@ -25,7 +26,6 @@ from btxrd.report.sentences import (
     localisation_finding,
     not_subtracted,
     pool_note,
-    provenance_note,
     recommendation,
     review_links,
     review_note,

@@ -17,9 +17,8 @@ from btxrd.report.figures import (
     image_count,
     metric_interval_figure,
     panels,
-    percent,
 )
-from btxrd.report.tables import title_of
+from btxrd.report.tables import percent, title_of
 
 __all__ = ["reliability_figure", "selective_figure", "subgroup_figure"]
 

@@ -31,7 +31,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve, roc_
 
 from btxrd import CLASS_NAMES
 from btxrd.predictions import labels, probabilities
-from btxrd.report.tables import format_interval, title_of
+from btxrd.report.tables import format_interval, percent, title_of
 
 __all__ = [
     "CLASS_PALETTE",
@@ -41,7 +41,6 @@ __all__ = [
     "history_figure",
     "metric_interval_figure",
     "roc_pr_figure",
-    "score_interval_figure",
     "use_style",
 ]
 
@@ -152,15 +151,6 @@ def panels(rows: int, columns: int, size: tuple[float, float], **kwargs: Any) ->
     return figure, axes
 
 
-def percent(level: float) -> str:
-    """Return the name of a level of intervals.
-
-    >>> percent(0.95)
-    '95 %'
-    """
-    return f"{100 * level:g} %"
-
-
 def image_count(n: int) -> str:
     return f"n = {n:,} image{'' if n == 1 else 's'}"
 
@@ -171,20 +161,13 @@ def confusion_matrix_figure(metrics: dict[str, Any], title: str = "Confusion mat
     Args:
         metrics: what `classification_metrics` returns, or its JSON read back.
     """
-    names = list(metrics["per_class"])
-    matrix = metrics["confusion_matrix"]
+    names, matrix = list(metrics["per_class"]), metrics["confusion_matrix"]
     sizes = np.sum(matrix["counts"], axis=1)
-    figure, axes = panels(1, 2, (WIDTH, 4.6))
-    halves = {"Counts": ("counts", ",.0f"), "Share of the true class": ("row_normalised", ".1%")}
-    for axis, (heading, (key, form)) in zip(axes[0], halves.items(), strict=True):
-        ConfusionMatrixDisplay(np.array(matrix[key], dtype=float), display_labels=names).plot(
-            ax=axis,
-            cmap="Blues",
-            values_format=form,
-            colorbar=False,
-            text_kw={"size": 13},
-            im_kw={"interpolation": "none"},
-        )
+    figure, (axes,) = panels(1, 2, (WIDTH, 4.6))
+    drawn = (("Counts", "counts", ",.0f"), ("Share of the true class", "row_normalised", ".1%"))
+    for axis, (heading, key, form) in zip(axes, drawn, strict=True):
+        display = ConfusionMatrixDisplay(np.array(matrix[key], float), display_labels=names)
+        display.plot(ax=axis, cmap="Blues", values_format=form, colorbar=False)
         axis.set(title=heading, xlabel="Predicted class", ylabel="True class")
         axis.grid(visible=False)
         ticks = [f"{name}\n(n = {n:,})" for name, n in zip(names, sizes, strict=True)]
@@ -208,24 +191,20 @@ def roc_pr_figure(
         bands: what `bootstrap_curves` returns for the same images.
     """
     y_true, scores = labels(test), probabilities(test)
-    figure, axes = panels(1, 2, (WIDTH, 6.3))
-    roc, pr = axes[0]
+    figure, ((roc, pr),) = panels(1, 2, (WIDTH, 6.3))
     # The class that matters most comes first in the legend, and so in the alternative text.
     for c, name in reversed(list(enumerate(CLASS_NAMES))):
         positive = y_true == c
         if positive.all() or not positive.any():
             continue
-        colour, n = CLASS_PALETTE[name], positive.sum()
+        colour, n = CLASS_PALETTE[name], f"n = {positive.sum():,}"
         fpr, tpr, _ = roc_curve(positive, scores[:, c])
         precision, recall, _ = precision_recall_curve(positive, scores[:, c])
+        auc = format_interval(*intervals[f"auc/{name}"])
+        ap = format_interval(*intervals[f"average_precision/{name}"])
         style = {"color": colour, "linestyle": CLASS_LINES[name], "linewidth": 2}
-        for axis, short, metric, line, drawn in (
-            (roc, "AUC", "auc", (fpr, tpr), "default"),
-            (pr, "AP", "average_precision", (recall, precision), "steps-post"),
-        ):
-            value = format_interval(*intervals[f"{metric}/{name}"])
-            label = f"{name}: {short} {value}, n = {n:,}"
-            axis.plot(*line, label=label, drawstyle=drawn, **style)
+        roc.plot(fpr, tpr, label=f"{name}: AUC {auc}, {n}", **style)
+        pr.plot(recall, precision, label=f"{name}: AP {ap}, {n}", drawstyle="steps-post", **style)
         pr.axhline(positive.mean(), **REFERENCE_LINE | {"color": colour})
         for axis, curve, step in ((roc, "roc", None), (pr, "pr", "pre")):
             band = bands[(bands["curve"] == curve) & (bands["class_name"] == name)]
@@ -250,34 +229,34 @@ def history_figure(history: pd.DataFrame, title: str = "Training history") -> Fi
             training loss is weighted, that of an epoch also smoothed, the validation loss neither,
             so the two are not on one scale.
     """
-    figure, axes = panels(1, 3, (WIDTH, 4.4))
+    figure, (axes,) = panels(1, 3, (WIDTH, 4.4))
+    loss, accuracy, recall = axes
     step, steps = ("C", "values of C") if "C" in history else ("epoch", "epochs")
     best = history[step].loc[history["val_loss"].idxmin()]
+    curves = history.set_index(step)
     every = -(-len(history) // 10)
     for part, dashes, width in (("train", "--", 1.3), ("val", "-", 2.0)):
         style = {"linestyle": dashes, "linewidth": width, "markersize": 4, "markevery": every}
-        for axis, quantity in zip(axes[0], ("loss", "top1"), strict=False):
-            values = history[f"{part}_{quantity}"]
-            axis.plot(history[step], values, color="0.15", marker="o", **style)
+        for axis, quantity in ((loss, "loss"), (accuracy, "top1")):
+            axis.plot(curves[f"{part}_{quantity}"], color="0.15", marker="o", **style)
         for name, colour in CLASS_PALETTE.items():
             own = {"color": colour, "marker": CLASS_MARKERS[name], **style}
             label = name if part == "val" else None
-            axes[0, 2].plot(history[step], history[f"{part}_recall_{name}"], label=label, **own)
-    axes[0, 0].set(title="Loss", ylabel="Loss (nats)")
-    axes[0, 1].set(title="Top-1 accuracy", ylabel="Top-1 accuracy")
-    axes[0, 2].set(title="Recall by class", ylabel="Recall (sensitivity)")
-    for axis in axes[0]:
+            recall.plot(curves[f"{part}_recall_{name}"], label=label, **own)
+    loss.set(title="Loss", ylabel="Loss (nats)")
+    accuracy.set(title="Top-1 accuracy", ylabel="Top-1 accuracy")
+    recall.set(title="Recall by class", ylabel="Recall (sensitivity)")
+    for axis in axes:
         axis.axvline(best, **REFERENCE_LINE)
         if step == "C":
             axis.set(xlabel="C (inverse penalty)", xscale="log")
         else:
             axis.set_xlabel("Epoch")
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    for axis in axes[0, 1:]:
+    for axis in (accuracy, recall):
         axis.set_ylim(-0.02, 1.02)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "frameon": False}
-    axes[0, 2].legend(ncols=3, columnspacing=1, handlelength=1.6, handletextpad=0.4, **place)
+    recall.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False, ncols=3)
     figure.suptitle(
         f"{title} (n = {len(history)} {steps}; dashed: train, solid: validation;\n"
         f"dotted: lowest validation loss, {step} {best:g})"
@@ -314,9 +293,9 @@ def metric_interval_figure(
     metrics, rows = _levels(named["metric"]), _levels(named["label"])
     levels = _levels(named[hue]) if hue else [None]
     height = 1.6 + len(rows) * max(0.4, 0.24 * len(levels)) + 0.25 * (1 + len(levels) // 3)
-    figure, axes = panels(1, len(metrics), (WIDTH, height), sharey=True)
+    figure, (axes,) = panels(1, len(metrics), (WIDTH, height), sharey=True)
     colours = sns.color_palette("colorblind", len(levels)) if hue else ["0.15"]
-    for axis, name in zip(axes[0], metrics, strict=True):
+    for axis, name in zip(axes, metrics, strict=True):
         panel = named[named["metric"] == name]
         for index, (one, colour) in enumerate(zip(levels, colours, strict=True)):
             part = panel[panel[hue] == one] if hue else panel
@@ -331,8 +310,6 @@ def metric_interval_figure(
                 label=f"{one} ({_sizes(part)})" if "n" in part else str(one),
             )
         axis.set(xlabel=title_of(name), ylim=(len(rows) - 0.5, -0.5))
-        if named["low"].min() >= 0 and named["high"].max() <= 1:
-            axis.set_xlim(-0.03, 1.03)
         axis.set_yticks(range(len(rows)), [textwrap.fill(str(row), 28) for row in rows])
         axis.grid(visible=False, axis="y")
         for border in range(1, len(rows)):
@@ -340,7 +317,7 @@ def metric_interval_figure(
         if references and name in references:
             axis.axvline(references[name], **REFERENCE_LINE)
     if hue:
-        handles, names = axes[0, 0].get_legend_handles_labels()
+        handles, names = axes[0].get_legend_handles_labels()
         place = {"loc": "outside lower center", "ncols": min(3, len(names)), "frameon": False}
         figure.legend(handles, names, title=hue.replace("_", " ").capitalize(), **place)
     heading = title or ", ".join(map(title_of, metrics))
@@ -362,61 +339,28 @@ def _sizes(table: pd.DataFrame) -> str:
     return image_count(int(low)) if low == high else f"n = {low:,.0f} to {high:,.0f} images"
 
 
-def score_interval_figure(
-    table: pd.DataFrame, level: float, label: str, title: str, hue: str | None = None
-) -> Figure:
-    """Draw a `localisation_table` as a forest plot, a panel a score, as far as the scores reach.
-
-    Args:
-        label: column that names the rows: `source` or `part`.
-        hue: as in `metric_interval_figure`.
-    """
-    named = table.assign(metric=table["score"], label=table[label])
-    figure = metric_interval_figure(named, level, hue=hue, title=title)
-    limit = max(0.1, 1.05 * table[["estimate", "high"]].max(axis=None))
-    for axis in figure.axes:
-        axis.set_xlim(-0.03 * limit, limit)
-    return figure
-
-
 def class_counts_figure(table: pd.DataFrame, by: str, title: str | None = None) -> Figure:
     """Draw how many images of each class there are, by center, split, region, …
 
     Args:
         table: one row an image, with `label` (0, 1, 2) and the column `by`.
-        by: the column along the x axis; its order of categories is kept, else values are sorted.
+        by: the column of the rows; its order of categories is kept, else values are sorted.
 
     Raises:
         KeyError: a column is missing.
     """
     named = table.assign(Class=table["label"].map(dict(enumerate(CLASS_NAMES))))
     totals = table[by].value_counts().sort_index()
-    category, lying = by.replace("_", " ").capitalize(), len(totals) > 6
-    room = 28 if lying else 72 // max(1, len(totals))
-    figure, axes = panels(1, 1, (WIDTH, 1.2 + 0.58 * len(totals) if lying else 4.2))
-    axis = axes[0, 0]
-    sns.countplot(
-        named,
-        **{"y" if lying else "x": by},
-        order=totals.index,
-        hue="Class",
-        hue_order=CLASS_NAMES,
-        palette=CLASS_PALETTE,
-        saturation=1,
-        edgecolor="white",
-        ax=axis,
-    )
+    figure, ((axis,),) = panels(1, 1, (WIDTH, 1.4 + 0.6 * len(totals)))
+    classes = {"hue": "Class", "hue_order": CLASS_NAMES, "palette": CLASS_PALETTE}
+    sns.countplot(named, y=by, order=totals.index, **classes, saturation=1, ax=axis)
     for bars in axis.containers:
         axis.bar_label(bars, fmt="{:,.0f}", padding=2, fontsize=SMALL)
-    ticks = [f"{textwrap.fill(str(value), room)}\n(n = {n:,})" for value, n in totals.items()]
-    places = range(len(ticks))
-    if lying:
-        axis.set_yticks(places, ticks)
-        axis.set(xlabel="Images", ylabel=category)
-    else:
-        axis.set_xticks(places, ticks)
-        axis.set(xlabel=category, ylabel="Images")
-    axis.margins(**{"x" if lying else "y": 0.1})
+    rows = [f"{textwrap.fill(str(value), 28)}\n(n = {n:,})" for value, n in totals.items()]
+    axis.set_yticks(range(len(rows)), rows)
+    category = by.replace("_", " ").capitalize()
+    axis.set(xlabel="Images", ylabel=category)
+    axis.margins(x=0.1)
     sns.move_legend(axis, "upper left", bbox_to_anchor=(1, 1), frameon=False)
     figure.suptitle(f"{title or f'Class counts by {category.lower()}'} ({image_count(len(table))})")
     return figure

@@ -7,13 +7,12 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from btxrd import CLASS_NAMES, RESEARCH_ONLY, __version__
+from btxrd import CLASS_NAMES
 from btxrd.data.table import SUBTYPE_COLUMNS, VIEW_COLUMNS, one_hot_name
 from btxrd.evaluation.localisation import SOURCES, TRAINED
 from btxrd.evaluation.runs import COMPARED, SPLIT_TITLES, RunResult, recommend
 from btxrd.params import ResultParams
 from btxrd.predictions import probabilities
-from btxrd.provenance import code_version, data_name, now, package_versions
 from btxrd.report.names import as_text
 from btxrd.report.tables import TITLES, format_interval
 from btxrd.stages import CASES_FILE, EDA, SPLITS
@@ -25,7 +24,6 @@ __all__ = [
     "localisation_finding",
     "not_subtracted",
     "pool_note",
-    "provenance_note",
     "recommendation",
     "review_links",
     "review_note",
@@ -34,24 +32,6 @@ __all__ = [
     "runs_note",
     "seeds_note",
 ]
-
-
-def provenance_note(dataset_root: str, **facts: Any) -> str:
-    """Return the Markdown that ends every report: research only, which data, how it was made.
-
-    `facts` are further lines, name and value; values are text.
-    """
-    code = code_version()
-    commit = f", commit {code['commit'][:10]}" if code["commit"] else ""
-    rows = {
-        "data": data_name(dataset_root),
-        "code": f"btxrd {__version__}{commit}{' with local changes' if code['dirty'] else ''}",
-        **facts,
-        "packages": ", ".join(f"{name} {v}" for name, v in package_versions().items()),
-        "made": pd.Timestamp(now()).strftime("%Y-%m-%d %H:%M UTC"),
-    }
-    lines = [f"- **{name.replace('_', ' ')}:** {as_text(value)}" for name, value in rows.items()]
-    return "\n".join([f"> **{RESEARCH_ONLY}**", "", *lines])
 
 
 def recommendation(

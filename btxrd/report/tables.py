@@ -17,7 +17,7 @@ from itables.utils import find_package_file
 
 from btxrd.report.fragments import render
 
-__all__ = ["TITLES", "Table", "as_table", "format_interval", "title_of", "use_tables"]
+__all__ = ["TITLES", "Table", "as_table", "format_interval", "percent", "title_of", "use_tables"]
 
 TITLES = {
     "accuracy": "Accuracy",
@@ -110,6 +110,15 @@ def _written(estimate: float, low: float, high: float, signed: bool) -> tuple[st
     forms = [f"{sign}.{digits}f" for digits in DIGITS]
     form = next((form for form in forms if f"{low:{form}}" != f"{high:{form}}"), forms[-1])
     return f"{estimate:{form}}", f"({low:{form}}{' to ' if signed else '–'}{high:{form}})"
+
+
+def percent(level: float) -> str:
+    """Return the name of a level of intervals.
+
+    >>> percent(0.95)
+    '95 %'
+    """
+    return f"{100 * level:g} %"
 
 
 def use_tables() -> None:
