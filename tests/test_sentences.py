@@ -143,30 +143,44 @@ def test_the_answer_from_an_honest_split_has_the_stratified_one_beside_it(split,
     assert "stratified" not in alone
 
 
-def test_every_run_has_a_line_with_its_error_and_links_to_its_pages():
-    assert run_line(RUNS[1]) == (
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A study's folder, from which links count, with some files that they lead to."""
+    for run in RUNS:
+        (tmp_path / run.path).mkdir(parents=True)
+        for name in ("03_train.html", "04_evaluate.html", "error.txt", "cases.html"):
+            (tmp_path / run.path / name).touch()
+    (tmp_path / "eda.html").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_run_has_a_line_with_its_error_and_links_to_its_pages(folder):
+    assert run_line(RUNS[1], folder) == (
         "- **E1**, center, seed 42: finished (9 epochs, 61 s, cpu) · "
         "[training](runs/E1/center/seed-42/03_train.html) · "
         "[evaluation](runs/E1/center/seed-42/04_evaluate.html)"
     )
     facts = {"best_C": 0.002, "epochs": 0, "seconds": 4.2, "device": "cpu"}
-    assert "finished (a probe, C = 0.002, 4 s, cpu) ·" in run_line(replace(RUNS[1], training=facts))
-    broken = run_line(result("stratified", np.nan, "failed", "the kernel died"))
+    probe = replace(RUNS[1], training=facts)
+    assert "finished (a probe, C = 0.002, 4 s, cpu) ·" in run_line(probe, folder)
+    broken = run_line(result("stratified", np.nan, "failed", "the kernel died"), folder)
     assert ": failed (9 epochs, 61 s, cpu). the kernel died ([error.txt](runs/E1/" in broken
     assert broken.endswith("[evaluation](runs/E1/stratified/seed-42/04_evaluate.html)")
 
 
-def test_every_run_stands_under_what_all_were_made_of():
-    lines = runs_list(RUNS).splitlines()
-    assert lines[0] == "Of all runs: the [data](eda.html) and the [splits](splits.html)."
-    assert lines[2:] == [run_line(run) for run in RUNS]
+def test_every_run_stands_under_what_all_were_made_of(folder):
+    lines = runs_list(RUNS, folder).splitlines()
+    assert lines[0] == "Of all runs: the [data](eda.html) and the splits."  # not made yet
+    assert lines[2:] == [run_line(run, folder) for run in RUNS]
 
 
-def test_names_and_errors_stay_as_they_are_in_the_list_of_runs(shown):
+def test_names_and_errors_stay_as_they_are_in_the_list_of_runs(shown, folder):
     odd = "x<b id=c>1 {a} $b$ [c](d)"
     run = replace(result("center", np.nan, "failed", f"no {odd}\n# file"), experiment=odd)
     run = replace(run, path=Path("runs", odd), training=RUNS[0].training | {"device": odd})
-    page = shown(run_line(run))
+    (folder / RUNS[0].path).rename(folder / run.path)
+    page = shown(run_line(run, folder))
     assert f"{odd}, center, seed 42: failed (9 epochs, 61 s, {odd})" in page.get_text()
     assert f"no {odd} # file (error.txt) · training" in page.get_text()
     links = [unquote(link["href"]) for link in page.find_all("a")]
@@ -179,7 +193,7 @@ def test_names_and_errors_stay_as_they_are_in_the_list_of_runs(shown):
     [(3, 42, "fold 3, seed 42"), ("pooled", 42, "pooled, seed 42"), (None, "ensemble", "ensemble")],
 )
 def test_folds_and_pools_are_named(fold, seed, words):
-    line = run_line(replace(RUNS[0], fold=fold, seed=seed))
+    line = run_line(replace(RUNS[0], fold=fold, seed=seed), Path())
     assert f"**E1**, stratified, {words}: finished" in line
 
 
@@ -194,7 +208,7 @@ def test_only_what_is_evaluated_is_finished():
     assert runs_note([*RUNS, *pools]) == "2 of 2 runs finished; 1 of 2 pools made of them."
 
 
-def test_labels_to_review_are_counted_and_linked():
+def test_labels_to_review_are_counted_and_linked(folder):
     review = pd.DataFrame(
         {
             "image_id": ["a", "b", "c"],
@@ -205,19 +219,19 @@ def test_labels_to_review_are_counted_and_linked():
         }
     )
     pool = replace(RUNS[0], split="grouped_cv", fold="pooled", metrics={"test": {"n": 75}})
-    note = review_note(review, pool)
+    note = review_note(review, pool, folder)
     for words in (
         "2 images have a duplicate that carries another label",
         "Of 75 images tested by E1 (grouped_cv, pooled, seed 42), 1 carry",
     ):
         assert words in note
-    links = review_links(review.tail(2), pool)
+    links = review_links(review.tail(2), pool, folder)
     assert links == (
         "Their cases: [b](runs/E1/stratified/seed-42/cases.html#b) · "
         "[c](runs/E1/stratified/seed-42/cases.html#c)."
     )
-    assert review_links(review.head(0), pool) == review_links(review, None) == ""
-    assert "No label is proposed" in review_note(review.head(0), None)
+    assert review_links(review.head(0), pool, folder) == review_links(review, None, folder) == ""
+    assert "No label is proposed" in review_note(review.head(0), None, folder)
 
 
 @pytest.mark.parametrize(

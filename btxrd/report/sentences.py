@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pandas as pd
 
@@ -13,6 +12,7 @@ from btxrd.evaluation.localisation import SOURCES, TRAINED
 from btxrd.evaluation.runs import COMPARED, SPLIT_TITLES, RunResult, recommend
 from btxrd.params import ResultParams
 from btxrd.predictions import probabilities
+from btxrd.report.links import linked
 from btxrd.report.names import as_text
 from btxrd.report.tables import TITLES, format_interval
 from btxrd.stages import CASES_FILE, EDA, SPLITS
@@ -182,23 +182,24 @@ def pool_note(run: ResultParams, training: Mapping[str, Any]) -> str:
     return " ".join(said)
 
 
-def runs_list(runs: list[RunResult]) -> str:
-    """Return a line of Markdown a run, under links to what they were made of."""
-    made_of = f"Of all runs: the [{EDA.title}]({EDA.page}) and the [{SPLITS.title}]({SPLITS.page})."
-    return "\n".join([made_of, "", *map(run_line, runs)])
+def runs_list(runs: list[RunResult], folder: Path) -> str:
+    """Return a line of Markdown a run of the study in `folder`, under links to its data."""
+    data, splits = (linked(stage.title, folder, stage.page) for stage in (EDA, SPLITS))
+    lines = [run_line(run, folder) for run in runs]
+    return "\n".join([f"Of all runs: the {data} and the {splits}.", "", *lines])
 
 
-def run_line(run: RunResult) -> str:
+def run_line(run: RunResult, folder: Path) -> str:
     """Return one run's or pool's line of Markdown: its state, and links to its pages that exist."""
     line = f"- **{as_text(run.experiment)}**, {_trained_by(run)}: {as_text(run.status)}"
     if "device" in run.training and not run.is_pool:
         how = "a probe, C = {best_C:g}" if "best_C" in run.training else "{epochs} epochs"
         line += f" ({how}, {{seconds:.0f}} s, ".format(**run.training)
         line += f"{as_text(run.training['device'])})"
-    folder = quote(run.path.as_posix())
     if run.error:
-        line += f". {as_text(run.error)} ([error.txt]({folder}/error.txt))"
-    return " · ".join([line, *(f"[{title}]({folder}/{p})" for title, p in run.pages.items())])
+        line += f". {as_text(run.error)} ({linked('error.txt', folder, run.path / 'error.txt')})"
+    pages = [linked(title, folder, run.path / page) for title, page in run.pages.items()]
+    return " · ".join([line, *pages])
 
 
 def _trained_by(run: RunResult) -> str:
@@ -224,7 +225,7 @@ def first_weights(best: str | None, comparison: pd.DataFrame) -> str:
     return f" First weights of {best}: {named[best]}." if best in named else ""
 
 
-def review_note(review: pd.DataFrame, pool: RunResult | None) -> str:
+def review_note(review: pd.DataFrame, pool: RunResult | None, folder: Path) -> str:
     """Say where the rows of `labels_to_review` come from; `pool` is that of `reviewed_pool`."""
     if pool is None:
         return (
@@ -238,17 +239,16 @@ def review_note(review: pd.DataFrame, pool: RunResult | None) -> str:
         f"{pool.metrics['test']['n']} images tested by {as_text(pool.experiment)} "
         f"({_trained_by(pool)}), {len(review) - known} carry a label less probable than another. "
         "They are ranked by the margin between the two: a hard image stands here as well as a "
-        "wrong label. All of them: [review.csv](review.csv)."
+        f"wrong label. All of them: {linked('review.csv', folder, 'review.csv')}."
     )
 
 
-def review_links(review: pd.DataFrame, pool: RunResult | None) -> str:
+def review_links(review: pd.DataFrame, pool: RunResult | None, folder: Path) -> str:
     """Link the images of `labels_to_review` to their cases, as a line of Markdown."""
     if pool is None or review.empty:
         return ""
-    page = f"{quote(pool.path.as_posix())}/{CASES_FILE}"
-    cases = [f"[{as_text(name)}]({page}#{quote(name)})" for name in review["image_id"]]
-    return f"Their cases: {' · '.join(cases)}."
+    page, names = pool.path / CASES_FILE, review["image_id"]
+    return f"Their cases: {' · '.join(linked(as_text(n), folder, page, n) for n in names)}."
 
 
 def localisation_finding(table: pd.DataFrame) -> str:
