@@ -31,19 +31,10 @@ def made(tmp_path):
     return make
 
 
-@pytest.mark.parametrize(("kind", "data"), [("image/png", PNG), ("image/svg+xml", SVG)])
-@pytest.mark.parametrize(
-    ("metadata", "alt"),
-    [
-        ({}, "Figure: A figure"),
-        ({"alt": "0.8 (0.7–0.9)"}, "0.8 (0.7–0.9)"),
-        ({"kind": {"alt": 'says "so" & more', "width": 300}}, 'says "so" & more'),
-    ],
-)
-def test_a_figure_says_what_it_shows(made, kind, data, metadata, alt):
-    metadata = {kind if key == "kind" else key: value for key, value in metadata.items()}
-    page = made({"data": {kind: data}, "metadata": metadata})
-    assert [image["alt"] for image in page.find_all("img")] == [alt]
+@pytest.mark.parametrize(("kind", "data"), [("image/jpeg", PNG), ("image/svg+xml", SVG)])
+def test_a_figure_says_what_it_shows(made, kind, data):
+    page = made({"data": {kind: data}, "metadata": {kind: {"alt": 'says "so" & more'}}})
+    assert [image["alt"] for image in page.find_all("img")] == ['says "so" & more']
 
 
 def test_a_page_outside_a_study_links_to_no_other(made):

@@ -1,1 +1,1 @@
-"""What people read: tables, figures, sentences and the page that holds them."""
+"""Tables, figures and sentences for people to read, and the page that holds them."""

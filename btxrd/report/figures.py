@@ -35,7 +35,6 @@ from btxrd.report.tables import format_interval, percent, title_of
 
 __all__ = [
     "CLASS_PALETTE",
-    "class_counts_figure",
     "confusion_matrix_figure",
     "gallery_figure",
     "history_figure",
@@ -50,12 +49,12 @@ CLASS_LINES = {"Normal": "-.", "Benign": "--", "Malignant": "-"}
 CLASS_MARKERS = {"Normal": "o", "Benign": "s", "Malignant": "^"}
 
 WIDTH = 10.0
-"""Inches; 1000 px at the 100 dpi of `use_style`."""
+"""Inches; 1000 px at matplotlib's 100 dpi."""
 REFERENCE_LINE = {"color": "0.35", "linestyle": ":", "linewidth": 1.5, "zorder": 1.5}
 MASK_COLOUR = "#00E5FF"
 HEAT_MAP = "inferno"
 SMALL = 10
-"""The smallest type, in points."""
+"""The smallest type, in points, of numbers at bars and of titles of images."""
 LONGEST = 300
 """Characters of an alternative text: a screen reader reads it in one go."""
 MATRIX = 32
@@ -72,32 +71,17 @@ def use_style() -> None:
         formatters = shell.display_formatter.formatters
         formatters["image/svg+xml"].for_type(Figure, _as_drawing)
         formatters["image/jpeg"].for_type(Figure, _as_picture)
-    sns.set_theme(
-        context="notebook",
-        style="whitegrid",
-        palette=list(CLASS_PALETTE.values()),
-        rc={
-            "figure.dpi": 100,
-            "savefig.dpi": 100,
-            "font.size": 11,
-            "axes.titlesize": 12,
-            # Names are text: between two dollar signs, too.
-            "text.parse_math": False,
-            # No ticks stand above: there is no need to look for them, which takes long.
-            "axes.titley": 1.0,
-            "axes.labelsize": 11,
-            "xtick.labelsize": SMALL,
-            "ytick.labelsize": SMALL,
-            "legend.fontsize": SMALL,
-            "legend.title_fontsize": SMALL,
-            "figure.titlesize": 13,
-            "axes.edgecolor": "0.3",
-            "grid.color": "0.88",
-            "svg.fonttype": "none",
-            # Equal figures have equal names in their SVG, so that pages can be reproduced.
-            "svg.hashsalt": "btxrd",
-        },
-    )
+    looks = {
+        # Names are text: between two dollar signs, too.
+        "text.parse_math": False,
+        # No ticks stand above: there is no need to look for them, which takes long.
+        "axes.titley": 1.0,
+        "svg.fonttype": "none",
+        # Equal figures have equal names in their SVG, so that pages can be reproduced.
+        "svg.hashsalt": "btxrd",
+    }
+    colours = list(CLASS_PALETTE.values())
+    sns.set_theme(style="whitegrid", palette=colours, font_scale=0.92, rc=looks)
 
 
 def _as_drawing(figure: Figure) -> tuple[str, dict[str, Any]] | None:
@@ -339,33 +323,6 @@ def _sizes(table: pd.DataFrame) -> str:
     return image_count(int(low)) if low == high else f"n = {low:,.0f} to {high:,.0f} images"
 
 
-def class_counts_figure(table: pd.DataFrame, by: str, title: str | None = None) -> Figure:
-    """Draw how many images of each class there are, by center, split, region, …
-
-    Args:
-        table: one row an image, with `label` (0, 1, 2) and the column `by`.
-        by: the column of the rows; its order of categories is kept, else values are sorted.
-
-    Raises:
-        KeyError: a column is missing.
-    """
-    named = table.assign(Class=table["label"].map(dict(enumerate(CLASS_NAMES))))
-    totals = table[by].value_counts().sort_index()
-    figure, ((axis,),) = panels(1, 1, (WIDTH, 1.4 + 0.6 * len(totals)))
-    classes = {"hue": "Class", "hue_order": CLASS_NAMES, "palette": CLASS_PALETTE}
-    sns.countplot(named, y=by, order=totals.index, **classes, saturation=1, ax=axis)
-    for bars in axis.containers:
-        axis.bar_label(bars, fmt="{:,.0f}", padding=2, fontsize=SMALL)
-    rows = [f"{textwrap.fill(str(value), 28)}\n(n = {n:,})" for value, n in totals.items()]
-    axis.set_yticks(range(len(rows)), rows)
-    category = by.replace("_", " ").capitalize()
-    axis.set(xlabel="Images", ylabel=category)
-    axis.margins(x=0.1)
-    sns.move_legend(axis, "upper left", bbox_to_anchor=(1, 1), frameon=False)
-    figure.suptitle(f"{title or f'Class counts by {category.lower()}'} ({image_count(len(table))})")
-    return figure
-
-
 def gallery_figure(
     images: ArrayLike,
     titles: Sequence[str],
@@ -419,10 +376,13 @@ def _outline(axis: Axes, mask: NDArray[np.bool_]) -> None:
     """Draw the edge of a mask, dark below light so that it shows on bone and on film."""
     if not mask.any():
         return
-    padded = np.pad(mask.astype(float), 1)
-    places = np.arange(-1, mask.shape[0] + 1), np.arange(-1, mask.shape[1] + 1)
+    height, width = mask.shape
     lines = axis.contour(
-        places[1], places[0], padded, levels=[0.5], colors=[MASK_COLOUR], linewidths=1.6
+        np.pad(mask.astype(float), 1),
+        levels=[0.5],
+        extent=(-1, width, -1, height),
+        colors=[MASK_COLOUR],
+        linewidths=1.6,
     )
     lines.set_path_effects([patheffects.withStroke(linewidth=3, foreground="black")])
-    axis.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))
+    axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))

@@ -1,9 +1,7 @@
 """The page that people read: an executed notebook as one self-contained HTML file.
 
-A figure says what it shows by the metadata of its output, which becomes the alternative text of
-PNG and SVG alike: `display(figure, metadata={"alt": "Macro AUC of E1: 0.81 (0.76–0.86), …"})`, or,
-from a formatter, `{"image/svg+xml": {"alt": …}}`. Where it says nothing, the heading above it
-stands for it.
+A figure brings its alternative text in the metadata of its output, as those of
+`btxrd.report.figures` do.
 
 Markdown cells are the project's own and may hold HTML; Markdown outputs are put together from
 names (`btxrd.report.names`), and HTML in them is text. What a cell shows as HTML is taken as it is.
@@ -33,9 +31,8 @@ from btxrd.report.links import place_in_study
 
 __all__ = ["write_html"]
 
-FIGURES = ("image/png", "image/svg+xml", "image/jpeg")
 SCHEMES = ("", "http", "https")
-"""Of addresses that links may lead to."""
+"""Schemes of the addresses that links may lead to."""
 PLUGINS = [import_plugin(name) for name in (*MarkdownWithMath.DEFAULT_PLUGINS, "abbr")]
 
 
@@ -117,7 +114,6 @@ def write_html(notebook: str | Path, html: str | Path) -> None:
     The page's title is the notebook's first heading.
     """
     content = nbformat.read(notebook, as_version=4)
-    _describe_figures(content)
     exporter = _Exporter()
     cells, _ = exporter.from_notebook_node(content)
     page = exporter.environment.get_template("page.html.j2").render(
@@ -129,20 +125,6 @@ def write_html(notebook: str | Path, html: str | Path) -> None:
     )
     with atomic_path(html) as temporary:
         temporary.write_text(page)
-
-
-def _describe_figures(content: nbformat.NotebookNode) -> None:
-    """Give every figure an alternative text: its own, or the heading above it."""
-    heading = _title(content)
-    for cell in content.cells:
-        if cell.cell_type == "markdown":
-            headings = [line for line in cell.source.splitlines() if line.startswith("#")]
-            heading = headings[-1].lstrip("# ") if headings else heading
-        for output in cell.get("outputs", []):
-            for kind in set(FIGURES) & set(output.get("data", {})):
-                given = output.metadata.get(kind, {})
-                alt = given.get("alt") or output.metadata.get("alt") or f"Figure: {heading}"
-                output.metadata[kind] = given | {"alt": alt}
 
 
 def _title(content: nbformat.NotebookNode) -> str:

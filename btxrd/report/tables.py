@@ -61,7 +61,7 @@ TITLES = {
     "threshold_min": "Lowest of a fold",
     "val_sensitivity": "Sensitivity on val",
 }
-"""What reports call the columns and metrics; other names are written with spaces."""
+"""Titles of columns and metrics in reports; other names are written with spaces."""
 
 P_VALUES = ("p", "p_holm")
 DIGITS = range(3, 13)
@@ -72,8 +72,6 @@ METRIC_COLUMNS = ("metric", "score")
 """Columns that hold names of metrics, which are written as their titles."""
 LONG = 40
 """Columns with longer texts wrap."""
-TALL = 50
-"""Tables of more rows scroll within their own frame."""
 
 
 def title_of(name: Any) -> str:
@@ -169,7 +167,7 @@ class Table:
         """The texts of the cells."""
         return self.cells.map(str)
 
-    def to_html(self) -> str:
+    def _repr_html_(self) -> str:
         """Return the table as HTML that reads and prints well by itself."""
         kinds = [_kind(self.cells[name]) for name in self.cells]
         return render(
@@ -177,11 +175,9 @@ class Table:
             caption=self.caption,
             head=list(zip(self.cells, kinds, strict=True)),
             rows=[list(zip(row, kinds, strict=True)) for row in self.cells.to_numpy()],
-            is_tall=len(self.cells) > TALL,
         )
 
-    def _repr_html_(self) -> str:
-        return self.to_html()
+    to_html = _repr_html_
 
     def __repr__(self) -> str:
         """Return the texts as pandas prints them."""

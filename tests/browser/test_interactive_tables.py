@@ -108,14 +108,6 @@ def test_every_kind_of_number_is_sorted(page_of):
     assert sorts_as_pandas(page.query_selector("table")) == 5
 
 
-def test_heads_sort_by_the_keyboard_too(page_of):
-    page = page_of(as_table(FRAME))
-    page.get_by_role("button", name="Macro AUC").press("Enter")
-    page.locator("th[aria-sort=ascending]").wait_for()
-    found = numbers(texts(page.query_selector("table"))["Macro AUC"])
-    assert found.is_monotonic_increasing
-
-
 def test_what_is_shown_is_copied_and_reads_back_equal(page_of):
     table = as_table(FRAME, best={"macro_auc": "max"})
     page = page_of(table)
@@ -170,13 +162,9 @@ def test_a_table_that_a_notebook_shows_later_is_taken_too(page_of):
     page.wait_for_function("document.querySelectorAll('.dt-container').length == 2")
 
 
-def test_on_paper_a_table_is_plain_and_whole(page_of):
-    frame = pd.concat([FRAME] * 5, ignore_index=True)
-    page = page_of(as_table(frame), width=1000)
-    assert page.query_selector("tbody tr:last-child td").bounding_box()["y"] > 600
-    frame_height = "document.querySelector('.frame').clientHeight"
-    on_screen = page.evaluate(frame_height)
+def test_on_paper_a_table_is_plain(page_of):
+    page = page_of(as_table(FRAME), width=1000)
     page.emulate_media(media="print")
     assert not page.get_by_role("button", name="CSV").is_visible()
-    table_height = page.evaluate("document.querySelector('table').offsetHeight")
-    assert page.evaluate(frame_height) >= table_height > on_screen
+    frame = page.query_selector(".frame")
+    assert frame.evaluate("frame => frame.scrollWidth <= frame.clientWidth")
