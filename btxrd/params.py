@@ -2,9 +2,11 @@
 
 import ast
 import difflib
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -22,6 +24,8 @@ from btxrd.files import digest, project_path, read_yaml
 from btxrd.strategies import SPLITS
 
 __all__ = [
+    "ENSEMBLE",
+    "POOLED",
     "CompareParams",
     "DataParams",
     "EdaParams",
@@ -32,13 +36,18 @@ __all__ = [
     "PhantomParams",
     "ResultParams",
     "RunParams",
+    "RunPlace",
     "SplitsParams",
     "StudyParams",
     "TrainingParams",
     "parameter_rows",
+    "run_at",
+    "run_directory",
 ]
 
 SplitName = Literal[tuple(SPLITS)]
+POOLED, ENSEMBLE = "pooled", "ensemble"
+"""The fold of a pool of folds, and the seed of a pool of seeds."""
 CamMethod = Literal["gradcam", "hirescam", "gradcam++"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -49,6 +58,9 @@ RunFolder = Annotated[str, Field(description="The run's folder.")]
 Prevalences = list[Annotated[float, Field(gt=0, lt=1)]]
 ImageSize = Annotated[int, Field(ge=64, le=2048)]
 """Pixels. Below 64 the backbones' last feature maps have a single place: no activation map."""
+
+RUN_PATH = re.compile(r"runs/([^/]+)/([^/]+)/(?:(fold-\d+|pooled)/)?(seed-\d+|ensemble)")
+"""The folder of a run or pool in its study's, as `RunPlace.path` writes it."""
 
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 """Keys of a JSON schema, as they are read."""
@@ -129,6 +141,71 @@ def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[
     return list(model.model_fields)
 
 
+@dataclass(frozen=True)
+class RunPlace:
+    """One run, or a pool of several, in its study, and the folder that it lives in.
+
+    Attributes:
+        experiment: its name.
+        split: a key of `SPLITS`.
+        seed: its number, or `ENSEMBLE`: several seeds, whose probabilities are averaged.
+        fold: of a split with several its number, or `POOLED`: the test images of all folds.
+    """
+
+    experiment: str
+    split: str
+    seed: int | str
+    fold: int | str | None = None
+
+    @property
+    def path(self) -> Path:
+        """Its folder, relative to the study's."""
+        return Path("runs", self.experiment, self.split, *self._fold_and_seed("-"))
+
+    @property
+    def name(self) -> str:
+        """The run or pool in a few words: `E1_b0_baseline · center · seed 42`."""
+        return " · ".join((self.experiment, self.split, *self._fold_and_seed(" ")))
+
+    @property
+    def where(self) -> str:
+        """All but the experiment, in words: `center_cv, fold 3, seed 42`."""
+        return ", ".join((self.split, *self._fold_and_seed(" ")))
+
+    @property
+    def is_pool(self) -> bool:
+        """True for several runs put together: folds, seeds or both."""
+        return self.fold == POOLED or self.seed == ENSEMBLE
+
+    def _fold_and_seed(self, joint: str) -> list[str]:
+        numbers = {"fold": self.fold, "seed": self.seed}
+        return [
+            number if isinstance(number, str) else f"{name}{joint}{number}"
+            for name, number in numbers.items()
+            if number is not None
+        ]
+
+
+def run_at(path: Path) -> RunPlace | None:
+    """Return the run or pool that lives at a path, relative to its study's; None at another path.
+
+    >>> run_at(Path("runs/E1/center_cv/fold-3/seed-42"))
+    RunPlace(experiment='E1', split='center_cv', seed=42, fold=3)
+    >>> run_at(Path("runs/E1/center/seed-42.old-20260101"))
+    """
+    found = RUN_PATH.fullmatch(path.as_posix())
+    if found is None or found[2] not in SPLITS:
+        return None
+    experiment, split, fold, seed = found.groups()
+    return RunPlace(experiment, split, _number(seed), fold and _number(fold))
+
+
+def _number(name: str) -> int | str:
+    """Return the number of `fold-3` or `seed-42`; what has none as it is."""
+    number = name.rpartition("-")[2]
+    return int(number) if number.isdigit() else name
+
+
 class ModelParams(_Section):
     """The network: a timm backbone and its classifier."""
 
@@ -157,6 +234,9 @@ class ModelParams(_Section):
 class DataParams(_Section):
     """What the network sees: preprocessing, and what annotations add to the training set."""
 
+    IN_COMMON: ClassVar = ("contrast", "resize", "shuffle_labels")
+    """The parameters in which two experiments must agree to be compared."""
+
     image_size: ImageSize = 224
     """Pixels a side."""
     contrast: Literal["clahe", "none"] = "clahe"
@@ -179,6 +259,12 @@ class DataParams(_Section):
 
 class TrainingParams(_Section):
     """How the network is trained: which mode; the optimiser, its schedule and when to stop."""
+
+    IN_COMMON: ClassVar = (
+        *("epochs", "lr", "weight_decay", "warmup_epochs", "label_smoothing", "grad_clip"),
+        *("patience", "device"),
+    )
+    """The parameters in which two experiments must agree to be compared."""
 
     mode: Literal["finetune", "probe"] = "finetune"
     """`probe`: the network stays as it is, and its head is fitted on features that are computed
@@ -296,22 +382,27 @@ class ResultParams(_Section):
     @property
     def name(self) -> str:
         """The run or pool in a few words: `E1_b0_baseline · center · seed 42`."""
-        return " · ".join((self.experiment, self.split, *_fold_and_seed(self.fold, self.seed, " ")))
+        return self.place.name
+
+    @property
+    def place(self) -> RunPlace:
+        """The place of the run or pool in its study."""
+        return RunPlace(self.experiment, self.split, self.seed, self.fold)
 
     @property
     def run_dir(self) -> Path:
         """The folder that is this run's, or pool's, alone."""
-        return run_directory(self.study_dir, self.experiment, self.split, self.seed, self.fold)
+        return project_path(self.study_dir) / self.place.path
 
     @property
     def is_pool(self) -> bool:
         """Whether it is several runs put together: folds, seeds or both."""
-        return self.fold == "pooled" or self.seed == "ensemble"
+        return self.place.is_pool
 
     def holds(self, run: "RunParams") -> bool:
         """Say whether a run of the same study is part of this pool."""
         same = (run.experiment, run.split) == (self.experiment, self.split)
-        return same and self.seed in (run.seed, "ensemble")
+        return same and self.seed in (run.seed, ENSEMBLE)
 
     def fingerprint(self) -> str:
         """Return 16 hex digits of everything that can change the run's numbers.
@@ -366,19 +457,8 @@ def run_directory(
     seed: int | str,
     fold: int | str | None = None,
 ) -> Path:
-    """Return the folder of one run or pool inside its study."""
-    folder = project_path(study_dir) / "runs" / experiment / split
-    return folder.joinpath(*_fold_and_seed(fold, seed, "-"))
-
-
-def _fold_and_seed(fold: int | str | None, seed: int | str, joint: str) -> list[str]:
-    """Write what tells the runs of one experiment and split apart; pools say it in one word."""
-    parts = {"fold": fold, "seed": seed}
-    return [
-        value if isinstance(value, str) else f"{name}{joint}{value}"
-        for name, value in parts.items()
-        if value is not None
-    ]
+    """Return the folder of one run or pool; arguments as in `RunPlace`."""
+    return project_path(study_dir) / RunPlace(experiment, split, seed, fold).path
 
 
 class PhantomParams(_Section):
@@ -519,14 +599,14 @@ class StudyParams(_Intervals):
 
         Of a split with several folds the seeds are put together over all folds.
         """
-        ensemble = ["ensemble"] if len(self.seeds) > 1 else []
+        ensemble = [ENSEMBLE] if len(self.seeds) > 1 else []
         firsts: dict[tuple[str, str], RunParams] = {}
         for run in self.runs():
             firsts.setdefault((run.experiment, run.split), run)
         return [
             ResultParams.model_validate(run.model_dump() | {"fold": fold, "seed": seed})
             for run in firsts.values()
-            for fold, seeds in [("pooled", self.seeds) if SPLITS[run.split].folds else (None, [])]
+            for fold, seeds in [(POOLED, self.seeds) if SPLITS[run.split].folds else (None, [])]
             for seed in [*seeds, *ensemble]
         ]
 

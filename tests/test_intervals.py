@@ -16,7 +16,7 @@ from sklearn.metrics import (
 from btxrd import CLASS_NAMES
 from btxrd.evaluation import Bootstrap, bootstrap_metrics, evaluate
 from btxrd.evaluation.calibration import reliability_tables, selective_prediction
-from btxrd.evaluation.comparisons import compare_experiments, generalisation_gap, seed_summary
+from btxrd.evaluation.differences import compare_experiments, generalisation_gap, seed_summary
 from btxrd.evaluation.intervals import Sample, bootstrap_curves
 from btxrd.evaluation.localisation import localisation_table
 from btxrd.evaluation.operating_points import operating_points, threshold_table

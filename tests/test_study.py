@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from distributed import Client
 from filelock import FileLock
 
-from btxrd.evaluation.runs import COMPARISON_COLUMNS
+from btxrd.evaluation.comparison import COMPARISON_COLUMNS
 from btxrd.files import file_digest, read_json, write_json
 from btxrd.params import ParameterError, StudyParams
 from btxrd.runner.cli import main

@@ -17,7 +17,7 @@ from btxrd.data.listing import LISTING_COLUMNS
 from btxrd.data.loader import RadiographDataset, make_loader
 from btxrd.data.release import Release
 from btxrd.data.table import listed
-from btxrd.evaluation.comparisons import ensemble_predictions
+from btxrd.evaluation.differences import ensemble_predictions
 from btxrd.files import (
     file_digest,
     file_name,

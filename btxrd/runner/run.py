@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from btxrd.evaluation.pools import POOLED, write_pool
+from btxrd.evaluation.pools import POOL_FILES, write_pool
 from btxrd.files import (
     atomic_path,
     clear_scratch,
@@ -159,7 +159,7 @@ class PoolTask(RunTask):
 
     def products(self) -> list[str]:
         """Name the files that it leaves, notebooks and pages aside."""
-        return [name for name in POOLED if (self.run_dir / name).is_file()] + super().products()
+        return [name for name in POOL_FILES if (self.run_dir / name).is_file()] + super().products()
 
     def prepare(self) -> None:
         """Put the predictions of its runs together."""
@@ -167,7 +167,7 @@ class PoolTask(RunTask):
 
     def stage_hashes(self) -> dict[str, str]:
         """Return 16 hex digits of all that decides its numbers: its runs' files above all."""
-        files = [run / name for run in self.runs for name in POOLED]
+        files = [run / name for run in self.runs for name in POOL_FILES]
         digests = [file_digest(file) if file.is_file() else None for file in files]
         (stage,) = self.stages
         given, code = self.settings[stage.name], self.code[stage.name]
@@ -236,7 +236,7 @@ def note_failure(task: RunTask, message: str) -> dict[str, Any]:
 
 def note_unmade(task: PoolTask, message: str) -> dict[str, Any]:
     """Record that a pool cannot be made, and move aside what it was before; returns its record."""
-    if any((task.run_dir / name).is_file() for name in POOLED):
+    if any((task.run_dir / name).is_file() for name in POOL_FILES):
         task.run_dir.rename(_aside(task.run_dir))
     return note_failure(task, message)
 

@@ -18,7 +18,7 @@ from btxrd.evaluation.calibration import (
     calibration_summary,
     squared_calibration_error,
 )
-from btxrd.evaluation.comparisons import seed_summary
+from btxrd.evaluation.differences import seed_summary
 from btxrd.evaluation.intervals import Sample
 from btxrd.evaluation.metrics import metric_table
 from btxrd.evaluation.operating_points import operating_points

@@ -25,7 +25,7 @@ from btxrd.evaluation.cases import case_table, relatives
 from btxrd.evaluation.subgroups import subgroup_attributes
 from btxrd.extras.pages import TEMPLATES
 from btxrd.files import atomic_path, project_path, read_csv, write_files
-from btxrd.params import ResultParams
+from btxrd.params import POOLED, ResultParams
 from btxrd.provenance import data_name
 from btxrd.report.figures import HEAT_MAP
 from btxrd.report.fragments import render
@@ -169,7 +169,7 @@ def _filters(cases: pd.DataFrame) -> dict[str, tuple[str, list[str]]]:
 
 def _study_of(folder: Path, run: ResultParams) -> Path | None:
     """Return the folder of the study that a run's folder stands in; None where in none."""
-    place = run.run_dir.relative_to(project_path(run.study_dir)).parts
+    place = run.place.path.parts
     return folder.parents[len(place) - 1] if folder.parts[-len(place) :] == place else None
 
 
@@ -182,7 +182,7 @@ def _relatives(study: Path | None, run: ResultParams, test: pd.DataFrame) -> pd.
     split = test.assign(split="test")
     pairs = pd.DataFrame(columns=["image_a", "image_b", "distance"])
     if study and (file := study / "splits" / f"{run.split}.csv").is_file():
-        pooled = run.fold == "pooled"
+        pooled = run.fold == POOLED
         split = read_csv(file) if pooled else read_split(study, run.split, run.fold)
     if study and (file := study / "splits" / "duplicates.csv").is_file():
         pairs = read_csv(file)
@@ -198,9 +198,8 @@ def _members(
     if not run.is_pool:
         return ["."]
     first = {member["fold"]: member for member in reversed(training.get("members", []))}
-    places = [run.model_copy(update=member).run_dir for _, member in sorted(first.items())]
-    root = project_path(run.study_dir)
-    return [_relative(study / place.relative_to(root), folder) for place in places]
+    places = [run.model_copy(update=member).place.path for _, member in sorted(first.items())]
+    return [_relative(study / place, folder) for place in places]
 
 
 def _described(predictions: pd.DataFrame, release: Release, kin: pd.DataFrame) -> pd.DataFrame:
