@@ -109,6 +109,7 @@ SPLITS = Stage(
     reads=("dataset_root",),
     writes=(
         "splits/duplicates.csv",
+        "splits/conflicts.csv",
         *(split.file for split in strategies.SPLITS.values()),
         "splits/leakage.csv",
     ),
@@ -176,8 +177,7 @@ COMPARE = Stage(
         "findings.csv",
         "shortcuts.csv",
         "splits/leakage.csv",
-        "splits/duplicates.csv",
-        *(split.file for split in strategies.SPLITS.values() if split.may_answer and split.folds),
+        "splits/conflicts.csv",
         "runs/",
         PUBLISHED_FILE,
         CLAIM_FILE,

@@ -19,6 +19,7 @@ from btxrd.evaluation.comparison import (
     map_scores,
     reviewed_pool,
     seed_figures,
+    strongest_shortcut,
     subtracted_and_refused,
     success_table,
     validation_ranks,
@@ -30,10 +31,10 @@ from btxrd.evaluation.differences import (
     holm,
     seed_summary,
 )
-from btxrd.evaluation.review import known_conflicts, labels_to_review
+from btxrd.evaluation.review import labels_to_review
 from btxrd.evaluation.runs import collect_runs
 from btxrd.evaluation.summary import summarise
-from btxrd.files import write_csv, write_json
+from btxrd.files import read_csv, write_csv, write_json
 from btxrd.params import ResultParams
 from btxrd.predictions import read_predictions, write_predictions
 from btxrd.strategies import SPLITS
@@ -113,8 +114,10 @@ def test_the_answer_has_a_star_among_the_figures(study):
     shown = figures_shown(figures, "test", "tied_on_val", "stratified")
     assert shown.loc[shown["experiment"] == "tied_on_val ★", "split"].tolist() == ["stratified"]
     assert shown["experiment"].str.contains("★").sum() == 1
-    assert {"part", "attention_iou", "macro_auc_sd"} & set(shown) == set()
-    assert not figures_shown(figures, "val", None, None)["experiment"].str.contains("★").any()
+    assert {"part", "attention_iou"} & set(shown) == set()
+    validated = figures_shown(figures, "val", None, None)
+    assert "mean_iou" not in validated
+    assert not validated["experiment"].str.contains("★").any()
 
 
 def test_heat_maps_of_an_experiment_are_means_over_its_trainings(study):
@@ -240,6 +243,14 @@ def test_success_criteria_are_checked(study):
     assert table["reached"].tolist() == [0.65, 0.6, pytest.approx(0.2), 0.4]
     assert table["met"].tolist() == [False, False, True, False]
     assert success_table(figures, "broken")["met"].isna().all()
+
+
+def test_the_strongest_shortcut_has_seen_no_lesion():
+    rows = [("sites", "image", 0.9), ("file", "image", 0.6), ("border", "image", 0.7)]
+    rows += [("file", "group", np.nan)]
+    table = pd.DataFrame(rows, columns=["shortcut", "split", "estimate"])
+    assert strongest_shortcut(table, "image")["shortcut"] == "border"
+    assert strongest_shortcut(table, "group") is None
 
 
 # Differences
@@ -439,15 +450,14 @@ def test_seeds_that_differ_in_more_are_refused_by_name(trained, tmp_path):
 
 
 @pytest.fixture
-def dealt(tmp_path):
-    """What notebook 02 leaves: here without duplicates."""
-    split = pd.DataFrame({"image_id": ["a"], "fold": 1, "split": "test", "label": 0, "group": 0})
-    write_csv(tmp_path / "splits" / "grouped_cv.csv", split)
-    columns = ["image_a", "image_b", "distance"]
-    write_csv(tmp_path / "splits" / "duplicates.csv", pd.DataFrame(columns=columns))
+def conflicts(tmp_path):
+    """What notebook 02 leaves: here no image has a duplicate of another label."""
+    columns = ["image_a", "class_a", "image_b", "class_b", "distance"]
+    write_csv(tmp_path / "splits" / "conflicts.csv", pd.DataFrame(columns=columns))
+    return read_csv(tmp_path / "splits" / "conflicts.csv")
 
 
-def test_labels_are_doubted_by_the_recommended_pool(trained, tmp_path, dealt):
+def test_labels_are_doubted_by_the_recommended_pool(trained, tmp_path, conflicts):
     """Its ensemble where there is one; single folds and other splits have no say."""
     for fold, seed, skill in ((1, 7, 5.0), ("pooled", 7, 1.0), ("pooled", 42, 1.0)):
         trained("good", "grouped_cv", skill, seed, fold)
@@ -460,8 +470,7 @@ def test_labels_are_doubted_by_the_recommended_pool(trained, tmp_path, dealt):
         pool = reviewed_pool(collect_runs(tmp_path), tables["figures.csv"])
         assert (pool.experiment, pool.fold, pool.seed) == ("good", "pooled", expected)
         written = read_predictions(tmp_path / pool.path / "predictions.csv")
-        known = known_conflicts(tmp_path, "grouped_cv")
-        pd.testing.assert_frame_equal(tables["review.csv"], labels_to_review(written, known))
+        pd.testing.assert_frame_equal(tables["review.csv"], labels_to_review(written, conflicts))
         assert len(tables["review.csv"])
 
 
@@ -470,7 +479,7 @@ def test_without_folds_no_label_is_doubted(trained, tmp_path):
     assert compare_runs(tmp_path, FEW)["review.csv"].empty
 
 
-def test_a_split_of_several_folds_is_its_pool(trained, tmp_path, dealt):
+def test_a_split_of_several_folds_is_its_pool(trained, tmp_path, conflicts):
     for fold in (1, 2):
         trained("good", "grouped_cv", skill=0.2, fold=fold)
     pool = trained("good", "grouped_cv", skill=2.0, fold="pooled")

@@ -11,7 +11,6 @@ from btxrd.evaluation.shortcuts import (
     SHORTCUTS,
     shortcut_features,
     shortcut_table,
-    strongest_shortcut,
 )
 
 SIDE = 32
@@ -167,14 +166,6 @@ def test_a_missing_class_gives_no_figure():
     result = shortcut_table(table, table.index, FEW)
     assert result[["estimate", "low", "high"]].isna().all(axis=None)
     assert (result["n"] == 40).all()
-
-
-def test_the_strongest_shortcut_has_seen_no_lesion():
-    rows = [("sites", "image", 0.9), ("file", "image", 0.6), ("border", "image", 0.7)]
-    rows += [("file", "group", np.nan)]
-    table = pd.DataFrame(rows, columns=["shortcut", "split", "estimate"])
-    assert strongest_shortcut(table, "image")["shortcut"] == "border"
-    assert strongest_shortcut(table, "group") is None
 
 
 def test_impossible_arguments_are_refused():

@@ -24,8 +24,9 @@ from btxrd.evaluation.differences import (
     seed_summary,
 )
 from btxrd.evaluation.intervals import Bootstrap
-from btxrd.evaluation.review import REVIEW_COLUMNS, known_conflicts, labels_to_review
+from btxrd.evaluation.review import REVIEW_COLUMNS, labels_to_review
 from btxrd.evaluation.runs import RunResult, collect_runs
+from btxrd.files import read_csv
 from btxrd.params import ENSEMBLE
 from btxrd.predictions import read_predictions
 from btxrd.strategies import ANSWERS, PLANNED, SPLITS
@@ -45,6 +46,7 @@ __all__ = [
     "map_scores",
     "reviewed_pool",
     "seed_figures",
+    "strongest_shortcut",
     "subtracted_and_refused",
     "success_table",
     "validation_ranks",
@@ -108,7 +110,7 @@ def compare_runs(study_dir: str | Path, bootstrap: Bootstrap) -> dict[str, pd.Da
         pair whose parameters differ in more than that is not subtracted; its row names them.
 
     Raises:
-        FileNotFoundError: there is a pool to review, but notebook 02's files are missing.
+        FileNotFoundError: there is a pool to review, but notebook 02 has not been run.
         ValueError: seeds of one experiment and split differ in other parameters; names them.
     """
     study_dir = Path(study_dir)
@@ -208,7 +210,9 @@ def figures_shown(
     Args:
         best, split: as `answer` returns them.
     """
-    shown = figures[figures["part"] == part].drop(columns="part").dropna(axis=1, how="all")
+    shown = figures[figures["part"] == part]
+    absent = [name for name in OVERLAPS if shown[name].isna().all()]
+    shown = shown.drop(columns=["part", *absent])
     answers = (shown["experiment"] == best) & (shown["split"] == split)
     return shown.assign(experiment=shown["experiment"] + answers.map({True: " ★", False: ""}))
 
@@ -340,7 +344,7 @@ def _review(pool: RunResult | None, study_dir: Path) -> pd.DataFrame:
     if pool is None:
         return pd.DataFrame(columns=list(REVIEW_COLUMNS))
     predictions = read_predictions(study_dir / pool.path / "predictions.csv")
-    return labels_to_review(predictions, known_conflicts(study_dir, pool.split))
+    return labels_to_review(predictions, read_csv(study_dir / "splits" / "conflicts.csv"))
 
 
 def map_scores(runs: list[RunResult], experiment: str | None, split: str | None) -> pd.DataFrame:
@@ -357,6 +361,19 @@ def map_scores(runs: list[RunResult], experiment: str | None, split: str | None)
         return pd.DataFrame()
     of_image = ["image_id", "center", "group", "label"]
     return pd.concat(frames).groupby(of_image, as_index=False).mean()
+
+
+def strongest_shortcut(shortcuts: pd.DataFrame, keeps_apart: str) -> pd.Series | None:
+    """Return the row of a `shortcut_table` with the highest AUC; None where none was measured.
+
+    `sites` is not among them: a tumour's site is noted by somebody who saw the tumour.
+
+    Args:
+        keeps_apart: `image` or `group`, as in the table's column `split`.
+    """
+    blind = shortcuts[(shortcuts["split"] == keeps_apart) & (shortcuts["shortcut"] != "sites")]
+    measured = blind.dropna(subset="estimate")
+    return None if measured.empty else measured.loc[measured["estimate"].idxmax()]
 
 
 def success_table(figures: pd.DataFrame, experiment: str) -> pd.DataFrame:

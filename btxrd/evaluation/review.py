@@ -5,37 +5,20 @@ gives the label that it carries a probability, its self-confidence; where that i
 hard, or the label is wrong.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
 from btxrd import CLASS_NAMES
-from btxrd.data.splits import conflicting_pairs
 from btxrd.evaluation.calibration import apply_temperature, fitted_temperatures
-from btxrd.files import read_csv
 from btxrd.predictions import labels, probabilities
-from btxrd.strategies import SPLITS
 
-__all__ = ["REVIEW_COLUMNS", "known_conflicts", "labels_to_review"]
+__all__ = ["REVIEW_COLUMNS", "labels_to_review"]
 
 REVIEW_COLUMNS = (
     *("image_id", "label", "most_probable", "self_confidence", "margin", "fold"),
     "conflicts_with",
 )
 """The columns of `review.csv`, in order."""
-
-
-def known_conflicts(study_dir: str | Path, split: str) -> pd.DataFrame:
-    """Return the duplicates of different labels among what notebook 02 wrote for a study.
-
-    `split` names one of all images. Columns as `conflicting_pairs` returns them.
-
-    Raises:
-        FileNotFoundError: notebook 02 has not been run.
-    """
-    table = read_csv(Path(study_dir) / SPLITS[split].file).drop_duplicates("image_id")
-    return conflicting_pairs(table, read_csv(Path(study_dir) / "splits" / "duplicates.csv"))
 
 
 def labels_to_review(pool: pd.DataFrame, conflicts: pd.DataFrame) -> pd.DataFrame:
@@ -47,8 +30,8 @@ def labels_to_review(pool: pd.DataFrame, conflicts: pd.DataFrame) -> pd.DataFram
 
     Args:
         pool: val and test predictions of a pool of folds, none of whose networks saw what it tests.
-        conflicts: as `conflicting_pairs` returns them. The two images of a pair follow each other;
-            what the pool does not test has no probability.
+        conflicts: as `btxrd.data.splits.conflicting_pairs` returns them. The two images of a pair
+            follow each other; what the pool does not test has no probability.
 
     Returns:
         `REVIEW_COLUMNS`: `image_id`; `label` and `most_probable` (names of classes);

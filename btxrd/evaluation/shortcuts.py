@@ -24,7 +24,7 @@ from btxrd.data.table import REGION_COLUMNS, SITE_COLUMNS, VIEW_COLUMNS
 from btxrd.evaluation.intervals import Bootstrap
 from btxrd.evaluation.metrics import metric_table
 
-__all__ = ["SHORTCUTS", "shortcut_features", "shortcut_table", "strongest_shortcut"]
+__all__ = ["SHORTCUTS", "shortcut_features", "shortcut_table"]
 
 SHORTCUTS = {
     "metadata": "age, sex, region and view",
@@ -147,22 +147,6 @@ def shortcut_table(
             rows.append((name, SHORTCUTS[name], split, len(table), *interval))
     columns = ["shortcut", "sees", "split", "n", "estimate", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def strongest_shortcut(table: pd.DataFrame, split: str) -> pd.Series | None:
-    """Return the row of a `shortcut_table` that explains most of an AUC, without seeing a lesion.
-
-    `sites` is not among them: whoever noted a tumour's site had seen it.
-
-    Args:
-        split: `image` or `group`, as in the table.
-
-    Returns:
-        The row; None where none was measured.
-    """
-    blind = table[(table["split"] == split) & (table["shortcut"] != "sites")]
-    measured = blind.dropna(subset="estimate")
-    return None if measured.empty else measured.loc[measured["estimate"].idxmax()]
 
 
 def _deal(

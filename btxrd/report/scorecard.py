@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from btxrd import CLASS_NAMES
+from btxrd.evaluation.comparison import strongest_shortcut
 from btxrd.evaluation.intervals import Bootstrap
-from btxrd.evaluation.shortcuts import strongest_shortcut
 from btxrd.report.fragments import render
 from btxrd.report.tables import TITLES, format_interval
 from btxrd.strategies import ANSWERS, OTHER_CENTERS, SPLITS
