@@ -19,9 +19,9 @@ from pydantic import (
 )
 
 from btxrd.files import digest, project_path, read_yaml
+from btxrd.strategies import SPLITS
 
 __all__ = [
-    "FOLDS",
     "CompareParams",
     "DataParams",
     "EdaParams",
@@ -38,9 +38,7 @@ __all__ = [
     "parameter_rows",
 ]
 
-Strategy = Literal["stratified", "center", "grouped", "random", "grouped_cv", "center_cv"]
-FOLDS: dict[str, tuple[int, ...]] = {"grouped_cv": (1, 2, 3, 4, 5), "center_cv": (1, 2, 3)}
-"""The strategies of several folds, and their numbers; in `center_cv` those of the test centers."""
+SplitName = Literal[tuple(SPLITS)]
 CamMethod = Literal["gradcam", "hirescam", "gradcam++"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -242,7 +240,7 @@ class ResultParams(_Section):
 
     experiment: Name
     """What the run is called in the report, and its folder."""
-    split: Strategy = "stratified"
+    split: SplitName = "stratified"
     """Which images train, validate and test."""
     fold: int | Literal["pooled"] | None = None
     """Of a split with several."""
@@ -343,7 +341,7 @@ class RunParams(ResultParams):
     @classmethod
     def _is_of_the_split(cls, fold: int | None, others: ValidationInfo) -> int | None:
         split = others.data.get("split")
-        allowed = FOLDS.get(split, (None,))
+        allowed = (split and SPLITS[split].folds) or (None,)
         if fold not in allowed:
             raise ValueError(f"must be one of {list(allowed)} with the split {split}")
         return fold
@@ -468,7 +466,7 @@ class StudyParams(_Intervals):
     cache_dir: CacheFolder = "data/cache"
     reports_dir: str = "reports"
     """Where the folders of studies stand."""
-    splits: list[Strategy] = Field(min_length=1)
+    splits: list[SplitName] = Field(min_length=1)
     """Every experiment is run on each."""
     split_seed: Seed = 42
     """Of the splits."""
@@ -513,7 +511,7 @@ class StudyParams(_Intervals):
             for experiment in self.experiments
             for split in self.splits
             for seed in self.seeds
-            for fold in FOLDS.get(split, (None,))
+            for fold in SPLITS[split].folds or (None,)
         ]
 
     def pools(self) -> list[ResultParams]:
@@ -528,7 +526,7 @@ class StudyParams(_Intervals):
         return [
             ResultParams.model_validate(run.model_dump() | {"fold": fold, "seed": seed})
             for run in firsts.values()
-            for fold, seeds in [("pooled", self.seeds) if run.split in FOLDS else (None, [])]
+            for fold, seeds in [("pooled", self.seeds) if SPLITS[run.split].folds else (None, [])]
             for seed in [*seeds, *ensemble]
         ]
 

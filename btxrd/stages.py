@@ -7,6 +7,8 @@ no other module lists stages or their files.
 from dataclasses import dataclass
 from typing import Literal
 
+from btxrd import strategies
+
 __all__ = [
     "CASES_FILE",
     "CLAIM_FILE",
@@ -107,16 +109,11 @@ SPLITS = Stage(
     reads=("dataset_root",),
     writes=(
         "splits/duplicates.csv",
-        "splits/stratified.csv",
-        "splits/center.csv",
-        "splits/grouped.csv",
-        "splits/random.csv",
-        "splits/grouped_cv.csv",
-        "splits/center_cv.csv",
+        *(split.file for split in strategies.SPLITS.values()),
         "splits/leakage.csv",
     ),
     page="splits.html",
-    rooms=("data", "report"),
+    rooms=("strategies", "data", "report"),
     packages=(*_PIXELS, "imagehash", *_STATISTICS),
 )
 TRAIN = Stage(
@@ -180,7 +177,7 @@ COMPARE = Stage(
         "shortcuts.csv",
         "splits/leakage.csv",
         "splits/duplicates.csv",
-        "splits/grouped_cv.csv",
+        *(split.file for split in strategies.SPLITS.values() if split.may_answer and split.folds),
         "runs/",
         PUBLISHED_FILE,
         CLAIM_FILE,
@@ -194,7 +191,7 @@ COMPARE = Stage(
         "comparison.json",
     ),
     page="index.html",
-    rooms=("data", "evaluation", "report", "predictions"),
+    rooms=("strategies", "data", "evaluation", "report", "predictions"),
     packages=_STATISTICS,
 )
 

@@ -16,6 +16,7 @@ from btxrd.stages import STAGES
 
 STALE = {
     "__init__": "123456",
+    "strategies": "26",
     "data": "123456",
     "models": "35",
     "training": "3",

@@ -95,7 +95,7 @@ def test_the_contradictions_of_the_real_table_are_in_it(real_table, pool, tmp_pa
     split = make_split(table, "grouped_cv", duplicates=duplicates)
     write_csv(tmp_path / "splits" / "grouped_cv.csv", split)
     write_csv(tmp_path / "splits" / "duplicates.csv", duplicates)
-    conflicts = known_conflicts(tmp_path)
+    conflicts = known_conflicts(tmp_path, "grouped_cv")
     pd.testing.assert_frame_equal(conflicts, conflicting_pairs(table, duplicates))
     first = labels_to_review(pool(), conflicts).head(6).set_index("image_id")["conflicts_with"]
     for a, b in ((591, 3456), (707, 3346), (453, 3703)):

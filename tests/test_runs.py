@@ -18,7 +18,6 @@ from btxrd.evaluation.runs import (
     COMPARED,
     COMPARISON_COLUMNS,
     FIGURES,
-    SPLIT_TITLES,
     answer_split,
     collect_runs,
     compare_runs,
@@ -34,8 +33,9 @@ from btxrd.evaluation.runs import (
 )
 from btxrd.evaluation.summary import summarise
 from btxrd.files import write_csv, write_json
-from btxrd.params import FOLDS, ResultParams
+from btxrd.params import ResultParams
 from btxrd.predictions import read_predictions, write_predictions
+from btxrd.strategies import SPLITS
 
 FEW = Bootstrap(200)
 IDENTITY = ["split", "first_experiment", "second_experiment"]
@@ -111,7 +111,7 @@ def test_runs_stand_in_the_order_of_the_study(study):
     order = list(dict.fromkeys(run.experiment for run in runs))
     assert list(compare(study).index) == order
     test = seed_figures(runs, study, FEW).query("part == 'test'")
-    assert list(test["split"]) == sorted(test["split"], key=list(SPLIT_TITLES).index)
+    assert list(test["split"]) == sorted(test["split"], key=list(SPLITS).index)
     assert list(test.loc[test["split"] == "stratified", "experiment"]) == order
 
 
@@ -229,23 +229,23 @@ def test_a_run_knows_which_pages_it_has(study):
     assert pages["tied_on_val"] == {}
 
 
-def test_success_criteria_are_checked(comparison):
-    for name, met in (("best_on_test", [True, pd.NA, True, True]), ("tied_on_val", [False] * 3)):
-        table = success_table(comparison.loc[name])
+def test_success_criteria_are_checked(study):
+    figures = seed_figures(collect_runs(study), study, FEW)
+    for name, met in (("best_on_test", [True, True, True, pd.NA]), ("tied_on_val", [False] * 2)):
+        table = success_table(figures, name)
         assert table["met"].tolist()[: len(met)] == met
-    assert table["reached"].tolist() == [0.65, 0.4, 0.6, pytest.approx(0.2)]
-    assert success_table(comparison.loc["broken"])["met"].isna().all()
+    assert table["reached"].tolist() == [0.65, 0.6, pytest.approx(0.2), 0.4]
+    assert success_table(figures, "broken")["met"].isna().all()
 
 
 def test_success_criteria_are_also_held_against_the_honest_split(study):
     parts = {"test": {"n": 60, "intervals": intervals(0.74, 0.8, 0.8)}}
     write_run(study, "best_on_test", "grouped", parts)
-    row = compare(study).loc["best_on_test"]
-    plain, beside = success_table(row), success_table(row, "grouped")
+    figures = seed_figures(collect_runs(study), study, FEW)
+    plain, beside = (success_table(figures, "best_on_test", s) for s in ("stratified", "grouped"))
     pd.testing.assert_frame_equal(beside[plain.columns], plain)
-    assert beside["grouped"].tolist() == pytest.approx([0.74, np.nan, 0.8, np.nan], nan_ok=True)
-    assert beside["grouped_met"].tolist() == [False, pd.NA, True, pd.NA]
-    assert list(success_table(row, "stratified")) == list(plain)
+    assert beside["beside"].tolist() == pytest.approx([0.74, 0.8, np.nan, np.nan], nan_ok=True)
+    assert beside["beside_met"].tolist() == [False, True, pd.NA, pd.NA]
 
 
 def test_the_figures_of_every_run_have_their_intervals(study):
@@ -268,7 +268,7 @@ def test_the_figures_of_every_run_have_their_intervals(study):
 def test_test_figures_stand_beside_what_sees_no_lesion(study):
     figures = seed_figures(collect_runs(study), study, FEW)
     parts = {"strategy": ["stratified"] * 2, "part": ["val", "test"], "sibling_share": [0.1, 0.5]}
-    blind = {"shortcut": "center", "split": ["image", "grouped"], "n": 90, "estimate": [0.8, 0.6]}
+    blind = {"shortcut": "center", "split": ["image", "group"], "n": 90, "estimate": [0.8, 0.6]}
     shortcuts = pd.DataFrame(blind | {"low": 0.5, "high": 0.9})
     best = ("tied_on_val", "stratified")
     table = figures_beside_baselines(figures, pd.DataFrame(parts), shortcuts, *best)
@@ -282,7 +282,7 @@ def test_test_figures_stand_beside_what_sees_no_lesion(study):
     assert models.set_index("split")["sibling_share"].dropna().to_dict() == {"stratified": 0.5}
     assert list(table)[2:5] == ["seeds", "n", "sibling_share"]
     named = ["experiment", "n", "macro_auc", "macro_auc_low", "macro_auc_high", "status"]
-    expected = ["no lesion: center", 90, 0.6, 0.5, 0.9, "baseline, by study"]
+    expected = ["no lesion: center", 90, 0.6, 0.5, 0.9, "baseline, by group"]
     assert baseline[named].tolist() == expected
     assert baseline.drop(named).isna().all()
 
@@ -307,7 +307,7 @@ def test_figures_turn_into_rows_by_metric(study, trained):
     tested = figures[(figures["part"] == "test") & (figures["seeds"] == "1")]
     assert len(table) == len(tested) * len(COMPARED)
     assert "broken" not in set(table["label"])
-    assert list(table["split"].cat.categories) == list(SPLIT_TITLES.values())
+    assert list(table["split"].cat.categories) == [split.title for split in SPLITS.values()]
     row = tested.set_index(["experiment", "split"]).loc[("tied_on_val", "center")]
     for metric, own in table.groupby("metric"):
         found = own.set_index(["label", "split"]).loc[("tied_on_val", "Center-Holdout")]
@@ -325,10 +325,10 @@ def trained(tmp_path, predicted):
 
     def add(experiment, split="stratified", skill=1.0, seed=42, fold=None, **training):
         frame = predicted((30, 30, 30), [len(str(seed)), int(100 * skill)], skill, views=1)
-        images = "all" if split in FOLDS else split
+        images = "all" if SPLITS[split].folds else split
         frame["image_id"] = images + frame["image_id"]
         if fold == "pooled":
-            frame["fold"] = np.arange(len(frame)) % len(FOLDS[split]) + 1
+            frame["fold"] = np.arange(len(frame)) % len(SPLITS[split].folds) + 1
         metrics = summarise(frame, Bootstrap(9))
         folder = write_run(tmp_path, experiment, split, metrics, seed, fold, **training)
         both = [frame, frame.assign(part="val")]
@@ -525,7 +525,8 @@ def test_labels_are_doubted_by_the_recommended_pool(trained, tmp_path, dealt):
         assert (pool.experiment, pool.fold, pool.seed) == ("good", "pooled", expected)
         written = read_predictions(tmp_path / pool.path / "predictions.csv")
         review = compare_runs(tmp_path, FEW)["review.csv"]
-        pd.testing.assert_frame_equal(review, labels_to_review(written, known_conflicts(tmp_path)))
+        known = known_conflicts(tmp_path, "grouped_cv")
+        pd.testing.assert_frame_equal(review, labels_to_review(written, known))
         assert len(review)
 
 

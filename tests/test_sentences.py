@@ -46,7 +46,7 @@ SHORTCUTS = pd.DataFrame(
     {
         "shortcut": ["metadata", "metadata", "sites", "file"],
         "sees": ["age", "age", "sites", "the file"],
-        "split": ["image", "grouped", "grouped", "grouped"],
+        "split": ["image", "group", "group", "group"],
         "estimate": [0.9, 0.55, 0.95, 0.61],
     }
 )
@@ -131,7 +131,7 @@ def test_the_answer_from_an_honest_split_has_the_stratified_one_beside_it(split,
         f"validation* images of the split `{split}` (0.700)",
         "On the split `stratified`: macro AUC **0.750 (0.650–0.850)**",
         "60% of the `stratified` test images have a sibling in train, so these figures are an",
-        "by stratified validation, gives the same.",
+        "gives the same.",
     ):
         assert expected in sentence
     # The rule set before the study may name another; without a stratified run it names none.

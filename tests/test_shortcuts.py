@@ -72,7 +72,7 @@ def plant(where, table, cache):
 def test_a_planted_shortcut_is_found_by_its_baseline_alone(blank, where, found_by):
     table, cache = plant(where, *blank)
     result = shortcut_table(table, table.index, FEW, cache, folds=2)
-    for found in (auc(result), auc(result, "grouped")):
+    for found in (auc(result), auc(result, "group")):
         assert (found[found_by] > 0.95).all(), found
         assert found.drop(found_by).between(0.35, 0.65).all(), found
 
@@ -97,7 +97,7 @@ def test_grouped_folds_remove_what_siblings_leak():
     table["age"] = np.repeat(rng.permutation(60), 6)
     result = shortcut_table(table, groups, FEW, folds=3)
     assert auc(result, "image")["metadata"] > 0.8
-    assert auc(result, "grouped")["metadata"] < 0.6
+    assert auc(result, "group")["metadata"] < 0.6
 
 
 def test_features_stand_in_the_order_of_the_table(table, cache):
@@ -133,7 +133,7 @@ def test_the_phantom_has_all_ten_rows(table, cache, duplicates):
     result = shortcut_table(table, groups, Bootstrap(50), cache, folds=3)
     columns = ["shortcut", "sees", "split", "n", "estimate", "low", "high"]
     assert list(result.columns) == columns
-    rows = [(name, split) for name in SHORTCUTS for split in ("image", "grouped")]
+    rows = [(name, split) for name in SHORTCUTS for split in ("image", "group")]
     assert list(zip(result["shortcut"], result["split"], strict=True)) == rows
     assert (result["n"] == len(table)).all()
     assert (result["low"] <= result["estimate"]).all()
@@ -159,7 +159,7 @@ def test_rare_classes_get_fewer_folds_and_too_rare_ones_no_figure():
     one_group = np.r_[np.arange(60), 60, 60, 60, 60]
     result = shortcut_table(table, one_group, FEW).set_index("split")
     assert result.loc["image", "estimate"].notna().all()
-    assert result.loc["grouped", ["estimate", "low", "high"]].isna().all(axis=None)
+    assert result.loc["group", ["estimate", "low", "high"]].isna().all(axis=None)
 
 
 def test_a_missing_class_gives_no_figure():
@@ -171,10 +171,10 @@ def test_a_missing_class_gives_no_figure():
 
 def test_the_strongest_shortcut_has_seen_no_lesion():
     rows = [("sites", "image", 0.9), ("file", "image", 0.6), ("border", "image", 0.7)]
-    rows += [("file", "grouped", np.nan)]
+    rows += [("file", "group", np.nan)]
     table = pd.DataFrame(rows, columns=["shortcut", "split", "estimate"])
     assert strongest_shortcut(table, "image")["shortcut"] == "border"
-    assert strongest_shortcut(table, "grouped") is None
+    assert strongest_shortcut(table, "group") is None
 
 
 def test_impossible_arguments_are_refused():
@@ -190,5 +190,5 @@ def test_figures_of_the_real_table(real_table):
     groups = patient_groups(table, pd.read_csv(real_table / "duplicates.csv"))
     result = shortcut_table(table, groups, Bootstrap(200))
     assert auc(result)["metadata"] == pytest.approx(0.698, abs=0.03)
-    assert auc(result, "grouped")["metadata"] == pytest.approx(0.594, abs=0.03)
+    assert auc(result, "group")["metadata"] == pytest.approx(0.594, abs=0.03)
     assert auc(result)["sites"] == pytest.approx(0.963, abs=0.03)

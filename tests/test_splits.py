@@ -9,7 +9,6 @@ from imagehash import phash
 from PIL import Image
 
 from btxrd.data import (
-    STRATEGIES,
     Preprocessing,
     make_split,
     near_duplicates,
@@ -21,7 +20,7 @@ from btxrd.data.release_files import release_digests
 from btxrd.data.splits import conflicting_pairs, folds_of, leakage_table, read_split
 from btxrd.extras.phantom import make_phantom
 from btxrd.files import file_digest, write_csv
-from btxrd.params import FOLDS
+from btxrd.strategies import SPLITS
 
 
 def sizes(split: pd.DataFrame) -> dict[str, list[int]]:
@@ -110,17 +109,17 @@ def test_the_folds_of_the_real_table(real):
 
 def test_leakage_of_the_real_table(real):
     table, duplicates = real
-    splits = {name: make_split(table, name, duplicates=duplicates) for name in STRATEGIES}
+    splits = {name: make_split(table, name, duplicates=duplicates) for name in SPLITS}
     leakage = leakage_table(table, splits, duplicates).set_index(["strategy", "part"])
     assert leakage.loc[("random", "test"), "sibling_share"] == pytest.approx(0.68, abs=0.03)
     assert leakage.loc[("grouped", "test"), ["with_sibling", "with_duplicate"]].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", SPLITS)
 def test_every_image_has_its_place(table, duplicates, strategy):
     split = make_split(table, strategy, duplicates=duplicates)
     assert set(split["image_id"]) == set(table["image_id"])
-    assert tuple(folds_of(split)) == FOLDS.get(strategy, (None,))
+    assert tuple(folds_of(split)) == (SPLITS[strategy].folds or (None,))
     for fold in folds_of(split).values():
         assert list(fold.columns) == ["image_id", "part", "label", "group"]
         assert set(fold["part"]) == {"train", "val", "test"}
@@ -143,7 +142,7 @@ def contradictory(table, duplicates) -> tuple[pd.DataFrame, pd.Series]:
     return changed, groups.isin(groups[pairs["image_a"]])
 
 
-@pytest.mark.parametrize("strategy", FOLDS)
+@pytest.mark.parametrize("strategy", ["grouped_cv", "center_cv"])
 def test_every_image_is_tested_once_by_a_network_that_saw_nothing_of_its_study(
     contradictory, duplicates, strategy
 ):
@@ -228,13 +227,13 @@ def test_splits_do_not_depend_on_the_size_that_networks_see(table, cache, cache_
     index = larger.index
     pairs = near_duplicates(index["image_id"], index["phash"].to_numpy(), index["digest"])
     pd.testing.assert_frame_equal(pairs, duplicates)
-    for strategy in STRATEGIES:
+    for strategy in SPLITS:
         split = make_split(table, strategy, duplicates=pairs)
         assert split.equals(make_split(table, strategy, duplicates=duplicates))
 
 
 def test_an_unknown_strategy_lists_the_known(table):
-    with pytest.raises(ValueError, match=r"'centre'.*stratified, center, grouped, random"):
+    with pytest.raises(ValueError, match=r"'centre'.*stratified, grouped, grouped_cv, center"):
         make_split(table, "centre")
 
 

@@ -16,10 +16,9 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from btxrd import CLASS_NAMES
 from btxrd.data.table import REGION_COLUMNS, SITE_COLUMNS, SUBTYPE_COLUMNS
 from btxrd.files import read_csv
-from btxrd.params import FOLDS
+from btxrd.strategies import SPLITS
 
 __all__ = [
-    "STRATEGIES",
     "conflicting_pairs",
     "folds_of",
     "leakage_table",
@@ -28,15 +27,6 @@ __all__ = [
     "patient_groups",
     "read_split",
 ]
-
-STRATEGIES = {
-    "stratified": "70/15/15 by image, identical files together (the published baseline's split)",
-    "center": "center holdout: center 1 in 85/15 train and val, centers 2 and 3 are the test",
-    "grouped": "70/15/15 with whole patient groups, so that no patient is in two parts",
-    "random": "80/20 by image, the 20 % val and test at once (the paper's way: leaks)",
-    "grouped_cv": "whole patient groups in five folds: each the test once, the next one val",
-    "center_cv": "each center the test once; 15 % of the others, by patient group, are val",
-}
 
 NEAR_DISTANCE = 4
 """Bits of a 64-bit pHash by which near-duplicates differ at most."""
@@ -133,7 +123,7 @@ def make_split(
     """Split the images into train, val and test.
 
     Args:
-        strategy: a key of `STRATEGIES`.
+        strategy: a key of `SPLITS`.
         duplicates: as `near_duplicates` returns them. Identical files stay together in
             `stratified` and `center`; all pairs do in the others but `random`. Groups with a pair
             of conflicting labels are only trained on in `grouped`, `grouped_cv` and `center_cv`.
@@ -148,8 +138,9 @@ def make_split(
     Raises:
         ValueError: the strategy is unknown, or a class is too rare to stand in every part.
     """
-    if strategy not in STRATEGIES:
-        raise ValueError(f"unknown split strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
+    if strategy not in SPLITS:
+        raise ValueError(f"unknown split strategy {strategy!r}; allowed: {', '.join(SPLITS)}")
+    folds = SPLITS[strategy].folds
     exact = _rows(table, duplicates[duplicates["identical"].astype(bool)])
     frame = table[["image_id", "label", "center"]].assign(
         group=patient_groups(table, duplicates), together=_joined(np.arange(len(table)), exact)
@@ -161,15 +152,15 @@ def make_split(
     if strategy == "grouped":
         frame["part"] = _grouped(frame, ["test", "val"], seed)
     elif strategy == "grouped_cv":
-        frame = _each_group_tested(frame, FOLDS[strategy], seed)
+        frame = _each_group_tested(frame, folds, seed)
     elif strategy == "center_cv":
-        folds = {center: _center_tested(frame, center, seed) for center in FOLDS[strategy]}
-        frame = pd.concat(rows.assign(fold=center) for center, rows in folds.items())
+        tested = {center: _center_tested(frame, center, seed) for center in folds}
+        frame = pd.concat(rows.assign(fold=center) for center, rows in tested.items())
     elif strategy == "random":
         frame = _random(frame, seed)
     else:
         frame["part"] = _by_first_member(frame, strategy, seed)
-    fold = ["fold"] if strategy in FOLDS else []
+    fold = ["fold"] if folds else []
     return frame[["image_id", *fold, "part", "label", "group"]].reset_index(drop=True)
 
 
@@ -271,7 +262,7 @@ def read_split(study_dir: str | Path, strategy: str, fold: int | None = None) ->
         FileNotFoundError: it has not been written; says how to.
         ValueError: it has no such fold.
     """
-    path = Path(study_dir) / "splits" / f"{strategy}.csv"
+    path = Path(study_dir) / SPLITS[strategy].file
     if not path.is_file():
         raise FileNotFoundError(
             f"no split {path}: run notebook 02 with this study_dir first, which makes every split"

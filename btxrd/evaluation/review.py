@@ -15,6 +15,7 @@ from btxrd.data.splits import conflicting_pairs
 from btxrd.evaluation.calibration import apply_temperature, fitted_temperatures
 from btxrd.files import read_csv
 from btxrd.predictions import labels, probabilities
+from btxrd.strategies import SPLITS
 
 __all__ = ["REVIEW_COLUMNS", "known_conflicts", "labels_to_review"]
 
@@ -25,17 +26,16 @@ REVIEW_COLUMNS = (
 """The columns of `review.csv`, in order."""
 
 
-def known_conflicts(study_dir: str | Path) -> pd.DataFrame:
+def known_conflicts(study_dir: str | Path, split: str) -> pd.DataFrame:
     """Return the duplicates of different labels among what notebook 02 wrote for a study.
 
-    Columns as `conflicting_pairs` returns them.
+    `split` names one of all images. Columns as `conflicting_pairs` returns them.
 
     Raises:
         FileNotFoundError: notebook 02 has not been run.
     """
-    folder = Path(study_dir) / "splits"
-    table = read_csv(folder / "grouped_cv.csv").drop_duplicates("image_id")
-    return conflicting_pairs(table, read_csv(folder / "duplicates.csv"))
+    table = read_csv(Path(study_dir) / SPLITS[split].file).drop_duplicates("image_id")
+    return conflicting_pairs(table, read_csv(Path(study_dir) / "splits" / "duplicates.csv"))
 
 
 def labels_to_review(pool: pd.DataFrame, conflicts: pd.DataFrame) -> pd.DataFrame:

@@ -29,16 +29,12 @@ from btxrd.evaluation.review import REVIEW_COLUMNS, known_conflicts, labels_to_r
 from btxrd.files import read_csv, read_json
 from btxrd.predictions import read_predictions
 from btxrd.stages import RUN_FILE, RUN_STAGES, STUDY_FILE
+from btxrd.strategies import ANSWERS, PLANNED, SPLITS
 
 __all__ = [
-    "ANSWER_SPLITS",
-    "CENTER_SPLITS",
     "COMPARED",
     "COMPARISON_COLUMNS",
-    "CRITERIA",
     "FIGURES",
-    "HELD_OUT",
-    "SPLIT_TITLES",
     "RunResult",
     "answer_split",
     "collect_runs",
@@ -54,28 +50,6 @@ __all__ = [
     "success_table",
 ]
 
-SPLIT_TITLES = {
-    "stratified": "Stratified",
-    "grouped": "Grouped",
-    "grouped_cv": "Grouped CV",
-    "center": "Center-Holdout",
-    "center_cv": "Center CV",
-    "random": "Random (leaks)",
-}
-"""What tables and figures call the splits, in the order in which they stand there."""
-HELD_OUT = {
-    "stratified": "image",
-    "grouped": "study",
-    "grouped_cv": "study",
-    "center": "center",
-    "center_cv": "center",
-    "random": "image",
-}
-"""What each split keeps out of training as a whole: the protocol of its figures."""
-ANSWER_SPLITS = ("grouped_cv", "grouped", "stratified")
-"""The splits that the answer may be read from, the most honest one first."""
-CENTER_SPLITS = ("center_cv", "center")
-"""The splits that test in centers not trained in, the one that tests more images first."""
 COMPARED = {
     "accuracy": "Accuracy",
     "macro_auc": "Macro AUC",
@@ -89,11 +63,7 @@ COMPARISON_COLUMNS = (
     "Backbone",
     "Image Size",
     "Annotations",
-    *(
-        f"{SPLIT_TITLES[split]} {title}"
-        for split in ("stratified", "center")
-        for title in COMPARED.values()
-    ),
+    *(f"{SPLITS[split].title} {title}" for split in PLANNED for title in COMPARED.values()),
 )
 """The first ten columns of `comparison.csv`, in order."""
 
@@ -101,8 +71,6 @@ DIFFERENCE_COLUMNS = (
     *("split", "first_experiment", "second_experiment", "metric", "first", "second"),
     *("difference", "low", "high", "p", "p_holm", "note"),
 )
-AWAY = (("stratified", "center"), ("grouped", "center"), ("grouped_cv", "center_cv"))
-"""Splits in which the network knows the center that it is tested on, and in which it does not."""
 GAP_COLUMNS = (
     *("inside_split", "outside_split", "experiment", "metric"),
     *("inside", "outside", "difference", "low", "high", "note"),
@@ -112,14 +80,6 @@ ENSEMBLE = "ensemble"
 ENDS = [f"{metric}{end}" for metric in FIGURES for end in ("", "_low", "_high", "_sd")]
 OVERLAPS = ("mean_iou", "attention_iou")
 FIGURE_COLUMNS = ("part", "experiment", "split", "seeds", "n", *ENDS, *OVERLAPS, "status")
-
-CRITERIA = {
-    "Stratified Accuracy": 0.75,
-    "Center-Holdout Accuracy": 0.55,
-    "Stratified Malignant Sensitivity": 0.70,
-    "Stratified Grad-CAM Mean IoU": 0.15,
-}
-"""What the study set out to exceed on the real data: column of `comparison.csv` → bound."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +165,7 @@ def collect_runs(study_dir: str | Path) -> list[RunResult]:
     """Read every run and pool of a study, finished or not.
 
     Experiments stand in the order of the study, those that it does not name after them; splits in
-    that of `SPLIT_TITLES`.
+    that of `SPLITS`.
     """
     study_dir = Path(study_dir)
     named = read_json(study_dir / STUDY_FILE).get("parameters", {}).get("experiments", [])
@@ -226,7 +186,7 @@ def _order(run: RunResult, experiments: list[str]) -> tuple[Any, ...]:
 
 
 def _place(split: str) -> int:
-    return [*SPLIT_TITLES, split].index(split)
+    return [*SPLITS, split].index(split)
 
 
 def _number(name: str) -> int | str:
@@ -266,7 +226,7 @@ def compare_runs(study_dir: str | Path, bootstrap: Bootstrap) -> dict[str, pd.Da
         - `figures.csv`: as `seed_figures` returns it.
         - `differences.csv`: as `compare_experiments` returns it, for every pair of experiments
           on the test set of a split; p adjusted over all pairs of a split.
-        - `gaps.csv`: what is lost in another center, for each pair of `AWAY` and experiment:
+        - `gaps.csv`: what is lost in another center, for each split with an `away` and experiment:
           `inside_split` and `outside_split`, then as `generalisation_gap` returns it, or, where
           both test the same images, with an interval paired by image.
         - `review.csv`: as `labels_to_review` returns it, of `reviewed_pool`; no rows without one.
@@ -310,7 +270,7 @@ def seed_figures(
     """Lay out the headline figures of each experiment and split: means over its seeds.
 
     Returns:
-        For each part (val, test) and split, in the order of `SPLIT_TITLES`, a row an experiment,
+        For each part (val, test) and split, in the order of `SPLITS`, a row an experiment,
         and one more for its ensemble: `part`, `experiment`, `split`, `seeds` ("1", "3",
         "ensemble"), `n` images, each of `FIGURES` with its ends and its spread over seeds (`_sd`,
         of a sample), `mean_iou`, `attention_iou`, `status`; NaN where there is none. Intervals are
@@ -375,7 +335,7 @@ def figures_beside_baselines(
     Returns:
         The columns of `figures` without `part`, and without `attention_iou` where no network has
         an attention; behind `n` the `sibling_share` of the test set. Each baseline that sees no
-        lesion has a row with its macro AUC by patient group, and no split.
+        lesion has a row with its macro AUC by group, and no split.
     """
     tested = figures[figures["part"] == "test"].drop(columns="part")
     if tested["attention_iou"].isna().all():
@@ -385,8 +345,8 @@ def figures_beside_baselines(
     answers = (tested["experiment"] == best) & (tested["split"] == split)
     tested["experiment"] += answers.map({True: " ★", False: ""})
     ends = {"estimate": "macro_auc", "low": "macro_auc_low", "high": "macro_auc_high"}
-    blind = shortcuts[shortcuts["split"] == "grouped"].rename(columns=ends)
-    blind = blind.assign(experiment="no lesion: " + blind["shortcut"], status="baseline, by study")
+    blind = shortcuts[shortcuts["split"] == "group"].rename(columns=ends)
+    blind = blind.assign(experiment="no lesion: " + blind["shortcut"], status="baseline, by group")
     blind = blind[["experiment", "n", *ends.values(), "status"]]
     return pd.concat([tested, blind], ignore_index=True).astype({"n": "Int64"})
 
@@ -400,11 +360,12 @@ def figures_by_metric(figures: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row for each of `COMPARED`, experiment and split with figures, ensembles left out:
         `label` (the experiment), `split` (its title, a categorical in the order of
-        `SPLIT_TITLES`), `metric`, `estimate`, `low`, `high`, `n`.
+        `SPLITS`), `metric`, `estimate`, `low`, `high`, `n`.
     """
     tested = figures[(figures["part"] == "test") & (figures["seeds"] != ENSEMBLE)]
     tested = tested.dropna(subset="n").rename(columns={"experiment": "label"})
-    splits = pd.Categorical(tested["split"].map(SPLIT_TITLES), SPLIT_TITLES.values())
+    titles = {name: split.title for name, split in SPLITS.items()}
+    splits = pd.Categorical(tested["split"].map(titles), titles.values())
     columns = ["label", "split", "metric", "estimate", "low", "high", "n"]
     ends = {"": "estimate", "_low": "low", "_high": "high"}
     frames = [
@@ -422,7 +383,7 @@ def comparison_table(runs: list[RunResult], figures: pd.DataFrame) -> pd.DataFra
     First `COMPARISON_COLUMNS`, all test figures; then the same for other splits that were run,
     the ends of the intervals, the validation figures that the recommendation is read from,
     Grad-CAM's mean IoU on the test sets, and that of an attention where there is one; the first
-    `Weights`, by name and digest; the errors of failed runs, and for each of `ANSWER_SPLITS` that
+    `Weights`, by name and digest; the errors of failed runs, and for each of `ANSWERS` that
     was evaluated a `<Split> Val Rank`: 1 has the highest accuracy on its validation set, ties by
     malignant sensitivity there, then by center-holdout accuracy on validation. `Stratified Val
     Rank` is the rule that was set before the study.
@@ -437,18 +398,18 @@ def comparison_table(runs: list[RunResult], figures: pd.DataFrame) -> pd.DataFra
     ]
     table = pd.DataFrame(rows)
     table = table.reindex(columns=list(dict.fromkeys([*COMPARISON_COLUMNS, *table])))
-    ranks = {_rank_column(s): _ranks(table, SPLIT_TITLES[s]) for s in ANSWER_SPLITS}
+    ranks = {_rank_column(s): _ranks(table, SPLITS[s].title) for s in ANSWERS}
     return table.assign(**{name: rank for name, rank in ranks.items() if rank.notna().any()})
 
 
 def _rank_column(split: str) -> str:
-    return f"{SPLIT_TITLES[split]} Val Rank"
+    return f"{SPLITS[split].title} Val Rank"
 
 
 def _ranks(table: pd.DataFrame, title: str) -> pd.Series:
     """Return each experiment's place on the validation set of a split; NaN without a figure."""
     order = [f"{title} Val Accuracy", f"{title} Val Malignant Sensitivity"]
-    figures = table.reindex(columns=[*order, "Center-Holdout Val Accuracy"])
+    figures = table.reindex(columns=[*order, f"{SPLITS[PLANNED[-1]].title} Val Accuracy"])
     best_first = figures.dropna(subset=order[:1]).sort_values(list(figures), ascending=False)
     return pd.Series(np.arange(1.0, len(best_first) + 1), best_first.index).reindex(table.index)
 
@@ -463,7 +424,7 @@ def _comparison_row(name: str, runs: list[RunResult], figures: pd.DataFrame) -> 
         "Image Size": data.get("image_size"),
         "Annotations": data.get("annotations"),
     }
-    for split, split_title in SPLIT_TITLES.items():
+    for split, split_title in ((name, row.title) for name, row in SPLITS.items()):
         if (name, split, "test") not in figures.index:
             continue
         test, val = (figures.loc[(name, split, part)] for part in ("test", "val"))
@@ -491,12 +452,12 @@ def _mean(values: Iterable[float]) -> float:
 def answer_split(table: pd.DataFrame) -> str | None:
     """Return the split that the answer is read from; None where none of them was evaluated.
 
-    It is the first of `ANSWER_SPLITS` on which an experiment has figures.
+    It is the first of `ANSWERS` on which an experiment has figures.
 
     Args:
         table: as `comparison_table` returns it.
     """
-    return next((split for split in ANSWER_SPLITS if _rank_column(split) in table), None)
+    return next((split for split in ANSWERS if _rank_column(split) in table), None)
 
 
 def recommend(table: pd.DataFrame, split: str | None) -> str | None:
@@ -515,16 +476,17 @@ def recommend(table: pd.DataFrame, split: str | None) -> str | None:
 
 
 def reviewed_pool(runs: list[RunResult], table: pd.DataFrame) -> RunResult | None:
-    """Return the pool whose out-of-fold predictions doubt labels; None without `grouped_cv`.
+    """Return the pool whose out-of-fold predictions doubt labels; None without folds.
 
     That of the recommended experiment: its ensemble over seeds, or else one of its seeds.
 
     Args:
         table: as `comparison_table` returns it.
     """
-    if answer_split(table) != "grouped_cv":
+    split = answer_split(table)
+    if split is None or not SPLITS[split].folds:
         return None
-    best = recommend(table, "grouped_cv"), "grouped_cv"
+    best = recommend(table, split), split
     pools = [run for run in runs if run.is_evaluated and run.is_whole]
     own = [run for run in pools if (run.experiment, run.split) == best]
     return min(own, key=lambda run: (run.seed != ENSEMBLE, run.seed))
@@ -550,30 +512,37 @@ def _review(pool: RunResult | None, study_dir: Path) -> pd.DataFrame:
     if pool is None:
         return pd.DataFrame(columns=list(REVIEW_COLUMNS))
     predictions = read_predictions(study_dir / pool.path / "predictions.csv")
-    return labels_to_review(predictions, known_conflicts(study_dir))
+    return labels_to_review(predictions, known_conflicts(study_dir, pool.split))
 
 
-def success_table(row: pd.Series, split: str | None = None) -> pd.DataFrame:
-    """Check one experiment's row of the comparison against `CRITERIA`, as they are named.
+def success_table(
+    figures: pd.DataFrame, experiment: str, beside: str | None = None
+) -> pd.DataFrame:
+    """Check one experiment's test figures against the bounds that were set before the study.
 
     Args:
-        split: another one, whose figures are held against the bounds of the stratified ones.
+        figures: as `seed_figures` returns them.
+        beside: the split that the answer is read from; its figures are held against the bounds of
+            the planned split that an answer may be read from.
 
     Returns:
-        A row a criterion: `criterion`, `bound`, `reached` (NaN where there is no figure), `met`
-        (NA there); with another split also its `<split>` figure and `<split>_met`.
+        A row a bound: `split`, `metric`, `bound`, `reached` (NaN where there is no figure), `met`
+        (NA there); with a further split beside also `beside` and `beside_met`.
     """
-    table = pd.DataFrame({"criterion": list(CRITERIA), "bound": list(CRITERIA.values())})
-    sources = {("reached", "met"): list(CRITERIA)}
-    if split not in (None, "stratified"):
-        named, own = (SPLIT_TITLES[s] for s in ("stratified", split))
-        sources[split, f"{split}_met"] = [
-            name.replace(named, own) if named in name else None for name in CRITERIA
-        ]
-    for (reached, met), columns in sources.items():
-        table[reached] = [float(row.get(column, np.nan)) for column in columns]
-        exceeds = (table[reached] > table["bound"]).astype("boolean")
-        table[met] = exceeds.where(table[reached].notna())
+    own = figures[(figures["part"] == "test") & (figures["seeds"] != ENSEMBLE)]
+    own = own[own["experiment"] == experiment].set_index("split")
+    rows = [(name, *bound) for name, split in SPLITS.items() for bound in split.bounds.items()]
+    table = pd.DataFrame(rows, columns=["split", "metric", "bound"])
+    sources = {"reached": table["split"]}
+    if beside not in (None, *PLANNED):
+        answers = [SPLITS[name].may_answer for name in table["split"]]
+        sources["beside"] = pd.Series(beside, table.index).where(answers)
+    for column, splits in sources.items():
+        pairs = zip(splits, table["metric"], strict=True)
+        table[column] = [own[m].get(split, np.nan) for split, m in pairs]
+        exceeds = (table[column] > table["bound"]).astype("boolean")
+        met = "met" if column == "reached" else f"{column}_met"
+        table[met] = exceeds.where(table[column].notna())
     return table
 
 
@@ -623,7 +592,8 @@ def _gaps(
     trained: dict[tuple[str, str], list[RunResult]], study_dir: Path, bootstrap: Bootstrap
 ) -> Iterator[pd.DataFrame]:
     experiments = dict.fromkeys(experiment for _, experiment in trained)
-    for splits, experiment in product(AWAY, experiments):
+    pairs = [(name, split.away) for name, split in SPLITS.items() if split.away]
+    for splits, experiment in product(pairs, experiments):
         pair = [trained.get((split, experiment)) for split in splits]
         if None in pair:
             continue

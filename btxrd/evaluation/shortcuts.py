@@ -120,7 +120,7 @@ def shortcut_table(
 
     Returns:
         One row a shortcut and split: `shortcut`, `sees`, `split` (`image`: folds by image, as a
-        random split makes them; `grouped`: whole patient groups), `n` images, and the macro AUC
+        random split makes them; `group`: whole patient groups), `n` images, and the macro AUC
         (one-vs-rest): `estimate`, `low`, `high`, NaN where not even two folds can be made.
 
     Raises:
@@ -133,7 +133,7 @@ def shortcut_table(
         raise ValueError(f"groups must have shape {labels.shape}, found {units.shape}")
     deals = {
         "image": _deal(StratifiedKFold, labels, None, folds, bootstrap.seed),
-        "grouped": _deal(StratifiedGroupKFold, labels, units, folds, bootstrap.seed),
+        "group": _deal(StratifiedGroupKFold, labels, units, folds, bootstrap.seed),
     }
     weights = bootstrap.weights(labels, units)
     rows = []
@@ -155,7 +155,7 @@ def strongest_shortcut(table: pd.DataFrame, split: str) -> pd.Series | None:
     `sites` is not among them: whoever noted a tumour's site had seen it.
 
     Args:
-        split: `image` or `grouped`, as in the table.
+        split: `image` or `group`, as in the table.
 
     Returns:
         The row; None where none was measured.

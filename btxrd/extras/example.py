@@ -7,13 +7,13 @@ missing is an error of whoever named it.
 from pathlib import Path
 
 from btxrd.files import PROJECT_ROOT, project_path
+from btxrd.params import RunParams
 from btxrd.stages import STAGES
 
 __all__ = ["ensure_example"]
 
-EXAMPLE_DATA = "data/phantom"
-EXAMPLE_STUDY = "reports/notebooks"
-EXAMPLE_RUN = f"{EXAMPLE_STUDY}/runs/example/stratified/seed-42"
+EXAMPLE = RunParams(experiment="example")
+"""The run that notebook 03 makes with its defaults."""
 EXAMPLE_IMAGES = 160
 
 
@@ -25,7 +25,7 @@ def ensure_example(notebook: str, path: str | Path) -> None:
             parameters, and the phantom data is drawn.
         path: the study or run that the notebook was given; outside the example nothing is done.
     """
-    data, study = project_path(EXAMPLE_DATA), project_path(EXAMPLE_STUDY)
+    data, study = project_path(EXAMPLE.dataset_root), project_path(EXAMPLE.study_dir)
     if not project_path(path).is_relative_to(study):
         return
     # A batch never comes here, and these take a second to import.
@@ -34,9 +34,9 @@ def ensure_example(notebook: str, path: str | Path) -> None:
     from btxrd.extras.phantom import make_phantom
 
     if not data.exists():
-        print(f"drawing {EXAMPLE_IMAGES} phantom images in {EXAMPLE_DATA} …")
+        print(f"drawing {EXAMPLE_IMAGES} phantom images in {EXAMPLE.dataset_root} …")
         make_phantom(data, n_images=EXAMPLE_IMAGES)
-    folders = {"study": study, "run": project_path(EXAMPLE_RUN)}
+    folders = {"study": study, "run": EXAMPLE.run_dir}
     for stage in list(STAGES.values())[: list(STAGES).index(notebook)]:
         product = folders[stage.of] / stage.writes[-1]
         if not product.is_file():

@@ -9,10 +9,10 @@ import pandas as pd
 
 from btxrd import CLASS_NAMES
 from btxrd.evaluation.intervals import Bootstrap
-from btxrd.evaluation.runs import ANSWER_SPLITS, CENTER_SPLITS, HELD_OUT
 from btxrd.evaluation.shortcuts import strongest_shortcut
 from btxrd.report.fragments import render
 from btxrd.report.tables import TITLES, format_interval
+from btxrd.strategies import ANSWERS, OTHER_CENTERS, SPLITS
 
 __all__ = ["scorecard"]
 
@@ -31,17 +31,13 @@ CARDS = {
 """Metric → what it says in plain words, and what chance gives."""
 
 SAMPLES = {
-    "stratified": " dealt by image, whatever their study",
-    "grouped": " whose studies were kept out of training",
-    "grouped_cv": ", each tested by a network that saw nothing of its study",
+    "image": " dealt by image, whatever their group",
+    "group": ", each tested by a network that saw nothing of its group",
 }
-"""What the test images of each of `ANSWER_SPLITS` are."""
+"""Test images in words, by what a split keeps apart."""
 
 REFERENCES = {"chance": "by chance", "center prior": "by betting on the middle"}
 """What the peaks of heat maps are held against, of `SOURCES`, in plain words."""
-
-DEALS = {"image": "image", "study": "grouped"}
-"""What a split holds out → the `split` of a `shortcut_table` that does as well."""
 
 LEAKAGE = "#What-leakage-and-shortcuts-could-have-bought"
 CENTERS = "#Does-it-hold-in-another-center?"
@@ -77,16 +73,16 @@ def scorecard(
         about: which data, and how many runs.
         caution: stands above everything.
     """
-    facts = {"best": best, "about": about, "caution": caution, "splits": ", ".join(ANSWER_SPLITS)}
+    facts = {"best": best, "about": about, "caution": caution, "splits": ", ".join(ANSWERS)}
     if best is not None and split is not None:
         tested = (figures["part"] == "test") & (figures["seeds"] != "ensemble")
         evaluated = figures[tested].dropna(subset="n")
         own = evaluated[evaluated["experiment"] == best].set_index("split")
-        blind = strongest_shortcut(shortcuts, DEALS[HELD_OUT[split]])
-        away = next((name for name in CENTER_SPLITS if name in own.index), None)
+        blind = strongest_shortcut(shortcuts, SPLITS[split].keeps_apart)
+        away = next((name for name in OTHER_CENTERS if name in own.index), None)
         facts |= {
             "split": split,
-            "sample": SAMPLES[split],
+            "sample": SAMPLES[SPLITS[split].keeps_apart],
             "level": bootstrap.name,
             "n": own.loc[split, "n"],
             "trainings": int(own.loc[split, "seeds"]),
@@ -146,7 +142,7 @@ def _cards(
         if metric == "macro_auc" and blind is not None:
             seen = [blind["estimate"]], blind["low"], blind["high"]
             marks.append(Mark("best shortcut", *seen))
-        marks += _others(published, HELD_OUT[split], metric)
+        marks += _others(published, SPLITS[split].keeps_apart, metric)
         cards.append({"title": TITLES[metric], "plain": plain} | _axis(marks, chance))
     elsewhere = {"title": "Other centers", "plain": "macro AUC where not trained"}
     if away is None:
@@ -154,7 +150,7 @@ def _cards(
     marks = [
         _reached(own.loc[away], "macro_auc", "this"),
         _reached(own.loc[split], "macro_auc", split),
-        *_others(published, HELD_OUT[away], "macro_auc"),
+        *_others(published, SPLITS[away].keeps_apart, "macro_auc"),
     ]
     return [*cards, elsewhere | _axis(marks, EVEN)]
 

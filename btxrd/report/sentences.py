@@ -10,13 +10,15 @@ import pandas as pd
 from btxrd import CLASS_NAMES, RESEARCH_ONLY, __version__
 from btxrd.data.table import SUBTYPE_COLUMNS, VIEW_COLUMNS, one_hot_name
 from btxrd.evaluation.localisation import SOURCES, TRAINED
-from btxrd.evaluation.runs import COMPARED, SPLIT_TITLES, RunResult, recommend
+from btxrd.evaluation.runs import COMPARED, RunResult, recommend
 from btxrd.params import ResultParams
 from btxrd.predictions import probabilities
 from btxrd.provenance import code_version, data_name, now, package_versions
 from btxrd.report.names import as_text
 from btxrd.report.tables import TITLES, format_interval
 from btxrd.stages import CASES_FILE, EDA, SPLITS
+from btxrd.strategies import PLANNED
+from btxrd.strategies import SPLITS as STRATEGIES
 
 __all__ = [
     "case_titles",
@@ -69,19 +71,19 @@ def recommendation(
     if best is None or split is None:
         return ""
     chosen = comparison.set_index("Experiment ID").loc[best]
-    title = SPLIT_TITLES[split]
+    title = STRATEGIES[split].title
     sentences = [
         f"**{as_text(best)}** has the highest accuracy on the *validation* images of the split "
         f"`{split}` ({chosen[f'{title} Val Accuracy']:.3f}), by which it was chosen; where two are "
-        "equal, malignant sensitivity decides, then center-holdout accuracy. On its test images "
-        f"its accuracy is {_quoted(chosen, f'{title} Accuracy')}.",
+        "equal, malignant sensitivity decides, then accuracy in the center holdout. On its test "
+        f"images its accuracy is {_quoted(chosen, f'{title} Accuracy')}.",
     ]
-    if split == "grouped_cv":
+    if STRATEGIES[split].folds:
         sentences.append(
             "In cross-validation the validation images are test images of another fold, so that "
             "choosing among experiments is not wholly independent of the test figures."
         )
-    if split != "stratified":
+    if split not in PLANNED:
         sentences += _stratified_beside(best, comparison, leakage)
     return " ".join([*sentences, *_sites(shortcuts)])
 
@@ -103,14 +105,15 @@ def _siblings(split: str, leakage: pd.DataFrame) -> str:
 def _stratified_beside(best: str, comparison: pd.DataFrame, leakage: pd.DataFrame) -> list[str]:
     """Say what the stratified split gives, where it was run: an upper bound, and another rule."""
     chosen = comparison.set_index("Experiment ID").loc[best]
-    said = []
-    if pd.notna(chosen["Stratified Macro AUC"]):
-        figures = _quoted_figures(chosen, SPLIT_TITLES["stratified"])
-        said += [f"On the split `stratified`: {figures}.", _siblings("stratified", leakage)]
-    if "Stratified Val Rank" in comparison:
-        by_rule = recommend(comparison, "stratified")
+    planned, said = PLANNED[0], []
+    title = STRATEGIES[planned].title
+    if pd.notna(chosen[f"{title} Macro AUC"]):
+        figures = _quoted_figures(chosen, title)
+        said += [f"On the split `{planned}`: {figures}.", _siblings(planned, leakage)]
+    if f"{title} Val Rank" in comparison:
+        by_rule = recommend(comparison, planned)
         agrees = "the same" if by_rule == best else f"**{as_text(by_rule)}**"
-        said.append(f"The rule set before the study, by stratified validation, gives {agrees}.")
+        said.append(f"The rule set before the study, by validation on `{planned}`, gives {agrees}.")
     return said
 
 
@@ -120,7 +123,7 @@ def _quoted(chosen: pd.Series, column: str) -> str:
 
 def _sites(shortcuts: pd.DataFrame) -> list[str]:
     """Say what the baseline `sites` reaches by study: it is not blind to the lesion."""
-    rows = shortcuts[(shortcuts["split"] == "grouped") & (shortcuts["shortcut"] == "sites")]
+    rows = shortcuts[(shortcuts["split"] == "group") & (shortcuts["shortcut"] == "sites")]
     return [
         f"*{row.sees.capitalize()}* reach a macro AUC of {row.estimate:.3f} by study, but are no "
         "shortcut for a network: the table has a site for tumours only, so knowing it is knowing "
@@ -249,7 +252,7 @@ def review_note(review: pd.DataFrame, pool: RunResult | None) -> str:
     if pool is None:
         return (
             "No label is proposed for review: that takes predictions by networks that did not see "
-            "the image, a pool of `grouped_cv`, and none was evaluated."
+            "the image, a pool of a split with folds, and none was evaluated."
         )
     known = review["conflicts_with"].notna().sum()
     return (
