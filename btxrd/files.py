@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = [
     "digest",
     "file_digest",
     "file_name",
+    "in_a_line",
     "is_phantom",
     "project_path",
     "read_csv",
@@ -122,6 +124,15 @@ def _no_room(error: BaseException | None) -> OSError | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def in_a_line(error: Exception) -> str:
+    """Return what an error says in one line, or its type where it says nothing.
+
+    >>> in_a_line(ValueError("no  such file"))
+    'no such file'
+    """
+    return textwrap.shorten(str(error), 300, placeholder=" …") or type(error).__name__
 
 
 def clear_scratch(folder: str | Path, name: str = "") -> None:

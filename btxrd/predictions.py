@@ -20,6 +20,7 @@ __all__ = [
     "LOGIT_COLUMNS",
     "MALIGNANT",
     "PARTS",
+    "PROBABILITY_COLUMNS",
     "check_predictions",
     "fold_pairs",
     "labels",
