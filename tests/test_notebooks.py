@@ -176,12 +176,12 @@ def test_splits_are_written_with_their_leaks(places, splits, table):
 
 def test_a_study_group_is_drawn_that_a_random_split_tears_apart(places, splits):
     split = pd.read_csv(Path(places["study_dir"]) / "splits" / "random.csv")
-    parts = split.groupby("group")["split"].agg(set)
+    parts = split.groupby("group")["part"].agg(set)
     torn = sum({"train", "test"} <= found for found in parts)
     assert torn > 0
     assert f"<code>random</code> tears {torn} apart" in splits
     assert "<code>grouped</code> tears 0 apart" in splits
-    figure = re.search(r'alt="(Images of one study group [^"]*)"', splits)[1]
+    figure = re.search(r'alt="(Images of one patient group [^"]*)"', splits)[1]
     assert {"random: train", "random: val and test"} <= set(figure.split("; "))
 
 
@@ -196,11 +196,11 @@ def test_training_records_every_epoch_and_predicts_every_held_out_image(places, 
     predictions = read_predictions(trained / "predictions.csv")
     split = pd.read_csv(Path(places["study_dir"]) / "splits" / "center.csv")
     for part in ("val", "test"):
-        expected = split[split["split"] == part]["image_id"].tolist()
+        expected = split[split["part"] == part]["image_id"].tolist()
         assert predictions[predictions["part"] == part]["image_id"].tolist() == expected
     seen = pd.read_csv(trained / "seen.csv").set_index("image_id")
-    held_out = split.set_index("image_id")["split"] != "test"
-    assert seen["part"].to_dict() == split.set_index("image_id")["split"][held_out].to_dict()
+    held_out = split.set_index("image_id")["part"] != "test"
+    assert seen["part"].to_dict() == split.set_index("image_id")["part"][held_out].to_dict()
     image_id = seen.index[0]
     digest = file_digest(Path(places["dataset_root"]) / "images" / image_id)
     assert seen.loc[image_id, "digest"] == digest

@@ -505,7 +505,7 @@ def test_seeds_that_differ_in_more_are_refused_by_name(trained, tmp_path):
 @pytest.fixture
 def dealt(tmp_path):
     """What notebook 02 leaves: here without duplicates."""
-    split = pd.DataFrame({"image_id": ["a"], "fold": 1, "split": "test", "label": 0, "group": 0})
+    split = pd.DataFrame({"image_id": ["a"], "fold": 1, "part": "test", "label": 0, "group": 0})
     write_csv(tmp_path / "splits" / "grouped_cv.csv", split)
     columns = ["image_a", "image_b", "distance"]
     write_csv(tmp_path / "splits" / "duplicates.csv", pd.DataFrame(columns=columns))

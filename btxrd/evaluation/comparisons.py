@@ -2,7 +2,7 @@
 
 An experiment is its trainings: one or several that differ in nothing but their seed. Its figure
 is the mean over them. Intervals are of images and of trainings: each bootstrap replicate draws
-study groups and, independently, trainings.
+patient groups and, independently, trainings.
 
 Two experiments are compared on the same images, so both are weighted by the same bootstrap
 replicates: what makes an image hard for both cancels out of the difference. Trainings of

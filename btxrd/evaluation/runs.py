@@ -375,7 +375,7 @@ def figures_beside_baselines(
     Returns:
         The columns of `figures` without `part`, and without `attention_iou` where no network has
         an attention; behind `n` the `sibling_share` of the test set. Each baseline that sees no
-        lesion has a row with its macro AUC by study group, and no split.
+        lesion has a row with its macro AUC by patient group, and no split.
     """
     tested = figures[figures["part"] == "test"].drop(columns="part")
     if tested["attention_iou"].isna().all():

@@ -136,7 +136,7 @@ def seeds_note(figures: pd.DataFrame) -> str:
         return (
             f"Figures are means over up to {seeds:.0f} trainings that differ in their seed alone; "
             "± is the standard deviation over these. Intervals cover other images and other "
-            "trainings: each replicate draws study groups and seeds anew. An *ensemble* averages "
+            "trainings: each replicate draws patient groups and seeds anew. An *ensemble* averages "
             "the probabilities of the seeds; it is one model, and its interval covers images alone."
         )
     return (

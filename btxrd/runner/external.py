@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from btxrd.data import near_duplicates, open_cache, open_images, study_groups
+from btxrd.data import near_duplicates, open_cache, open_images, patient_groups
 from btxrd.data.audit import unusable_images
 from btxrd.data.cache import image_digests
 from btxrd.data.listing import LISTING_COLUMNS
@@ -131,7 +131,7 @@ def _predicted(member: _Member, release: Release, cache_dir: Path) -> pd.DataFra
     if "group" not in table:
         index = release.cache.index
         pairs = near_duplicates(index["image_id"], index["phash"].to_numpy(), index["digest"])
-        table = table.assign(group=study_groups(table, pairs))
+        table = table.assign(group=patient_groups(table, pairs))
     cache = open_cache(table, classifier.preprocessing, cache_dir)
     dataset = RadiographDataset(cache, cache.rows(table["image_id"]), table["label"].to_numpy())
     loader = make_loader(dataset, BATCH_SIZE, seed=0, shuffle=False)
