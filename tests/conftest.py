@@ -115,7 +115,7 @@ def predicted() -> Callable[..., "pd.DataFrame"]:
         views: int = 2,
         **columns: Any,
     ) -> "pd.DataFrame":
-        """Give so many images of each class, in study groups of `views` images of one class."""
+        """Give so many images of each class, in patient groups of `views` images of one class."""
         y = np.repeat([0, 1, 2], sizes)
         rows = pd.DataFrame({"image_id": [f"{part}-{i:04d}" for i in range(len(y))], "label": y})
         groups = [f"{label}-{i // views}" for i, label in enumerate(y)]

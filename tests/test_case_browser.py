@@ -56,7 +56,7 @@ def make_run(study, phantom, table):
         rows = pd.read_csv(study / "splits" / f"{split}.csv")
         if fold is not None:
             rows = rows[rows["fold"] == fold].drop(columns="fold")
-        rows = rows[rows["split"].isin(PARTS)].rename(columns={"split": "part"})
+        rows = rows[rows["part"].isin(PARTS)]
         rows["center"] = rows["image_id"].map(table.set_index("image_id")["center"])
         logits = np.random.default_rng(seed).normal(size=(len(rows), 3))
         write_predictions(run.run_dir / "predictions.csv", predictions_frame(rows, logits))
@@ -119,7 +119,7 @@ def test_relatives_have_pictures_in_whatever_part_they_are(make_run, written, st
     for name, relatives, in_training in zip(*columns, strict=True):
         for relative, part, _ in relatives:
             assert parts.loc[name, "group"] == parts.loc[relative, "group"]
-            assert part == parts.loc[relative, "split"]
+            assert part == parts.loc[relative, "part"]
             found.add(relative)
         trained = any(part == "train" for _, part, _ in relatives)
         assert in_training == ("yes" if trained else "no")

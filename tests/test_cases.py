@@ -98,7 +98,7 @@ def related(test: str, split: pd.DataFrame, *pairs: tuple[str, str, int], **colu
 def a_split(parts: str, groups: str, **columns) -> pd.DataFrame:
     names = {"r": "train", "v": "val", "t": "test"}
     ids = [chr(ord("a") + place) for place in range(len(parts))]
-    split = pd.DataFrame({"image_id": ids, "split": [names[part] for part in parts]})
+    split = pd.DataFrame({"image_id": ids, "part": [names[part] for part in parts]})
     return split.assign(group=[int(group) for group in groups], **columns)
 
 
@@ -125,5 +125,5 @@ def test_the_parts_are_those_of_the_fold_that_tests_the_image():
 
 def test_an_image_that_is_val_and_test_is_named_once():
     held_out = a_split("tt", "00")
-    split = pd.concat([held_out.assign(split="val"), held_out])
+    split = pd.concat([held_out.assign(part="val"), held_out])
     assert related("a", split) == [("a", "b", "val and test", None)]

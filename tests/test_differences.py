@@ -352,7 +352,7 @@ def seeds(predicted):
 
 
 def test_the_figures_of_several_trainings_are_those_of_a_plain_loop(seeds, korn_graubard):
-    """Study groups and trainings are drawn in each replicate, two of three trainings."""
+    """Patient groups and trainings are drawn in each replicate, two of three trainings."""
     bootstrap = Bootstrap(150, seed=7)
     table = seed_summary(list(seeds.values()), bootstrap, ["accuracy", "auc/Malignant"])
     y = labels(seeds[42])

@@ -69,11 +69,11 @@ def test_a_page_in_a_study_links_to_it_relatively(made, tmp_path, at, up):
 
 def test_terms_are_explained_once_in_prose_and_at_the_end(made):
     markdown = (
-        "# Macro AUC\n\nThe `net benefit`, study\ngroups; a [study group](#main). Study group."
+        "# Macro AUC\n\nThe `net benefit`, patient\ngroups; [patient group](#main). Patient group."
     )
     page = made({"data": {"text/html": "<p>temperature</p>"}}, markdown=markdown)
-    assert [term.text for term in page.find_all("dfn")] == ["study\ngroups"]
-    assert [term.text for term in page.select("dl dt")] == ["study group"]
+    assert [term.text for term in page.find_all("dfn")] == ["patient\ngroups"]
+    assert [term.text for term in page.select("dl dt")] == ["patient group"]
     assert page.find(id=page.dfn["aria-describedby"]).text == page.dfn["data-about"]
 
 

@@ -154,7 +154,7 @@ def test_dimmed_copies_have_features_of_their_own(
     run = make_run(tmp_path, annotations=annotations)
     regions = pd.Series("arm", index=split["image_id"])
     datasets = make_datasets(cache, split, run.data, 42, regions, augment=False)
-    train, plain = datasets["train"], int((split["split"] == "train").sum())
+    train, plain = datasets["train"], int((split["part"] == "train").sum())
     assert len(train) > plain
     features, _ = opened(network, datasets, run)
     images, _ = train[BatchRequest(np.arange(plain, plain + 4), 0)]

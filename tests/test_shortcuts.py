@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from btxrd.data import ImageCache, read_table, study_groups
+from btxrd.data import ImageCache, patient_groups, read_table
 from btxrd.data.table import RELEASE_COLUMNS
 from btxrd.evaluation import Bootstrap
 from btxrd.evaluation.shortcuts import (
@@ -128,7 +128,7 @@ def test_pixels_are_grey_levels_of_the_square(blank):
 
 
 def test_the_phantom_has_all_ten_rows(table, cache, duplicates):
-    groups = study_groups(table, duplicates)
+    groups = patient_groups(table, duplicates)
     result = shortcut_table(table, groups, Bootstrap(50), cache, folds=3)
     columns = ["shortcut", "sees", "split", "n", "estimate", "low", "high"]
     assert list(result.columns) == columns
@@ -141,7 +141,7 @@ def test_the_phantom_has_all_ten_rows(table, cache, duplicates):
 
 
 def test_equal_seeds_give_equal_tables(table, duplicates):
-    groups = study_groups(table, duplicates)
+    groups = patient_groups(table, duplicates)
     first, again, other = (
         shortcut_table(table, groups, Bootstrap(20, seed=seed), folds=2) for seed in (1, 1, 2)
     )
@@ -178,7 +178,7 @@ def test_impossible_arguments_are_refused():
 
 def test_figures_of_the_real_table(real_table):
     table = read_table(real_table)
-    groups = study_groups(table, pd.read_csv(real_table / "duplicates.csv"))
+    groups = patient_groups(table, pd.read_csv(real_table / "duplicates.csv"))
     result = shortcut_table(table, groups, Bootstrap(200))
     assert auc(result)["metadata"] == pytest.approx(0.698, abs=0.03)
     assert auc(result, "group")["metadata"] == pytest.approx(0.594, abs=0.03)

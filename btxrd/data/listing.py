@@ -44,7 +44,7 @@ def read_listing(source: str | Path, cache_dir: str | Path) -> tuple[pd.DataFram
 
     Args:
         source: has the columns `path` (relative ones count from the table's folder) and `label` (a
-            name or number of `CLASS_NAMES`), and may have: `group` (the patient or study; each
+            name or number of `CLASS_NAMES`), and may have: `group` (the patient; each
             image is its own by default), `center`, `age` in years, `gender` (M or F), and the
             release's columns of region, view and subtype (0 or 1). These names may have capitals.
             Paths, labels, groups, centers and genders are text without the blanks round it, also

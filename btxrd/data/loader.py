@@ -147,10 +147,10 @@ def make_datasets(
     _require_usable(cache, split)
     datasets = {}
     for part in ("train", "val", "test"):
-        frame = split[split["split"] == part]
+        frame = split[split["part"] == part]
         rows, labels = cache.rows(frame["image_id"]), frame["label"].to_numpy()
         datasets[part] = RadiographDataset(cache, rows, labels)
-    ids = split["image_id"][split["split"] == "train"]
+    ids = split["image_id"][split["part"] == "train"]
     rows, labels = datasets["train"].rows, datasets["train"].labels
     if params.shuffle_labels:
         labels = np.random.default_rng(seed).permutation(labels)

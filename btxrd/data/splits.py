@@ -1,4 +1,4 @@
-"""Study groups and the splits into train, val and test.
+"""Patient groups and the splits into train, val and test.
 
 A strategy has one fold or several. The table of one with several has a column `fold` more, and a
 row an image and fold: the rows of a fold are what the table of a single-fold strategy is.
@@ -24,8 +24,8 @@ __all__ = [
     "leakage_table",
     "make_split",
     "near_duplicates",
+    "patient_groups",
     "read_split",
-    "study_groups",
 ]
 
 NEAR_DISTANCE = 4
@@ -34,8 +34,8 @@ NEAR_DISTANCE = 4
 BLOCK = 128
 """Hashes compared with all others at a time."""
 
-SAME_STUDY = ["center", "age", "gender", *SITE_COLUMNS, *REGION_COLUMNS, "label", *SUBTYPE_COLUMNS]
-"""What consecutive rows of one study have in common."""
+SAME_GROUP = ["center", "age", "gender", *SITE_COLUMNS, *REGION_COLUMNS, "label", *SUBTYPE_COLUMNS]
+"""Columns that agree in consecutive rows of one patient group."""
 
 NO_PAIRS = pd.DataFrame(columns=["image_a", "image_b", "distance", "identical"], dtype=object)
 
@@ -83,11 +83,11 @@ def conflicting_pairs(table: pd.DataFrame, duplicates: pd.DataFrame) -> pd.DataF
     return pairs[pairs["class_a"] != pairs["class_b"]][columns].reset_index(drop=True)
 
 
-def study_groups(table: pd.DataFrame, duplicates: pd.DataFrame = NO_PAIRS) -> pd.Series:
-    """Number the studies: the surrogate for the patient id that the release does not have.
+def patient_groups(table: pd.DataFrame, duplicates: pd.DataFrame = NO_PAIRS) -> pd.Series:
+    """Number the patient groups: the surrogate for the patient id that the release does not have.
 
-    A study is a run of consecutive rows with equal center, age, gender, site columns, region
-    columns, class and subtype; studies that share a (near-)duplicate image are joined.
+    A group is a run of consecutive rows with equal center, age, gender, site columns, region
+    columns, class and subtype; groups that share a (near-)duplicate image are joined.
 
     Args:
         table: as `read_table` returns it, in the release's order.
@@ -96,7 +96,7 @@ def study_groups(table: pd.DataFrame, duplicates: pd.DataFrame = NO_PAIRS) -> pd
     Returns:
         int64 with the table's index: 0, 1, … in order of first appearance.
     """
-    columns = table[SAME_STUDY]
+    columns = table[SAME_GROUP]
     runs = (columns != columns.shift()).any(axis=1).cumsum().to_numpy() - 1
     return pd.Series(_joined(runs, _rows(table, duplicates)), index=table.index)
 
@@ -129,7 +129,7 @@ def make_split(
             of conflicting labels are only trained on in `grouped`, `grouped_cv` and `center_cv`.
 
     Returns:
-        Columns image_id, split (`train`, `val` or `test`), label (0, 1, 2) and group (the study
+        Columns image_id, part (`train`, `val` or `test`), label (0, 1, 2) and group (the patient
         group); for a strategy of several folds also `fold`, the second. One row an image (and
         fold); in `random` the held-out images have two, one as val and one as test, because that
         strategy scores on what it selects on. A fold of `center_cv` lacks the images of other
@@ -143,14 +143,14 @@ def make_split(
     folds = SPLITS[strategy].folds
     exact = _rows(table, duplicates[duplicates["identical"].astype(bool)])
     frame = table[["image_id", "label", "center"]].assign(
-        group=study_groups(table, duplicates), together=_joined(np.arange(len(table)), exact)
+        group=patient_groups(table, duplicates), together=_joined(np.arange(len(table)), exact)
     )
     disputed = conflicting_pairs(table, duplicates)["image_a"]
     frame["disputed"] = frame["group"].isin(frame["group"][frame["image_id"].isin(disputed)])
     if strategy in ("grouped", "grouped_cv") and _fewest_groups(frame) < 5:
-        raise ValueError("a class has fewer than 5 study groups: too few for a grouped split")
+        raise ValueError("a class has fewer than 5 patient groups: too few for a grouped split")
     if strategy == "grouped":
-        frame["split"] = _grouped(frame, ["test", "val"], seed)
+        frame["part"] = _grouped(frame, ["test", "val"], seed)
     elif strategy == "grouped_cv":
         frame = _each_group_tested(frame, folds, seed)
     elif strategy == "center_cv":
@@ -159,9 +159,9 @@ def make_split(
     elif strategy == "random":
         frame = _random(frame, seed)
     else:
-        frame["split"] = _by_first_member(frame, strategy, seed)
+        frame["part"] = _by_first_member(frame, strategy, seed)
     fold = ["fold"] if folds else []
-    return frame[["image_id", *fold, "split", "label", "group"]].reset_index(drop=True)
+    return frame[["image_id", *fold, "part", "label", "group"]].reset_index(drop=True)
 
 
 def _halve(frame: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -192,12 +192,12 @@ def _by_first_member(frame: pd.DataFrame, strategy: str, seed: int) -> pd.Series
 
 def _random(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
     train, held_out = _halve(frame, 0.20, seed)
-    parts = [train.assign(split="train"), held_out.assign(split="val")]
-    return pd.concat([*parts, held_out.assign(split="test")]).sort_index(kind="stable")
+    parts = [train.assign(part="train"), held_out.assign(part="val")]
+    return pd.concat([*parts, held_out.assign(part="test")]).sort_index(kind="stable")
 
 
 def _grouped(frame: pd.DataFrame, held_out: Sequence[str], seed: int) -> pd.Series:
-    """Deal whole study groups into 20 stratified folds, three for each part that is held out."""
+    """Deal whole patient groups into 20 stratified folds, three for each part that is held out."""
     split = pd.Series("train", index=frame.index)
     folds = max(2, min(20, _fewest_groups(frame)))
     dealt, size = _dealt(frame, folds, seed), max(1, round(0.15 * folds))
@@ -207,12 +207,12 @@ def _grouped(frame: pd.DataFrame, held_out: Sequence[str], seed: int) -> pd.Seri
 
 
 def _fewest_groups(frame: pd.DataFrame) -> int:
-    """Count the undisputed study groups of the class that has the fewest."""
+    """Count the undisputed patient groups of the class that has the fewest."""
     return int(frame[~frame["disputed"]].groupby("label")["group"].nunique().min())
 
 
 def _dealt(frame: pd.DataFrame, folds: int, seed: int) -> pd.Series:
-    """Deal the undisputed study groups out; returns the fold of each of their images, from 1."""
+    """Deal the undisputed patient groups out; returns the fold of each of their images, from 1."""
     free = frame[~frame["disputed"]]
     dealer = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     dealt = pd.Series(0, index=free.index)
@@ -227,7 +227,7 @@ def _each_group_tested(frame: pd.DataFrame, folds: Sequence[int], seed: int) -> 
     parts = [
         frame.assign(
             fold=fold,
-            split=np.select([dealt == fold, dealt == following[fold]], ["test", "val"], "train"),
+            part=np.select([dealt == fold, dealt == following[fold]], ["test", "val"], "train"),
         )
         for fold in folds
     ]
@@ -239,8 +239,8 @@ def _center_tested(frame: pd.DataFrame, center: int, seed: int) -> pd.DataFrame:
     here = frame["center"] == center
     others = frame[~here & ~frame["group"].isin(frame["group"][here])]
     parts = [
-        frame[here & ~frame["disputed"]].assign(split="test"),
-        others.assign(split=_grouped(others, ["val"], seed)),
+        frame[here & ~frame["disputed"]].assign(part="test"),
+        others.assign(part=_grouped(others, ["val"], seed)),
     ]
     return pd.concat(parts).sort_index()
 
@@ -282,7 +282,7 @@ def leakage_table(
         splits: strategy → split, as `make_split` returns them.
 
     Returns:
-        One row a strategy and part (val, test): images, with_sibling (an image of the same study
+        One row a strategy and part (val, test): images, with_sibling (an image of the same patient
         group is in train), with_duplicate (a near or exact duplicate is), and both as shares
         sibling_share and duplicate_share in [0, 1]. Of several folds the sums.
     """
@@ -291,10 +291,10 @@ def leakage_table(
     rows = []
     for strategy, split in splits.items():
         for fold in folds_of(split).values():
-            train = fold[fold["split"] == "train"]
+            train = fold[fold["part"] == "train"]
             copied = images[relatives.isin(train["image_id"])]
             for part in ("val", "test"):
-                held = fold[fold["split"] == part]
+                held = fold[fold["part"] == part]
                 sibling = int(held["group"].isin(train["group"]).sum())
                 duplicate = int(held["image_id"].isin(copied).sum())
                 rows.append((strategy, part, len(held), sibling, duplicate))

@@ -186,7 +186,7 @@ def reliability_table(
     """Tabulate the points of a reliability diagram.
 
     Args:
-        groups: (n,) study groups.
+        groups: (n,) patient groups.
         weights: (1 + R, n) as `bootstrap` draws them.
 
     Returns:

@@ -107,7 +107,7 @@ def relatives(test: pd.DataFrame, split: pd.DataFrame, duplicates: pd.DataFrame)
 
     Args:
         test: predictions; of a pool of folds with its `fold`.
-        split: `image_id`, `split`, `group`, and `fold` where `test` has it: what the network of a
+        split: `image_id`, `part`, `group`, and `fold` where `test` has it: what the network of a
             fold was given counts for the test images of that fold.
         duplicates: as `near_duplicates` returns them.
 
@@ -118,8 +118,8 @@ def relatives(test: pd.DataFrame, split: pd.DataFrame, duplicates: pd.DataFrame)
     """
     fold = ["fold"] if "fold" in test else []
     own = test[["image_id", *fold, "group"]].astype({"group": str})
-    members = split[["image_id", "split", *fold, "group"]].astype({"group": str})
-    members = members.rename(columns={"image_id": "relative", "split": "part"})
+    members = split[["image_id", "part", *fold, "group"]].astype({"group": str})
+    members = members.rename(columns={"image_id": "relative"})
     siblings = own.merge(members, on=[*fold, "group"])
     names = {"image_a": "image_id", "image_b": "relative"}
     back = {"image_b": "image_id", "image_a": "relative"}

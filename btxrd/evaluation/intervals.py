@@ -1,6 +1,6 @@
 """How sure a figure is: one cluster bootstrap, from which every interval comes.
 
-Views of one patient are not independent, so whole study groups are drawn, not images; and they
+Views of one patient are not independent, so whole patient groups are drawn, not images; and they
 are drawn within each class, so that no replicate is without malignant images: the cluster
 bootstrap of Field and Welsh (2007), stratified as in Efron and Tibshirani (1993, section 8).
 
@@ -49,7 +49,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Sample:
-    """What proportions are of: how many images, in how many study groups.
+    """What proportions are of: how many images, in how many patient groups.
 
     Attributes:
         images: (…) the denominators.

@@ -106,21 +106,21 @@ def shortcut_table(
     cache: ImageCache | None = None,
     folds: int = 5,
 ) -> pd.DataFrame:
-    """Cross-validate every shortcut, with study groups torn apart and with them kept whole.
+    """Cross-validate every shortcut, with patient groups torn apart and with them kept whole.
 
     Table and file columns go to gradient-boosted trees, grey levels to logistic regression. Out-of-
     fold probabilities are pooled before the AUC is taken. Folds are fewer where a class has too
-    few images (or study groups) for them, or where a fold would train without a class.
+    few images (or patient groups) for them, or where a fold would train without a class.
 
     Args:
-        groups: (n,) study groups, as `study_groups` returns them.
+        groups: (n,) patient groups, as `patient_groups` returns them.
         bootstrap: its seed is also that of the folds.
         cache: as in `shortcut_features`.
         folds: of the cross-validation, at most; 2 or more.
 
     Returns:
         One row a shortcut and split: `shortcut`, `sees`, `split` (`image`: folds by image, as a
-        random split makes them; `group`: whole study groups), `n` images, and the macro AUC
+        random split makes them; `group`: whole patient groups), `n` images, and the macro AUC
         (one-vs-rest): `estimate`, `low`, `high`, NaN where not even two folds can be made.
 
     Raises:

@@ -88,7 +88,7 @@ def summarise(predictions: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, dict
 
     Returns:
         part → the dict of `classification_metrics`, with `intervals` (flat metric name →
-        [estimate, low, high]) and `groups` (the number of study groups); its `notes` also say
+        [estimate, low, high]) and `groups` (the number of patient groups); its `notes` also say
         which estimates have no interval.
     """
     summary = {}

@@ -5,7 +5,7 @@ __all__ = ["GLOSSARY", "SPELLINGS"]
 GLOSSARY = {
     "bootstrap interval": (
         "The range that a figure covers when the test images are drawn again and again, here "
-        "whole study groups and, where there are several, seeds at a time. Not the range that "
+        "whole patient groups and, where there are several, seeds at a time. Not the range that "
         "another hospital would give."
     ),
     "calibration error": (
@@ -36,7 +36,7 @@ GLOSSARY = {
     "specificity": (
         "The share of the images of the other classes that is not taken for this class."
     ),
-    "study group": (
+    "patient group": (
         "The images that probably show one patient: rows that follow each other with the same "
         "center, age, sex, site and diagnosis, and near-duplicates. Groups are kept on one side "
         "of a split, and drawn whole for intervals."
@@ -54,7 +54,7 @@ SPELLINGS = {
     "center holdout": "cent(?:er|re) holdout",
     "one-vs-rest": "one(?:-vs-| class against the )rest",
     "operating point": "operating points?",
-    "study group": "study groups?",
+    "patient group": "patient groups?",
     "temperature": "temperatures?",
 }
 """Term → regular expression of how it may be written, where not only in one way; a space may be

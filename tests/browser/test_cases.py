@@ -140,8 +140,8 @@ def test_what_is_not_there_is_said(run, open_page):
 
 def test_siblings_stand_beside_with_the_part_they_are_in(small_study, run, open_page):
     split = pd.read_csv(small_study / "splits" / "stratified.csv").set_index("image_id")
-    tested = split[split["split"] == "test"]
-    trained = set(split.loc[split["split"] == "train", "group"])
+    tested = split[split["part"] == "test"]
+    trained = set(split.loc[split["part"] == "train", "group"])
     image = tested.index[tested["group"].isin(trained)][0]
     page = open_page(run / CASES_FILE, fragment=f"#{image}")
     kin = page.locator("#kin a")
@@ -149,7 +149,7 @@ def test_siblings_stand_beside_with_the_part_they_are_in(small_study, run, open_
     siblings = split.index[split["group"] == split.loc[image, "group"]].drop(image)
     found = {re.search(r"IMG\d+", text)[0]: text for text in texts}
     for sibling in siblings:
-        assert f"in {split.loc[sibling, 'split']}" in found[Path(sibling).stem]
+        assert f"in {split.loc[sibling, 'part']}" in found[Path(sibling).stem]
     for picture in kin.locator("img").all():
         picture.scroll_into_view_if_needed()
         page.wait_for_function("(image) => image.naturalWidth > 0", arg=picture.element_handle())

@@ -146,7 +146,7 @@ def test_one_switch_shows_all_code(small_study, open_page):
 
 def test_a_term_is_explained_to_the_keyboard_and_at_the_end_of_the_page(small_study, open_page):
     page = open_page(small_study / RUN / EVALUATE.page, 390)
-    term = page.locator("dfn", has_text="study group").first
+    term = page.locator("dfn", has_text="patient group").first
     shown = "(e) => getComputedStyle(e, '::after').content"
     assert term.evaluate(shown) == "none"
     term.focus()

@@ -73,7 +73,7 @@ FACTS = {
     "subtype": "Subtype",
     "lesion_size": "Lesion size",
     "lesion_percent": "Lesion, % of the image",
-    "group": "Study group",
+    "group": "Patient group",
     "fold": "Fold",
     "loss": "Log loss (nats)",
     "temperature": "Calibration temperature",
@@ -179,7 +179,7 @@ def _relative(path: Path, folder: Path) -> str:
 
 def _relatives(study: Path | None, run: ResultParams, test: pd.DataFrame) -> pd.DataFrame:
     """Find the relatives of the test images, as far as is known where they stand."""
-    split = test.assign(split="test")
+    split = test.assign(part="test")
     pairs = pd.DataFrame(columns=["image_a", "image_b", "distance"])
     if study and (file := study / "splits" / f"{run.split}.csv").is_file():
         pooled = run.fold == POOLED
