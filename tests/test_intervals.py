@@ -17,7 +17,8 @@ from btxrd import CLASS_NAMES
 from btxrd.evaluation import Bootstrap, bootstrap_metrics, evaluate
 from btxrd.evaluation.calibration import reliability_tables, selective_prediction
 from btxrd.evaluation.comparisons import compare_experiments, generalisation_gap, seed_summary
-from btxrd.evaluation.intervals import Sample, bootstrap_curves
+from btxrd.evaluation.curves import bootstrap_curves
+from btxrd.evaluation.intervals import Sample
 from btxrd.evaluation.localisation import localisation_table
 from btxrd.evaluation.operating_points import operating_points, threshold_table
 from btxrd.evaluation.subgroups import subgroup_table

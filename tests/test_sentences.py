@@ -264,7 +264,7 @@ def scores():
     level = {"": 0.8, "_attention": 0.9, "_chance": 0.3, "_center": 0.4, "_randomised": 0.35}
     found = {
         score + ending: level[ending] + 0.1 * rng.random(40)
-        for ending in SOURCES.values()
+        for ending, *_ in SOURCES.values()
         for score in SCORES
     }
     return pd.DataFrame(found).assign(group=np.arange(40) // 2, label=1)
