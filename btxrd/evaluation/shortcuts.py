@@ -69,30 +69,27 @@ def shortcut_features(
     if cache is None:
         return features
     rows = cache.rows(table["image_id"])
+    file = cache.index.iloc[rows].set_axis(table.index)
+    width, height = file["width"].astype(float), file["height"].astype(float)
     size = (CELLS, CELLS)
     shrunk = [cv2.resize(cache.images[row], size, interpolation=cv2.INTER_AREA) for row in rows]
     cells = np.array(shrunk, dtype=np.float64)
     ring = np.ones((CELLS, CELLS), bool)
     ring[1:-1, 1:-1] = False
     return features | {
-        "file": _file_properties(cache.index.iloc[rows]).set_index(table.index),
+        "file": pd.DataFrame(
+            {
+                "width": width,
+                "height": height,
+                "aspect": width / height,
+                "bytes_per_pixel": file["bytes"] / (width * height),
+                "colour": (file["mode"] != "L").astype(float),
+                "quantisation": file["quantisation"].astype(float),
+            }
+        ),
         "thumbnail": cells.reshape(-1, 8, 2, 8, 2).mean(axis=(2, 4)).reshape(-1, 64),
         "border": cells[:, ring],
     }
-
-
-def _file_properties(index: pd.DataFrame) -> pd.DataFrame:
-    width, height = index["width"].astype(float), index["height"].astype(float)
-    return pd.DataFrame(
-        {
-            "width": width,
-            "height": height,
-            "aspect": width / height,
-            "bytes_per_pixel": index["bytes"] / (width * height),
-            "colour": (index["mode"] != "L").astype(float),
-            "quantisation": index["quantisation"].astype(float),
-        }
-    )
 
 
 def shortcut_table(

@@ -231,11 +231,11 @@ def _write_heat_maps(
 ) -> list[str]:
     """Return for each map that cannot be had why: no reason is worth the classification."""
     # The grad-cam package takes a second to import, and only heat maps need it.
-    from btxrd.evaluation.gradcam import class_activation_maps
+    from btxrd.evaluation.gradcam import coarse_maps, upsampled
     from btxrd.evaluation.localisation import normalise_maps
 
     try:
-        maps = class_activation_maps(
+        coarse = coarse_maps(
             classifier.network,
             images,
             predicted,
@@ -244,8 +244,8 @@ def _write_heat_maps(
         )
     except Exception as error:
         return [_in_a_line(error)] * len(images)
-    reasons = []
-    for image, heat, target in zip(images, normalise_maps(maps), targets, strict=True):
+    reasons, maps = [], normalise_maps(upsampled(coarse, images.shape[1]))
+    for image, heat, target in zip(images, maps, targets, strict=True):
         colours = cv2.applyColorMap(np.rint(255 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO)
         opacity = HEAT_OPACITY * heat[..., None]
         overlay = np.rint(opacity * colours + (1 - opacity) * image[..., None]).astype(np.uint8)
