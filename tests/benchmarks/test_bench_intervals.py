@@ -11,8 +11,9 @@ import pytest
 from sklearn import metrics as sk
 
 from btxrd.evaluation import Bootstrap, bootstrap_metrics
-from btxrd.evaluation.operating_points import operating_points, threshold_table
+from btxrd.evaluation.operating_points import operating_points
 from btxrd.evaluation.subgroups import SUBGROUP_METRICS
+from btxrd.extras.pages.thresholds import threshold_table
 from btxrd.predictions import labels, probabilities
 
 SIZES = (282, 231, 51)

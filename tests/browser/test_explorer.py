@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 
 from btxrd.evaluation import Bootstrap
-from btxrd.evaluation.operating_points import operating_points, threshold_table
+from btxrd.evaluation.operating_points import operating_points
 from btxrd.extras.pages.explorer import threshold_explorer
+from btxrd.extras.pages.thresholds import threshold_table
 from btxrd.report.tables import format_interval
 from btxrd.stages import EVALUATE
 
