@@ -119,7 +119,7 @@ def shortcut_table(
     """
     labels, units = table["label"].to_numpy(), np.asarray(groups)
     deals = {
-        "image": _deal(StratifiedKFold, labels, np.arange(len(labels)), folds, seed),
+        "image": _deal(StratifiedKFold, labels, None, folds, seed),
         "group": _deal(StratifiedGroupKFold, labels, units, folds, seed),
     }
     weights = bootstrap.weights(labels, units)
@@ -155,15 +155,16 @@ def strongest_shortcut(table: pd.DataFrame, split: str) -> pd.Series | None:
 def _deal(
     splitter: type[StratifiedKFold | StratifiedGroupKFold],
     labels: np.ndarray,
-    units: np.ndarray,
+    groups: np.ndarray | None,
     folds: int,
     seed: int,
 ) -> list[Fold]:
-    """Deal whole units into as many folds as leave every class to train on; none if no two do."""
+    """Deal the images into as many folds as leave every class to train on; none if no two do."""
+    units = np.arange(len(labels)) if groups is None else groups
     units_of_class = [len(np.unique(units[labels == c])) for c in range(len(CLASS_NAMES))]
     for count in range(min(folds, *units_of_class), 1, -1):
         dealer = splitter(count, shuffle=True, random_state=seed)
-        deal = list(dealer.split(labels, labels, units))
+        deal = list(dealer.split(labels, labels, groups))
         if all(len(test) and set(labels[train]) == set(labels) for train, test in deal):
             return deal
     return []
