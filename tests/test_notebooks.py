@@ -17,7 +17,7 @@ from btxrd.evaluation.intervals import NO_INTERVAL
 from btxrd.extras.pages.heatmaps import read_heatmaps
 from btxrd.files import file_digest, write_json
 from btxrd.models import create_model, load_checkpoint, save_checkpoint
-from btxrd.params import RunParams, run_directory
+from btxrd.params import RunParams
 from btxrd.predictions import labels, probabilities, read_predictions, write_predictions
 from btxrd.report.tables import format_interval
 from btxrd.runner.notebooks import NOTEBOOKS, NotebookError, execute_notebook
@@ -75,7 +75,7 @@ def splits(places) -> str:
 def trained(places, splits) -> Path:
     run = {"experiment": "tiny", "split": "center", "seed": 7}
     execute("03_train", places, **run, **places, **TINY)
-    return run_directory(places["study_dir"], **run)
+    return RunParams(study_dir=places["study_dir"], **run).run_dir
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def probed(probing) -> tuple[Path, str]:
     """A probe's folder, and its page."""
     run = {"experiment": "probe", "split": "stratified", "seed": 7}
     page = execute("03_train", probing, **run, **probing, **PROBE)
-    return run_directory(probing["study_dir"], **run), page
+    return RunParams(study_dir=probing["study_dir"], **run).run_dir, page
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def attended(probing) -> tuple[Path, str]:
     model = PROBE["model"] | {"flip_at_test": False, "attention": "mask_guided"}
     epochs = {"training": PROBE["training"] | {"epochs": 2, "batch_size": 16}}
     page = execute("03_train", probing, **run, **probing, **PROBE | {"model": model} | epochs)
-    return run_directory(probing["study_dir"], **run), page
+    return RunParams(study_dir=probing["study_dir"], **run).run_dir, page
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def explained(places, trained) -> str:
 @pytest.fixture(scope="module")
 def mapless(places, trained, evaluated) -> tuple[Path, str]:
     """The run once more, with a network whose last feature map has a single place; its page."""
-    folder = run_directory(places["study_dir"], "mapless", "center", 7)
+    folder = trained.parents[2] / "mapless" / "center" / "seed-7"
     checkpoint = load_checkpoint(trained / "model.pt")
     model = {"backbone": "efficientvit_m0", "pretrained": False}
     config = checkpoint["config"] | {"experiment": "mapless", "model": model}
@@ -237,7 +237,7 @@ def check_predicted_alike(folder: Path, dataset_root: str, digits: int = 4) -> p
 def test_a_training_takes_every_option(probing):
     run = {"experiment": "recipe", "split": "stratified", "seed": 7}
     execute("03_train", probing, **run, **probing, **RECIPE)
-    folder = run_directory(probing["study_dir"], **run)
+    folder = RunParams(study_dir=probing["study_dir"], **run).run_dir
     checkpoint = load_checkpoint(folder / "model.pt")
     assert checkpoint["class_weights"] == [1, 1, 1]
     assert len(checkpoint["optimizer_state_dict"]["param_groups"]) > 2

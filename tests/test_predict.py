@@ -223,7 +223,7 @@ def test_a_heat_map_that_cannot_be_had_costs_no_classification(
     assert heat_map_file(maps, table["path"][1]).is_file()
 
     def refuse(*_, **__):
-        raise RuntimeError("its maps have a single place\nand more")
+        raise RuntimeError("its maps have\na single place")
 
     monkeypatch.setattr("btxrd.evaluation.gradcam.coarse_maps", refuse)
     told = command(*table["path"][:2], "--gradcam", tmp_path / "none")

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -276,7 +275,7 @@ def test_the_check_command_lists_findings_and_ends_with_their_severity(phantom, 
 
 
 def test_the_fetch_command_says_in_one_line_what_is_wrong(tmp_path, monkeypatch):
-    monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr("btxrd.runner.fetch.time.sleep", lambda _: None)
     url = "http://127.0.0.1:9/BTXRD.zip"
     outcome = CliRunner().invoke(main, ["fetch", str(tmp_path / "x"), "--url", url])
     assert outcome.exit_code == 1
