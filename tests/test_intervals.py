@@ -23,10 +23,8 @@ from btxrd.evaluation.comparisons import compare_experiments, generalisation_gap
 from btxrd.evaluation.curves import bootstrap_curves
 from btxrd.evaluation.intervals import Sample
 from btxrd.evaluation.localisation import localisation_table
-from btxrd.evaluation.operating_points import operating_points
 from btxrd.evaluation.subgroups import subgroup_table
 from btxrd.evaluation.summary import evaluate, interval_table
-from btxrd.extras.pages.thresholds import threshold_table
 from btxrd.predictions import labels, probabilities
 
 SIZES = (90, 60, 12)
@@ -254,10 +252,6 @@ def localised(test, bootstrap):
     return localisation_table(scores, bootstrap)
 
 
-def thresholds(val, test, bootstrap):
-    return threshold_table(test, operating_points(val, test, bootstrap), bootstrap)
-
-
 def evaluated(file):
     return lambda val, test, b: evaluate(pd.concat([val, test]), b, [0.01])[file]
 
@@ -267,7 +261,6 @@ DRAWN = {
     "operating points": evaluated("operating_points.csv"),
     "calibration": evaluated("calibration.csv"),
     "curves": lambda _, t, b: bootstrap_curves(t["label"], probabilities(t), t["group"], b),
-    "thresholds": thresholds,
     "selective prediction": lambda _, test, b: selective_prediction(test, b),
     "subgroups": lambda _, test, b: subgroup_table(test, test.set_index("image_id")[["center"]], b),
     "differences": lambda val, test, b: compare_experiments(

@@ -15,11 +15,7 @@ from btxrd.evaluation.intervals import Bootstrap, Sample
 from btxrd.evaluation.metrics import ratio
 from btxrd.predictions import MALIGNANT, fold_pairs, labels
 
-__all__ = ["ENDS", "call_counts", "call_rates", "operating_points", "predictive_values"]
-
-RATES = ("sensitivity", "specificity", "ppv", "npv")
-ENDS = ("", "_low", "_high")
-"""Endings of the columns of an estimate and of the two ends of its interval."""
+__all__ = ["operating_points"]
 
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -44,7 +40,10 @@ def operating_points(
     pool draw their val apart, though an image may be in the val of one and the test of another;
     that errs on the wide side.
 
-    PPV and NPV at another prevalence are those of `predictive_values`.
+    PPV and NPV at another prevalence follow by Bayes' theorem (Altman and Bland 1994), which
+    assumes that sensitivity and specificity do not change with it. Their ends are those that
+    follow from both low ends and from both high ends, which errs on the wide side, and has a width
+    where no tumour is missed.
 
     Args:
         targets: wanted sensitivities for malignant, above 0 and up to 1.
@@ -119,82 +118,46 @@ def _figures(
     bootstrap: Bootstrap,
     prevalences: Sequence[float],
 ) -> dict[str, Any]:
-    """Return all estimates on test with their ends; `called` and `weights` are (1 + R, n)."""
-    fixed = call_rates(call_counts(test, called[:1].T, weights), called[:1].T, test, bootstrap)
-    malignant = labels(test) == MALIGNANT
-    members = {"sensitivity": malignant, "specificity": ~malignant}
+    """Return all estimates on test with their ends.
+
+    Args:
+        called: (1 + R, n) the images called malignant, first at the thresholds chosen on val, then
+            at those of each replicate.
+        weights: (1 + R, n).
+    """
+    malignant, fixed = labels(test) == MALIGNANT, called[0]
+    # Each rate: its hits, among the images that it is a share of.
+    rates = {
+        "sensitivity": (fixed, malignant),
+        "specificity": (~fixed, ~malignant),
+        "ppv": (malignant, fixed),
+        "npv": (~malignant, ~fixed),
+    }
     figures = {}
-    for name in RATES:
-        figures |= {f"{name}{end}": fixed[f"{name}{end}"][0] for end in ENDS}
-        if name in members:
-            images = members[name]
+    for name, (hits, images) in rates.items():
+        shares = ratio(weights @ (hits & images), weights @ images)
+        sample = Sample.of(images, test["group"])
+        figures |= bootstrap.columns(name, shares, f"{name}_", sample)
+        if name in ("sensitivity", "specificity"):
             own, right = weights[:, images], called[:, images] == malignant[images]
             anew = ratio(np.einsum("rn,rn->r", own, right), own.sum(axis=1))
-            _, low, high = bootstrap.proportion(anew, Sample.of(images, test["group"]))
+            _, low, high = bootstrap.proportion(anew, sample)
             figures[f"{name}_low_anew"] = np.fmin(low, figures[f"{name}_low"])
             figures[f"{name}_high_anew"] = np.fmax(high, figures[f"{name}_high"])
     for share in prevalences:
-        figures |= {name: value[()] for name, value in predictive_values(figures, share).items()}
+        figures |= _predictive_values(figures, share)
     return figures
 
 
-def call_counts(test: pd.DataFrame, called: Booleans, weights: Floats) -> dict[str, Floats]:
-    """Count images by truth and call, for T ways of calling them.
-
-    Args:
-        called: (n, T).
-        weights: (1 + R, n) whole numbers, so that no order of summing changes a count.
-
-    Returns:
-        `tp`, `fp`, `fn` and `tn`: (1 + R, T) each.
-    """
-    counts = {}
-    malignant = labels(test) == MALIGNANT
-    for (yes, no), images in {("tp", "fn"): malignant, ("fp", "tn"): ~malignant}.items():
-        own = weights[:, images]
-        counts[yes] = own @ called[images].astype(np.float64)
-        counts[no] = own.sum(axis=1, keepdims=True) - counts[yes]
-    return counts
-
-
-def call_rates(
-    counts: dict[str, Floats], called: Booleans, test: pd.DataFrame, bootstrap: Bootstrap
-) -> dict[str, Floats]:
-    """Return sensitivity, specificity, PPV and NPV with their ends, (T,) each, from the counts."""
-    malignant = np.broadcast_to(labels(test)[:, None] == MALIGNANT, called.shape)
-    # Each rate: the counts of its hits and misses, and the images that it is a share of.
-    members = {
-        "sensitivity": ("tp", "fn", malignant),
-        "specificity": ("tn", "fp", ~malignant),
-        "ppv": ("tp", "fp", called),
-        "npv": ("tn", "fn", ~called),
-    }
-    rates = {}
-    for name, (hits, misses, images) in members.items():
-        values = ratio(counts[hits], counts[hits] + counts[misses])
-        sample = Sample.of(images, test["group"])
-        # One by one: the sum of many columns at once differs from that of one in its last digit.
-        each = zip(values.T, sample.images, sample.groups, strict=True)
-        ends = [bootstrap.proportion(column, Sample(*of)) for column, *of in each]
-        rates |= {f"{name}{end}": x for end, x in zip(ENDS, np.transpose(ends), strict=True)}
-    return rates
-
-
-def predictive_values(rates: Mapping[str, Floats], share: float) -> dict[str, Floats]:
-    """Return `ppv@<share>` and `npv@<share>` with their ends, where `share` is the prevalence.
-
-    They follow by Bayes' theorem (Altman and Bland 1994), which assumes that sensitivity and
-    specificity do not change with the prevalence. Their ends are those that follow from both low
-    ends and from both high ends, which errs on the wide side, and has a width where no tumour is
-    missed.
-    """
-    values: dict[str, Floats] = {}
-    for end in ENDS:
-        sensitivity, specificity = rates[f"sensitivity{end}"], rates[f"specificity{end}"]
+def _predictive_values(figures: Mapping[str, float], share: float) -> dict[str, float]:
+    """Return PPV and NPV, with their ends, where `share` of the images are malignant."""
+    values = {}
+    for end in ("", "_low", "_high"):
+        sensitivity, specificity = figures[f"sensitivity{end}"], figures[f"specificity{end}"]
         found, missed = sensitivity * share, (1 - sensitivity) * share
         alarmed, cleared = (1 - specificity) * (1 - share), specificity * (1 - share)
         for name, right, wrong in (("ppv", found, alarmed), ("npv", cleared, missed)):
-            value = ratio(right, right + wrong)
+            value = float(ratio(right, right + wrong))
             # An estimate that is NaN has no ends.
             values[f"{name}@{share:g}{end}"] = value + 0 * values.get(f"{name}@{share:g}", value)
     return values
