@@ -14,7 +14,14 @@ from scipy.special import logsumexp
 from btxrd import CLASS_NAMES
 from btxrd.evaluation.intervals import Bootstrap, Sample
 from btxrd.evaluation.metrics import cumulative_weights, ratio
-from btxrd.predictions import LOGIT_COLUMNS, fold_pairs, labels, predictions_frame, probabilities
+from btxrd.predictions import (
+    LOGIT_COLUMNS,
+    Floats,
+    fold_pairs,
+    labels,
+    predictions_frame,
+    probabilities,
+)
 
 __all__ = [
     "TEMPERATURE_BOUNDS",
@@ -37,7 +44,6 @@ TEMPERATURE_BOUNDS = (0.01, 100.0)
 
 BINS = 10
 
-Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
 
 

@@ -7,10 +7,9 @@ from numpy.typing import ArrayLike, NDArray
 from btxrd import CLASS_NAMES
 from btxrd.evaluation.intervals import Bootstrap, Sample
 from btxrd.evaluation.metrics import cumulative_weights
+from btxrd.predictions import Floats
 
 __all__ = ["bootstrap_curves"]
-
-Floats = NDArray[np.float64]
 
 
 def bootstrap_curves(

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincinv, stdtrit
 
 from btxrd.evaluation.metrics import METRIC_NAMES, metric_table, proportion_members, ratio
+from btxrd.predictions import Floats
 
 __all__ = ["NO_INTERVAL", "ROUNDING", "Bootstrap", "Sample", "bootstrap_metrics"]
 
@@ -28,8 +29,6 @@ NO_INTERVAL = (
 
 ROUNDING = 1e-9
 """Replicates that differ by less are equal."""
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from btxrd import CLASS_NAMES
-from btxrd.predictions import MALIGNANT, check_predictions
+from btxrd.predictions import MALIGNANT, Floats, check_predictions
 
 __all__ = [
     "METRIC_NAMES",
@@ -45,7 +45,6 @@ CHUNK_ELEMENTS = 250_000
 
 NORMAL = CLASS_NAMES.index("Normal")
 
-Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 

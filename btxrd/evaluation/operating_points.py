@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from btxrd.evaluation.intervals import Bootstrap, Sample
 from btxrd.evaluation.metrics import ratio
-from btxrd.predictions import MALIGNANT, fold_pairs, labels
+from btxrd.predictions import MALIGNANT, Floats, fold_pairs, labels
 
 __all__ = ["operating_points"]
 
-Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
 
 

@@ -21,6 +21,7 @@ from btxrd.data.cache import ImageCache
 from btxrd.data.table import REGION_COLUMNS, SITE_COLUMNS, VIEW_COLUMNS
 from btxrd.evaluation.intervals import Bootstrap
 from btxrd.evaluation.metrics import metric_table
+from btxrd.predictions import Floats
 
 __all__ = ["SHORTCUTS", "shortcut_features", "shortcut_table", "strongest_shortcut"]
 
@@ -36,7 +37,6 @@ SHORTCUTS = {
 CELLS = 16
 """Cells a side into which an image is averaged: the outer ring of them is the border."""
 
-Floats = NDArray[np.float64]
 Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
