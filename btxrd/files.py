@@ -198,15 +198,6 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def in_a_line(error: object) -> str:
-    """Return an error's message in one line of at most 160 characters, or else the error's name.
-
-    >>> in_a_line(ValueError("a long\n  story"))
-    'a long story'
-    """
-    return " ".join(str(error).split())[:160] or type(error).__name__
-
-
 def file_name(name: str) -> str:
     """Return a name, perhaps cut short, as every file system and address takes it in a file's.
 
