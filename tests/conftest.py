@@ -4,6 +4,8 @@ What takes long to import is imported by the fixtures: the process that hands ou
 this file too, before the others start.
 """
 
+import base64
+import json
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -16,8 +18,10 @@ import pytest
 from filelock import FileLock
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from btxrd.data import ImageCache
 
@@ -221,6 +225,23 @@ def no_file_above() -> Callable[[int], AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
 
     return limited
+
+
+@pytest.fixture(scope="session")
+def read_heatmaps() -> Callable[..., "dict[str, NDArray[np.uint8]]"]:
+    """Read the maps of one source from `heatmaps.js`: image_id → uint8 (h, w)."""
+    import numpy as np
+
+    def read(path: Path, source: str = "network") -> "dict[str, NDArray[np.uint8]]":
+        call = path.read_text().strip()
+        content = json.loads(call.removeprefix("btxrdHeatmaps(").removesuffix(");"))
+        kept = content["sources"].get(source, {"maps": {}})
+        return {
+            image_id: np.frombuffer(base64.b64decode(text), np.uint8).reshape(kept["shape"])
+            for image_id, text in kept["maps"].items()
+        }
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ import torch
 from btxrd import CLASS_NAMES
 from btxrd.evaluation import classification_metrics
 from btxrd.evaluation.intervals import NO_INTERVAL
-from btxrd.extras.pages.heatmaps import read_heatmaps
 from btxrd.files import file_digest, write_json
 from btxrd.models import create_model, load_checkpoint, save_checkpoint
 from btxrd.params import RunParams
@@ -246,7 +245,7 @@ def test_a_training_takes_every_option(probing):
 
 
 @pytest.mark.parametrize(("run", "digits"), [("probed", 4), ("attended", 3)])
-def test_later_stages_know_no_difference(run, digits, probing, request):
+def test_later_stages_know_no_difference(run, digits, probing, read_heatmaps, request):
     folder, _ = request.getfixturevalue(run)
     test = check_predicted_alike(folder, probing["dataset_root"], digits)
     page = execute("04_evaluate", probing, run_dir=str(folder), replicates=20)

@@ -225,7 +225,7 @@ def test_a_heat_map_that_cannot_be_had_costs_no_classification(
     def refuse(*_, **__):
         raise RuntimeError("its maps have\na single place")
 
-    monkeypatch.setattr("btxrd.evaluation.gradcam.class_activation_maps", refuse)
+    monkeypatch.setattr("btxrd.evaluation.gradcam.coarse_maps", refuse)
     told = command(*table["path"][:2], "--gradcam", tmp_path / "none")
     assert (told.exit_code, told.stdout) == (0, expected.stdout)
     assert told.stderr.endswith("\n2 of 2 images have no heat map: its maps have a single place\n")

@@ -21,9 +21,9 @@ from btxrd.data.cache import ImageCache
 from btxrd.data.release import Release
 from btxrd.data.splits import read_split
 from btxrd.data.table import SITE_COLUMNS, is_image_name
-from btxrd.evaluation.cases import case_table, relatives
 from btxrd.evaluation.subgroups import subgroup_attributes
 from btxrd.extras.pages import TEMPLATES
+from btxrd.extras.pages.cases import case_table, relatives
 from btxrd.files import atomic_path, project_path, read_csv, write_files
 from btxrd.params import POOLED, ResultParams
 from btxrd.provenance import data_name
