@@ -228,17 +228,21 @@ def no_file_above() -> Callable[[int], AbstractContextManager[None]]:
 
 
 @pytest.fixture(scope="session")
-def read_heatmaps() -> Callable[..., "dict[str, NDArray[np.uint8]]"]:
-    """Read the maps of one source from `heatmaps.js`: image_id → uint8 (h, w)."""
+def read_heatmaps() -> "Callable[[Path], dict[str, dict[str, NDArray[np.uint8]]]]":
+    """Read `heatmaps.js`: source → image_id → the picture of its map, uint8 BGRA (h, w, 4)."""
+    import cv2
     import numpy as np
 
-    def read(path: Path, source: str = "network") -> "dict[str, NDArray[np.uint8]]":
+    def picture(address: str) -> "NDArray[np.uint8]":
+        png = base64.b64decode(address.removeprefix("data:image/png;base64,"))
+        return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+
+    def read(path: Path) -> "dict[str, dict[str, NDArray[np.uint8]]]":
         call = path.read_text().strip()
         content = json.loads(call.removeprefix("btxrdHeatmaps(").removesuffix(");"))
-        kept = content["sources"].get(source, {"maps": {}})
         return {
-            image_id: np.frombuffer(base64.b64decode(text), np.uint8).reshape(kept["shape"])
-            for image_id, text in kept["maps"].items()
+            source: {image_id: picture(address) for image_id, address in maps.items()}
+            for source, maps in content["maps"].items()
         }
 
     return read

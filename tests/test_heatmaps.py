@@ -1,22 +1,24 @@
-"""heatmaps.js: the script hands over the maps as they were written."""
+"""heatmaps.js: the script hands over each map as a picture."""
 
 import numpy as np
 import pytest
 
-from btxrd.extras.pages.heatmaps import write_heatmaps
+from btxrd.extras.pages.heatmaps import OPACITY, write_heatmaps
 
 MAPS = np.array([[[0, 1, 2], [3, 4, 5]], [[0, 0, 0], [0, 0, 0]]], np.float32)
 
 
-def test_maps_are_handed_over_by_image_and_source(tmp_path, read_heatmaps):
+def test_a_map_is_the_more_opaque_the_hotter_within_itself(tmp_path, read_heatmaps):
     path = tmp_path / "heatmaps.js"
-    sources = {"network": MAPS, "attention": MAPS[:, :1] * 1e-9}
+    sources = {"network": MAPS, "attention": 7 + MAPS[:, :1] * 1e-3}
     write_heatmaps(path, ["a.jpeg", "b/ä.png"], sources, run="E1", why="")
-    maps = read_heatmaps(path, "network")
-    assert list(maps) == ["a.jpeg", "b/ä.png"]
-    np.testing.assert_array_equal(maps["a.jpeg"], np.rint(MAPS[0] / 5 * 255))
-    assert not maps["b/ä.png"].any()  # an empty map stays empty
-    assert read_heatmaps(path, "attention")["a.jpeg"].tolist() == [[0, 128, 255]]
+    maps = read_heatmaps(path)
+    assert list(maps) == ["network", "attention"]
+    assert list(maps["network"]) == ["a.jpeg", "b/ä.png"]
+    opacity = maps["network"]["a.jpeg"][..., 3]
+    np.testing.assert_allclose(opacity, 255 * OPACITY * MAPS[0] / 5, atol=1)
+    assert not maps["network"]["b/ä.png"][..., 3].any()  # an empty map hides nothing
+    np.testing.assert_allclose(maps["attention"]["a.jpeg"][0, :, 3], [0, 76, 153], atol=1)
 
 
 def test_as_many_maps_as_images_are_written_or_nothing(tmp_path):
@@ -27,5 +29,5 @@ def test_as_many_maps_as_images_are_written_or_nothing(tmp_path):
 
 def test_a_network_without_maps_says_why(tmp_path, read_heatmaps):
     write_heatmaps(tmp_path / "heatmaps.js", ["a.jpeg"], {}, why="a single place")
-    assert read_heatmaps(tmp_path / "heatmaps.js", "network") == {}
+    assert read_heatmaps(tmp_path / "heatmaps.js") == {}
     assert "a single place" in (tmp_path / "heatmaps.js").read_text()

@@ -1,8 +1,7 @@
-"""`heatmaps.js`: the heat maps of a run's test images, small, for the case browser.
+"""`heatmaps.js`: the heat maps of a run's test images, as small pictures for the case browser.
 
 It is a script and not JSON, because a page that is opened as a file may load scripts beside it and
-nothing else. Each map keeps the resolution that it was made at, as bytes: 255 is its own highest
-value, so the maps of two images do not tell which of them was higher.
+nothing else. Each map keeps the resolution that it was made at; the browser enlarges it.
 """
 
 import base64
@@ -11,12 +10,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+from matplotlib import colormaps
 from numpy.typing import NDArray
 
 from btxrd.files import atomic_path
+from btxrd.report.figures import HEAT_MAP
 
 __all__ = ["write_heatmaps"]
+
+OPACITY = 0.6
+"""The opacity of a map's hottest place, from 0 to 1."""
 
 
 def write_heatmaps(
@@ -30,18 +35,25 @@ def write_heatmaps(
     Args:
         path: the file.
         image_ids: the names of N images.
-        sources: origin of the maps, such as `network` → floats (N, h, w), at least 0, of a
-            resolution of their own. It is empty where there are no maps.
+        sources: origin of the maps, such as `network` → floats (N, h, w), of a resolution of their
+            own. It is empty where there are no maps.
         facts: what else the page is told: `run`, `method`, and `why` there are no maps.
     """
-    content: dict[str, Any] = {**facts, "sources": {}}
-    for source, maps in sources.items():
-        highest = maps.max(axis=(1, 2), keepdims=True)
-        levels = np.rint(255 * (maps / np.where(highest > 0, highest, 1))).astype(np.uint8)
-        texts = [base64.b64encode(level.tobytes()).decode() for level in levels]
-        content["sources"][source] = {
-            "shape": maps.shape[1:],
-            "maps": dict(zip(image_ids, texts, strict=True)),
-        }
+    maps: dict[str, Any] = {
+        source: dict(zip(image_ids, map(_picture, of_source), strict=True))
+        for source, of_source in sources.items()
+    }
     with atomic_path(path) as temporary:
-        temporary.write_text(f"btxrdHeatmaps({json.dumps(content)});\n")
+        temporary.write_text(f"btxrdHeatmaps({json.dumps(facts | {'maps': maps})});\n")
+
+
+def _picture(heat: NDArray[np.float32]) -> str:
+    """Return a map (h, w) as the address of a PNG in itself: the hotter, the more opaque.
+
+    It is scaled to its own extremes, as notebook 05 draws it.
+    """
+    spread = heat - heat.min()
+    shares = spread / (spread.max() or 1)
+    colours = colormaps[HEAT_MAP](shares, alpha=OPACITY * shares, bytes=True)  # (h, w, 4)
+    png = cv2.imencode(".png", cv2.cvtColor(colours, cv2.COLOR_RGBA2BGRA))[1]
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -56,9 +56,7 @@ for (const root of document.querySelectorAll(".btxrd-explorer:not([data-ready])"
     const here = rows[threshold.value], marked = data.chosen.map(([row]) => rows[row]);
     const shown = {
       threshold: fixed(here.threshold, 3), share: `${Number((100 * share).toPrecision(3))}\u00a0%`,
-      tp: fixed(here.tp, 0), missed: fixed(data.malignant - here.tp, 0),
-      fp: fixed(here.fp, 0), cleared: fixed(data.others - here.fp, 0),
-      alarms: fixed(100 * here.alarms, 1),
+      missed: fixed(data.malignant - here.tp, 0), fp: fixed(here.fp, 0), alarms: fixed(100 * here.alarms, 1),
       benefit: interval(here.benefit.map((part) => 100 * share * part), 1, "always"),
     };
     for (const name of ["sensitivity", "specificity", "ppv", "npv"]) shown[name] = interval(here[name]);
@@ -89,8 +87,7 @@ for (const root of document.querySelectorAll(".btxrd-explorer:not([data-ready])"
 
   root.addEventListener("input", update);
   root.addEventListener("click", ({ target: { dataset } }) => {
-    if (dataset.row) threshold.value = dataset.row;
-    if (dataset.share) prevalence.value = dataset.share;
+    if (dataset.of) root.querySelector(`[name=${dataset.of}]`).value = dataset.value;
     update();
   });
   update();
