@@ -595,5 +595,5 @@ def test_a_jpeg_whose_pixels_are_not_those_of_its_header_is_refused(
 ) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.jpeg")
     monkeypatch.setattr(cv2, "imread", lambda *_: np.ascontiguousarray(GREY.T))
-    with pytest.raises(ValueError, match=r"a\.jpeg is damaged.*40 × 60.*60 × 40"):
+    with pytest.raises(ValueError, match=r"a\.jpeg.*40 × 60.*60 × 40"):
         WHOLE.read(tmp_path / "a.jpeg")

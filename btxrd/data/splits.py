@@ -13,7 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from btxrd import CLASS_NAMES
+from btxrd import CLASS_OF_LABEL
 from btxrd.data.table import REGION_COLUMNS, SITE_COLUMNS, SUBTYPE_COLUMNS
 from btxrd.files import read_csv
 from btxrd.params import FOLDS
@@ -39,10 +39,10 @@ STRATEGIES = {
 }
 
 NEAR_DISTANCE = 4
-"""Bits of a 64-bit pHash by which near-duplicates differ at most."""
+"""The most bits of a 64-bit pHash by which near-duplicates differ."""
 
 BLOCK = 128
-"""Hashes compared with all others at a time."""
+"""The number of hashes that are compared with all others at a time."""
 
 SAME_GROUP = ["center", "age", "gender", *SITE_COLUMNS, *REGION_COLUMNS, "label", *SUBTYPE_COLUMNS]
 """Columns that agree in consecutive rows of one patient group."""
@@ -85,10 +85,9 @@ def conflicting_pairs(table: pd.DataFrame, duplicates: pd.DataFrame) -> pd.DataF
 
     Columns image_a, class_a, image_b, class_b and distance (bits).
     """
-    names = table.set_index("image_id")["label"].map(dict(enumerate(CLASS_NAMES)))
-    pairs = duplicates.assign(
-        class_a=duplicates["image_a"].map(names), class_b=duplicates["image_b"].map(names)
-    ).dropna(subset=["class_a", "class_b"])
+    classes = table.set_index("image_id")["label"].map(CLASS_OF_LABEL)
+    pairs = duplicates.assign(**{f"class_{x}": duplicates[f"image_{x}"].map(classes) for x in "ab"})
+    pairs = pairs.dropna(subset=["class_a", "class_b"])
     columns = ["image_a", "class_a", "image_b", "class_b", "distance"]
     return pairs[pairs["class_a"] != pairs["class_b"]][columns].reset_index(drop=True)
 
@@ -176,7 +175,7 @@ def make_split(
 def _halve(frame: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     # Stratified by name, because scikit-learn draws class by class in sorted order: numbers would
     # shuffle otherwise than the published split did.
-    names = frame["label"].map(dict(enumerate(CLASS_NAMES)))
+    names = frame["label"].map(CLASS_OF_LABEL)
     try:
         return tuple(train_test_split(frame, test_size=share, stratify=names, random_state=seed))
     except ValueError as error:
