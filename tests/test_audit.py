@@ -263,7 +263,6 @@ CASES = [
     ("annotation-of-normal", "normal's annotation", {"shapes": []}),
     ("annotation-empty", "annotation", update(shapes=[])),
     ("annotation-empty", "annotation", content(flatten)),
-    ("label-against-subtype", "annotation", shape("rectangle", label="osteosarcoma")),
     # the table
     ("table-missing", "dataset.xlsx", Path.unlink),
     ("table-missing", "dataset.xlsx", make_folder),
@@ -288,7 +287,7 @@ CASES = [
 ]
 WARNINGS = {
     *("annotations-folder-missing", "annotation-missing", "annotation-of-normal"),
-    *("annotation-empty", "label-against-subtype", "region-against-site", "image-mode"),
+    *("annotation-empty", "region-against-site", "image-mode"),
     *("subtype-count", "region-count", "view-count"),
 }
 WHOLE_TABLE = {"table-missing", "table-unreadable", "table-empty", "column-missing"}

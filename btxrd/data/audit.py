@@ -79,7 +79,6 @@ _WARNINGS = {
                            "Fetch it, or go without a lesion mask."),
     "annotation-of-normal": ("It outlines a lesion, yet its row has no tumour", _COMPARE),
     "annotation-empty": ("It outlines no lesion", "Outline the lesion, or go without mask."),
-    "label-against-subtype": ("Its label is not the row's subtype", _COMPARE),
 }  # fmt: skip
 CHECKS = _ERRORS | _WARNINGS
 """Every check: its key → its sentence, and the remedy."""
@@ -309,13 +308,8 @@ def _inspect_annotation(
 
 
 def _row_problems(annotation: Annotation, flags: set[str] | None) -> Problems:
-    problems = []
     if flags is not None and "tumor" not in flags:
-        problems.append(("annotation-of-normal", ""))
-    elif not any(np.ptp(lesion.outline, axis=0).all() for lesion in annotation.lesions()):
-        problems.append(("annotation-empty", ""))
-    subtypes = [column for column in SUBTYPE_COLUMNS if column in (flags or ())]
-    strange = sorted({shape.label for shape in annotation.shapes} - set(subtypes))
-    if subtypes and strange:
-        problems.append(("label-against-subtype", f"{listed(strange)}, not {listed(subtypes)}"))
-    return problems
+        return [("annotation-of-normal", "")]
+    if not any(np.ptp(lesion.outline, axis=0).all() for lesion in annotation.lesions()):
+        return [("annotation-empty", "")]
+    return []

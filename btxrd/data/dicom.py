@@ -63,7 +63,7 @@ def read_dicom(path: str | Path) -> Greyscale:
         reason = in_a_line(error)
         if isinstance(error, RuntimeError):  # what pydicom raises where no decoder succeeds
             reason = f"its pixels, {dataset.BitsStored} bits as {syntax.name}, cannot be decoded"
-        raise ValueError(f"{path} is no readable DICOM image: {reason:.160}") from error
+        raise ValueError(f"{path} is no readable DICOM image: {reason:.120}") from error
     raise ImportError(f"{path} is compressed as {syntax.name}: pip install 'btxrd[dicom]'")
 
 

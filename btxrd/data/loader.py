@@ -250,10 +250,7 @@ def make_loader(
     workers: int = 0,
     balanced: bool = False,
 ) -> DataLoader:
-    """Return a loader whose `sampler.epoch` the training loop sets before each epoch.
-
-    With `balanced`, an epoch has as many samples of each class.
-    """
+    """Return a loader whose `sampler.epoch` the training loop sets, perhaps of balanced classes."""
     balance = dataset.labels if balanced else None
     return DataLoader(
         dataset,

@@ -59,8 +59,7 @@ class Radiograph:
     Attributes:
         pixels: uint8 (height', width'); possibly decoded at 1/2, 1/4 or 1/8.
         width, height: the whole image in square pixels.
-        mode: Pillow's name of the file's colour mode (`L`, `RGB`); of a DICOM file its
-            photometric interpretation.
+        mode: Pillow's name of the colour mode, or DICOM's photometric interpretation.
         quantisation: mean of the file's first JPEG quantisation table; NaN without one.
         applied: what was done to the stored pixels to see them, in words; empty for most.
     """

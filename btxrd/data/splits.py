@@ -1,7 +1,7 @@
 """Patient groups and the splits into train, val and test.
 
-A strategy has one fold or several. The table of one with several has a column `fold` more, and a
-row an image and fold: the rows of a fold are what the table of a single-fold strategy is.
+A strategy has one fold or several. With several its table also has a column `fold`, and a row an
+image and fold; the rows of one fold are like the table of a strategy without folds.
 """
 
 from collections.abc import Sequence
@@ -200,8 +200,9 @@ def _by_first_member(frame: pd.DataFrame, strategy: str, seed: int) -> pd.Series
 
 def _random(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
     train, held_out = _halve(frame, 0.20, seed)
-    parts = [train.assign(part="train"), held_out.assign(part="val")]
-    return pd.concat([*parts, held_out.assign(part="test")]).sort_index(kind="stable")
+    rows = {"train": train, "val": held_out, "test": held_out}
+    parts = [frame.assign(part=part) for part, frame in rows.items()]
+    return pd.concat(parts).sort_index(kind="stable")
 
 
 def _grouped(frame: pd.DataFrame, held_out: Sequence[str], seed: int) -> pd.Series:
@@ -231,14 +232,10 @@ def _dealt(frame: pd.DataFrame, folds: int, seed: int) -> pd.Series:
 
 def _each_group_tested(frame: pd.DataFrame, folds: Sequence[int], seed: int) -> pd.DataFrame:
     dealt = _dealt(frame, len(folds), seed).reindex(frame.index)
-    following = dict(zip(folds, (*folds[1:], folds[0]), strict=True))
-    parts = [
-        frame.assign(
-            fold=fold,
-            part=np.select([dealt == fold, dealt == following[fold]], ["test", "val"], "train"),
-        )
-        for fold in folds
-    ]
+    parts = []
+    for fold, following in zip(folds, (*folds[1:], folds[0]), strict=True):
+        part = np.select([dealt == fold, dealt == following], ["test", "val"], "train")
+        parts.append(frame.assign(fold=fold, part=part))
     return pd.concat(parts)
 
 
