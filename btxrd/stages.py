@@ -34,21 +34,21 @@ __all__ = [
 RUN_FILE = "run.json"
 """A run's provenance and state, in its folder."""
 FEATURES_FILE = "features.json"
-"""How far the features of a probe are, in its run's folder: `share` in [0, 1], and `seconds`."""
+"""The progress of a probe's features, in its run's folder: `share` in [0, 1], and `seconds`."""
 STUDY_FILE = "study.json"
 """A study's parameters and sessions, in its folder."""
 RUNS_SCRIPT = "runs.js"
 """The runs of a study and their pages, for the navigation of each page; in the study's folder."""
 LOCK_FILE = ".lock"
-"""Held by whoever runs a study, in its folder."""
+"""The lock of a running study, in its folder."""
 CASES_FILE = "cases.html"
 """Every test image of a run or pool, to look at, in its folder."""
 HEATMAPS_FILE = "heatmaps.js"
 """The heat maps of a run's test images, which that page loads, in its folder."""
 PUBLISHED_FILE = "params/published.csv"
-"""What others have published of the same data, for orientation, in the clone."""
+"""The published figures of others on the same data, for orientation, in the clone."""
 CLAIM_FILE = "params/claim.csv"
-"""Where a study answers which item of the CLAIM checklist (Tejani et al. 2024), in the clone."""
+"""The place of each item of the CLAIM checklist (Tejani et al. 2024), in the clone."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,11 @@ class Stage:
     Attributes:
         name: the notebook's, without its ending.
         title: what reports call it.
-        doing: what a run or study that is at it is doing.
+        doing: what a run or study does in it, for progress displays.
         of: whether it is done once a study or once a run. Evaluation is also done once a pool.
         reads: the files that it needs, as its header names them.
-        writes: the files that it leaves, relative to the folder of the study or run; `writes[-1]`
-            is written last.
-        page: where its page goes in that folder.
+        writes: the files that it leaves in the folder of the study or run, in the order of writing.
+        page: the name of its page in that folder.
         rooms: the modules and packages of `btxrd` whose code can change its numbers. What acts
             only through the run's hash (parameters, data, split) is not among them.
         packages: the distributions whose version can change its numbers.
