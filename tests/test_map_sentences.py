@@ -56,9 +56,8 @@ def test_a_score_that_never_varies_is_not_called(scores):
 
 
 def test_without_maps_of_the_network_the_finding_says_so(scores):
-    assert finding(scores.filter(regex="group|label|_chance|_center")) == (
-        "On 40 annotated test tumours of 20 patient groups there are no maps of the network to score."
-    )
+    text = finding(scores.filter(regex="group|label|_chance|_center"))
+    assert "On 40 annotated test tumours of 20 patient groups there are no maps" in text
 
 
 @pytest.fixture
