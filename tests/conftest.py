@@ -104,6 +104,39 @@ def split(table: "pd.DataFrame", duplicates: "pd.DataFrame") -> "pd.DataFrame":
 
 
 @pytest.fixture(scope="session")
+def fit_network() -> Callable[..., Any]:
+    """Train a network on loaders by the recipe of notebook 03; returns the `Fit`."""
+    import torch
+
+    from btxrd.models import compute_class_weights
+    from btxrd.training import fit, parameter_groups, warmup_cosine
+
+    def trained(network: Any, loaders: Any, run: Any, on_epoch: Any = ()) -> Any:
+        settings, steps = run.training, len(loaders["train"])
+        optimizer = torch.optim.AdamW(
+            parameter_groups(network, settings),
+            settings.lr,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        return fit(
+            network,
+            loaders["train"],
+            loaders["val"],
+            torch.nn.CrossEntropyLoss(
+                compute_class_weights(loaders["train"].dataset.labels),
+                label_smoothing=settings.label_smoothing,
+            ),
+            optimizer,
+            warmup_cosine(optimizer, settings.warmup_epochs * steps, settings.epochs * steps),
+            run,
+            on_epoch,
+        )
+
+    return trained
+
+
+@pytest.fixture(scope="session")
 def predicted() -> Callable[..., "pd.DataFrame"]:
     """Make predictions of a model that gives the true class's logit `skill` more than noise."""
     import numpy as np
@@ -171,6 +204,25 @@ def drawn() -> Callable[["Figure", Any], "Figure"]:
         return figure
 
     return draw
+
+
+class Killed(Exception):
+    """Stands for the end of the process in the middle of a training."""
+
+
+@pytest.fixture
+def die_at() -> Callable[[int], Callable[[dict[str, float]], None]]:
+    """Make an `on_epoch` that ends the process, as it were, after an epoch; raises its `Killed`."""
+
+    def make(epoch: int) -> Callable[[dict[str, float]], None]:
+        def on_epoch(row: dict[str, float]) -> None:
+            if row["epoch"] == epoch:
+                raise Killed
+
+        return on_epoch
+
+    make.Killed = Killed
+    return make
 
 
 class Here:
