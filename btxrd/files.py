@@ -1,4 +1,4 @@
-"""Files that are never half-written: write beside, then rename."""
+"""Files of a study: written whole or not at all, and read back as they were written."""
 
 import errno
 import hashlib
@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = [
     "digest",
     "file_digest",
     "file_name",
+    "in_a_line",
     "is_phantom",
     "project_path",
     "read_csv",
@@ -33,7 +35,7 @@ __all__ = [
 ]
 
 PHANTOM_FILE = "phantom.json"
-"""Stands beside the table of drawn data and says how they were drawn."""
+"""The file beside the table of drawn data that says how they were drawn."""
 
 IDENTIFIERS = (
     *("image_id", "image_a", "image_b", "path", "digest", "subject"),
@@ -43,7 +45,7 @@ IDENTIFIERS = (
 
 SCRATCH = ".writing-"
 LONGEST = 50
-"""Characters of a name that becomes a part of a file's, which may have 255 bytes in all."""
+"""The most characters that a name gives to a file's, which may have 255 bytes in all."""
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -84,11 +86,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_files(folder: str | Path, contents: Iterable[tuple[str, bytes]]) -> None:
-    """Write many small files, name and content: each is whole, and they share a scratch folder.
-
-    Raises:
-        OSError: as `atomic_path` does; the files before are there.
-    """
+    """Write many small files, name and content, each as `atomic_path` does."""
     folder = Path(folder)
     with _scratch_beside(folder / "files") as scratch:
         for name, content in contents:
@@ -100,23 +98,22 @@ def write_files(folder: str | Path, contents: Iterable[tuple[str, bytes]]) -> No
 def _scratch_beside(path: Path) -> Iterator[Path]:
     """Yield a folder for what is not whole yet; remove it in the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = None
     try:
-        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{SCRATCH}{path.name}-"))
-        yield scratch
+        prefix = f"{SCRATCH}{path.name}-"
+        with tempfile.TemporaryDirectory(
+            dir=path.parent, prefix=prefix, ignore_cleanup_errors=True
+        ) as scratch:
+            yield Path(scratch)
     except Exception as error:
         cause = _no_room(error)
         if cause is None:
             raise
         message = f"no room to write {path}: {cause.strerror}; what was there before still is"
         raise OSError(cause.errno, message) from error
-    finally:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _no_room(error: BaseException | None) -> OSError | None:
-    """Find a lack of room among an error and what it came from: torch hides it in its own."""
+    """Return the lack of room behind an error, if any: torch hides it in an error of its own."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             return error
@@ -124,10 +121,19 @@ def _no_room(error: BaseException | None) -> OSError | None:
     return None
 
 
-def clear_scratch(folder: str | Path, name: str = "") -> None:
-    """Remove what killed writers left of a folder, or of a file's `name` in it.
+def in_a_line(error: Exception) -> str:
+    """Return what an error says in one line, or its type where it says nothing.
 
-    Only where nobody else is writing.
+    >>> in_a_line(ValueError("no  such file"))
+    'no such file'
+    """
+    return textwrap.shorten(str(error), 300, placeholder=" …") or type(error).__name__
+
+
+def clear_scratch(folder: str | Path, name: str = "") -> None:
+    """Remove what killed writers left in a folder, or of a file's `name` in it.
+
+    Nobody else may be writing there.
     """
     for scratch in Path(folder).glob(f"{SCRATCH}{name}-*" if name else f"{SCRATCH}*"):
         shutil.rmtree(scratch, ignore_errors=True)
@@ -145,8 +151,7 @@ def read_csv(path: str | Path, **dtypes: Any) -> pd.DataFrame:
     So `000001`, `1e5`, `NA` and `None` stay what they are.
 
     Args:
-        dtypes: of columns that are to be read otherwise than as text (`IDENTIFIERS`), or as pandas
-            infers it from the cells (the others).
+        dtypes: by column, where it is neither text (`IDENTIFIERS`) nor what pandas infers.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -194,9 +199,9 @@ def digest(content: Any) -> str:
 
 
 def file_name(name: str) -> str:
-    """Return a name as a part of a file's name that every file system and address takes.
+    """Return a name, perhaps cut short, as every file system and address takes it in a file's.
 
-    All but letters, digits, `.`, `-` and `_` becomes `_`; it may be cut short.
+    All but letters, digits, `.`, `-` and `_` becomes `_`.
 
     >>> file_name("x<b>1"), file_name("../a b"), file_name("IMG000001")
     ('x_b_1', '.._a_b', 'IMG000001')
@@ -210,7 +215,7 @@ def file_digest(path: str | Path) -> str:
 
 
 def is_phantom(dataset_root: str | Path) -> bool:
-    """Say whether the data under `dataset_root` were drawn by `btxrd.extras.phantom`."""
+    """Return whether the data under `dataset_root` were drawn by `btxrd.extras.phantom`."""
     return (Path(dataset_root) / PHANTOM_FILE).is_file()
 
 

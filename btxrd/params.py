@@ -1,27 +1,29 @@
-"""Every parameter of the study: the one place where parameters are validated."""
+"""Every parameter of the study, and the one place where parameters are validated."""
 
 import ast
 import difflib
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
 from btxrd.files import digest, project_path, read_yaml
+from btxrd.strategies import SPLITS
 
 __all__ = [
-    "FOLDS",
+    "ENSEMBLE",
+    "POOLED",
     "CompareParams",
     "DataParams",
     "EdaParams",
@@ -32,36 +34,33 @@ __all__ = [
     "PhantomParams",
     "ResultParams",
     "RunParams",
+    "RunPlace",
     "SplitsParams",
     "StudyParams",
     "TrainingParams",
     "parameter_rows",
+    "run_at",
 ]
 
-Strategy = Literal["stratified", "center", "grouped", "random", "grouped_cv", "center_cv"]
-FOLDS: dict[str, tuple[int, ...]] = {"grouped_cv": (1, 2, 3, 4, 5), "center_cv": (1, 2, 3)}
-"""The strategies of several folds, and their numbers; in `center_cv` those of the test centers."""
+SplitName = Literal[tuple(SPLITS)]
+POOLED, ENSEMBLE = "pooled", "ensemble"
+"""The fold of a pool of folds, and the seed of a pool of seeds."""
 CamMethod = Literal["gradcam", "hirescam", "gradcam++"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 DataFolder = Annotated[str, Field(description="The data set, in the release's layout.")]
-CacheFolder = Annotated[str, Field(description="Where decoded images are kept.")]
-StudyFolder = Annotated[str, Field(description="Where the study's artefacts stand.")]
+CacheFolder = Annotated[str, Field(description="The folder in which decoded images are kept.")]
+StudyFolder = Annotated[str, Field(description="The study's folder.")]
 RunFolder = Annotated[str, Field(description="The run's folder.")]
 Prevalences = list[Annotated[float, Field(gt=0, lt=1)]]
 ImageSize = Annotated[int, Field(ge=64, le=2048)]
 """Pixels. Below 64 the backbones' last feature maps have a single place: no activation map."""
 
+RUN_PATH = re.compile(r"runs/([^/]+)/([^/]+)/(?:(fold-\d+|pooled)/)?(seed-\d+|ensemble)")
+"""The folder of a run or pool in its study's, as `RunPlace.path` writes it."""
+
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-"""Keys of a JSON schema, as they are read."""
-
-
-def _added(default: Any, **limits: Any) -> Any:
-    """Define a parameter that came after studies were made.
-
-    At its default it is left out of what is dumped, so that their runs are still the same runs.
-    """
-    return Field(default=default, exclude_if=lambda value: value == default, **limits)
+"""Keys of a JSON schema → the signs that `btxrd parameters` prints."""
 
 
 class ParameterError(ValueError):
@@ -75,7 +74,7 @@ class _Section(BaseModel):
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], source: str | Path) -> Self:
-        """Validate `values`, which came from `source` (a file or a notebook, for the message).
+        """Validate `values`; `source` is the file or notebook that an error names.
 
         Raises:
             ParameterError: names the source, each wrong key and what would be right.
@@ -88,7 +87,7 @@ class _Section(BaseModel):
 
     @classmethod
     def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
-        """Validate the parameters in a notebook's `globals()`, also those that papermill injected.
+        """Validate the parameters in a notebook's `globals()`.
 
         papermill only warns of a parameter that the notebook does not have; here it is an error.
 
@@ -109,7 +108,7 @@ def _assigned_names(source: str) -> set[str]:
 
 
 def _explain(detail: Mapping[str, Any], model: type[BaseModel]) -> str:
-    key = ".".join(str(part) for part in detail["loc"]) or "(all)"
+    key = ".".join(map(str, detail["loc"]))
     if detail["type"] == "extra_forbidden":
         allowed = _fields_at(model, detail["loc"][:-1])
         close = difflib.get_close_matches(str(detail["loc"][-1]), allowed, n=1)
@@ -117,7 +116,8 @@ def _explain(detail: Mapping[str, Any], model: type[BaseModel]) -> str:
         return f"{key}: unknown key; {hint}allowed: {', '.join(allowed)}"
     if detail["type"] == "missing":
         return f"{key}: missing"
-    return f"{key}: {detail['msg']}; got {detail['input']!r}"
+    what = detail["msg"].removeprefix("Value error, ")
+    return f"{key}: {what}; got {detail['input']!r}" if key else what
 
 
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -131,125 +131,187 @@ def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[
     return list(model.model_fields)
 
 
+@dataclass(frozen=True)
+class RunPlace:
+    """One run, or a pool of several, in its study, and the folder that it lives in.
+
+    Attributes:
+        experiment: its name.
+        split: a key of `SPLITS`.
+        seed: its number, or `ENSEMBLE`: several seeds, whose probabilities are averaged.
+        fold: of a split with several its number, or `POOLED`: the test images of all folds.
+    """
+
+    experiment: str
+    split: str
+    seed: int | str
+    fold: int | str | None = None
+
+    @property
+    def path(self) -> Path:
+        """Its folder, relative to the study's."""
+        return Path("runs", self.experiment, self.split, *self._fold_and_seed("-"))
+
+    @property
+    def name(self) -> str:
+        """The run or pool in a few words: `E1_b0_baseline · center · seed 42`."""
+        return " · ".join((self.experiment, self.split, *self._fold_and_seed(" ")))
+
+    @property
+    def where(self) -> str:
+        """All but the experiment, in words: `center_cv, fold 3, seed 42`."""
+        return ", ".join((self.split, *self._fold_and_seed(" ")))
+
+    @property
+    def is_pool(self) -> bool:
+        """True for several runs put together: folds, seeds or both."""
+        return self.fold == POOLED or self.seed == ENSEMBLE
+
+    def _fold_and_seed(self, joint: str) -> list[str]:
+        numbers = {"fold": self.fold, "seed": self.seed}
+        return [
+            number if isinstance(number, str) else f"{name}{joint}{number}"
+            for name, number in numbers.items()
+            if number is not None
+        ]
+
+
+def run_at(path: Path) -> RunPlace | None:
+    """Return the run or pool that lives at a path, relative to its study's; None at another path.
+
+    >>> run_at(Path("runs/E1/center_cv/fold-3/seed-42"))
+    RunPlace(experiment='E1', split='center_cv', seed=42, fold=3)
+    >>> run_at(Path("runs/E1/center/seed-42.old-20260101"))
+    """
+    found = RUN_PATH.fullmatch(path.as_posix())
+    if found is None or found[2] not in SPLITS:
+        return None
+    experiment, split, fold, seed = found.groups()
+    return RunPlace(experiment, split, _number(seed), fold and _number(fold))
+
+
+def _number(name: str) -> int | str:
+    """Return the number of `fold-3` or `seed-42`; what has none as it is."""
+    number = name.rpartition("-")[2]
+    return int(number) if number.isdigit() else name
+
+
 class ModelParams(_Section):
     """The network: a timm backbone and its classifier."""
 
     backbone: str = "efficientnet_b0"
-    """An image classifier that timm knows."""
+    """The name of an image classifier that timm knows."""
     num_classes: Literal[3] = 3
-    """Normal, Benign, Malignant."""
+    """The classes are Normal, Benign and Malignant."""
     pretrained: bool = True
-    """Start from published weights, else from random ones."""
+    """Training starts from published weights, else from random ones."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
-    """Probability, before the head."""
+    """The probability with which a feature is dropped before the head."""
     attn_layer: str | None = None
-    """Attention that timm builds into a ResNet's blocks, such as `cbam`."""
-    attention: Literal["mask_guided"] | None = _added(None)
-    """`mask_guided`: the classifier also reads where an attention, taught by the lesion masks, sees
-    a lesion."""
+    """The attention that timm builds into a ResNet's blocks, such as `cbam`."""
+    attention: Literal["mask_guided"] | None = None
+    """`mask_guided` lets the classifier also read where an attention, taught by the lesion masks,
+    sees a lesion."""
     weights: str | None = None
-    """A local file to start from, in the place of the published weights."""
-    flip_at_test: bool = _added(False)
-    """Whether the logits of validation, test and prediction, and the heat maps, are the mean of
-    those of an image and of its mirror image."""
-    frozen_stages: int = _added(0, ge=0)
-    """Stages of the backbone that training leaves as they are; its stem is the first."""
+    """A local file of weights to start from, in the place of the published ones."""
+    flip_at_test: bool = False
+    """Logits of validation, test and prediction, and heat maps, are the mean of those of an image
+    and of its mirror image."""
+    frozen_stages: int = Field(default=0, ge=0)
+    """Training leaves so many stages of the backbone as they are; the stem is the first."""
 
 
 class DataParams(_Section):
-    """What the network sees: preprocessing, and what annotations add to the training set."""
+    """The network's input: preprocessing, and what annotations add to the training set."""
+
+    IN_COMMON: ClassVar = ("contrast", "resize", "shuffle_labels")
+    """The parameters in which two experiments must agree to be compared."""
 
     image_size: ImageSize = 224
-    """Pixels a side."""
+    """The side of the square image in pixels."""
     contrast: Literal["clahe", "none"] = "clahe"
-    """Contrast enhancement, the same in training, test and prediction."""
+    """The contrast enhancement is the same in training, test and prediction."""
     resize: Literal["letterbox", "stretch"] = "letterbox"
-    """How an image becomes square: with a border, or out of proportion."""
+    """An image becomes square with a black border (`letterbox`), or by `stretch` out of
+    proportion."""
     annotations: Literal["none", "roi_dim", "balanced_dim"] = "none"
-    """`roi_dim`: a dimmed copy of each annotated image. `balanced_dim`: of every image, so that
-    dimming tells nothing about the class."""
+    """`roi_dim` adds a dimmed copy of each annotated image, `balanced_dim` one of every image, so
+    that dimming tells nothing about the class."""
     dim_factor: float = Field(default=0.5, ge=0, le=1)
-    """What pixels outside the lesion are multiplied by in a dimmed copy."""
+    """Pixels outside the lesion are multiplied by this in a dimmed copy."""
     shuffle_labels: bool = False
-    """Control experiment: permute the training labels, so that nothing can be learnt."""
-    augmentation: Literal["none", "light", "standard", "strong"] = _added("standard")
-    """How far training images are changed: `light` is half of `standard`, `strong` twice that."""
-    source_jitter: bool = _added(False)
-    """Whether training images also change in what tells hospitals apart: their sharpness, their
+    """A control experiment permutes the training labels, so that nothing can be learnt."""
+    augmentation: Literal["none", "light", "standard", "strong"] = "standard"
+    """Training images are changed at random: `light` half as far as `standard`, `strong` twice."""
+    source_jitter: bool = False
+    """Training images are also changed in what tells hospitals apart: their sharpness, their
     borders and which of black and white is dense."""
 
 
 class TrainingParams(_Section):
-    """How the network is trained: which mode; the optimiser, its schedule and when to stop."""
+    """The training: its mode, its optimiser, its schedule and when it stops."""
+
+    IN_COMMON: ClassVar = (
+        *("epochs", "lr", "weight_decay", "warmup_epochs", "label_smoothing", "grad_clip"),
+        *("patience", "device"),
+    )
+    """The parameters in which two experiments must agree to be compared."""
 
     mode: Literal["finetune", "probe"] = "finetune"
-    """`probe`: the network stays as it is, and its head is fitted on features that are computed
-    once. Of the other parameters only `batch_size` and `device` count then, and `C` for a linear
-    head; for one with attention all others do but `C` and `workers`."""
+    """`finetune` trains the network. `probe` leaves it as it is and fits its head on features that
+    are computed once: of the other parameters only `batch_size` and `device` count then, and `C`
+    for a linear head; for one with attention all others do but `C` and `workers`."""
     C: list[Annotated[float, Field(gt=0)]] = Field(
         default=[1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0],
         min_length=1,
     )
     """Inverse penalties that a linear probe tries."""
     epochs: int = Field(default=50, ge=1)
-    """Passes over the training images, at most."""
+    """Training passes over its images at most this often."""
     batch_size: int = Field(default=32, ge=2)
-    """Images a step."""
+    """Each training step takes this many images."""
     lr: float = Field(default=3e-4, gt=0)
-    """The highest learning rate of AdamW, reached after the warm-up."""
+    """The learning rate of AdamW rises to this value in the warm-up."""
     weight_decay: float = Field(default=1e-4, ge=0)
-    """Of AdamW."""
+    """The weight decay of AdamW."""
     warmup_epochs: int = Field(default=3, ge=0)
-    """In which the learning rate rises; after them it falls along a cosine."""
+    """The learning rate rises for this many epochs, then falls along a cosine."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    """Of the training loss; that of validation is unsmoothed."""
+    """The labels are smoothed by this in the training loss, not in that of validation."""
     grad_clip: float = Field(default=1.0, gt=0)
-    """The largest norm of the gradient."""
+    """The gradient is scaled down to this norm where it is larger."""
     cam_weight: float = Field(default=0.0, ge=0)
-    """Weight of the loss that pulls class activation maps into the lesion masks; 0 is without."""
-    attention_weight: float = _added(1.0, ge=0)
-    """Weight of the loss that teaches a `model.attention` the lesion masks."""
+    """The weight of the loss that pulls class activation maps into the lesion masks."""
+    attention_weight: float = Field(default=1.0, ge=0)
+    """The weight of the loss that teaches a `model.attention` the lesion masks."""
     patience: int = Field(default=15, ge=1)
-    """Epochs without a lower validation loss, after which training stops."""
-    ema: float = _added(0.0, ge=0, lt=1)
-    """Decay of the moving average of the weights that is validated and kept; 0 is without."""
-    layer_decay: float = _added(1.0, gt=0, le=1)
-    """What the learning rate is multiplied by from each layer to the one before it."""
-    sampling: Literal["shuffled", "balanced"] = _added("shuffled")
-    """`balanced`: an epoch has as many samples of each class, in the place of class weights."""
+    """Training stops after this many epochs without a lower validation loss."""
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """The decay of the moving average of the weights that is validated and kept; 0 keeps the
+    weights themselves."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """The learning rate is multiplied by this from each layer to the one before it."""
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """`balanced` gives an epoch as many samples of each class, in the place of class weights."""
     workers: int = Field(default=0, ge=0)
-    """Processes that load batches; 0 loads in the training's own."""
+    """This many processes load batches; with 0 the training's own does."""
     device: str = "auto"
-    """`auto` takes a GPU where there is one; else a name of torch's: `cpu`, `cuda:1`."""
-
-    @model_validator(mode="after")
-    def _probes_have_no_maps_to_train(self) -> Self:
-        if self.mode == "probe" and self.cam_weight:
-            raise ValueError("mode: probe trains no activation maps, so cam_weight must be 0")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _as_before_probes(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out of other runs what came with probes: they are still the same runs."""
-        values = dump(self)
-        if self.mode == "finetune":
-            values = {key: value for key, value in values.items() if key not in ("mode", "C")}
-        return values
+    """`auto` takes a GPU where there is one; other values are torch's names: `cpu`, `cuda:1`."""
 
 
 class ResultParams(_Section):
-    """What predictions are of: a run, or a pool, that is, several runs put together."""
+    """A result that predictions belong to: one run, or a pool of several."""
 
     experiment: Name
-    """What the run is called in the report, and its folder."""
-    split: Strategy = "stratified"
-    """Which images train, validate and test."""
+    """The run's name in the report, and its folder."""
+    split: SplitName = "stratified"
+    """The split that says which images train, validate and test."""
     fold: int | Literal["pooled"] | None = None
-    """Of a split with several."""
+    """The number of the fold, of a split with several."""
     seed: Seed | Literal["ensemble"] = 42
-    """Of every random choice of the training."""
+    """The seed of every random choice of the training."""
     split_seed: Seed = 42
-    """Of the splits."""
+    """The seed of the splits."""
     dataset_root: DataFolder = "data/phantom"
     cache_dir: CacheFolder = "data/cache"
     study_dir: StudyFolder = "reports/notebooks"
@@ -258,25 +320,21 @@ class ResultParams(_Section):
     training: TrainingParams = TrainingParams()
 
     @model_validator(mode="after")
-    def _attention_has_its_own_loss(self) -> Self:
-        if self.model.attention and self.training.cam_weight:
+    def _options_agree(self) -> Self:
+        attention, probe = self.model.attention, self.training.mode == "probe"
+        if self.training.cam_weight and (attention or probe):
+            other = f"model.attention: {attention}" if attention else "training.mode: probe"
+            raise ValueError(f"training.cam_weight must be 0 with {other}, which has its own loss")
+        if attention and probe and self.model.flip_at_test:
             raise ValueError(
-                f"model.attention: {self.model.attention} has a loss of its own, so "
-                "training.cam_weight must be 0"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _features_are_of_images_as_they_are(self) -> Self:
-        if self.model.attention and self.model.flip_at_test and self.training.mode == "probe":
-            raise ValueError(
-                "model.flip_at_test: mode: probe keeps no maps of mirror images for an attention"
+                "model.flip_at_test must be false with an attention and training.mode: probe, "
+                "which keeps no maps of mirror images"
             )
         return self
 
     @property
     def step(self) -> Literal["C", "epoch"]:
-        """What the history has a row of: a linear probe tries penalties, all else has epochs."""
+        """A row of the history: a linear probe tries penalties, all else has epochs."""
         linear = self.training.mode == "probe" and self.model.attention is None
         return "C" if linear else "epoch"
 
@@ -287,33 +345,38 @@ class ResultParams(_Section):
 
     @property
     def weighs_classes(self) -> bool:
-        """Whether the loss does; else each epoch has as many samples of each class."""
+        """True where the loss weighs the classes, false where each epoch is balanced instead."""
         return self.step == "C" or self.training.sampling == "shuffled"
 
     @property
     def needs_masks(self) -> bool:
-        """Whether the lesion masks teach the network, so that training batches must hold them."""
+        """True where lesion masks teach the network, so that training batches must hold them."""
         return self.model.attention is not None or self.training.cam_weight > 0
 
     @property
     def name(self) -> str:
         """The run or pool in a few words: `E1_b0_baseline · center · seed 42`."""
-        return " · ".join((self.experiment, self.split, *_fold_and_seed(self.fold, self.seed, " ")))
+        return self.place.name
+
+    @property
+    def place(self) -> RunPlace:
+        """The place of the run or pool in its study."""
+        return RunPlace(self.experiment, self.split, self.seed, self.fold)
 
     @property
     def run_dir(self) -> Path:
-        """The folder that is this run's, or pool's, alone."""
-        return run_directory(self.study_dir, self.experiment, self.split, self.seed, self.fold)
+        """The folder of this run or pool alone, inside its study."""
+        return project_path(self.study_dir) / self.place.path
 
     @property
     def is_pool(self) -> bool:
-        """Whether it is several runs put together: folds, seeds or both."""
-        return self.fold == "pooled" or self.seed == "ensemble"
+        """True for several runs put together: folds, seeds or both."""
+        return self.place.is_pool
 
     def holds(self, run: "RunParams") -> bool:
-        """Say whether a run of the same study is part of this pool."""
+        """Return whether a run of the same study is part of this pool."""
         same = (run.experiment, run.split) == (self.experiment, self.split)
-        return same and self.seed in (run.seed, "ensemble")
+        return same and self.seed in (run.seed, ENSEMBLE)
 
     def fingerprint(self) -> str:
         """Return 16 hex digits of everything that can change the run's numbers.
@@ -324,26 +387,23 @@ class ResultParams(_Section):
         >>> run.fingerprint() == run.model_copy(update={"study_dir": "elsewhere"}).fingerprint()
         True
         """
-        exclude: dict[str, Any] = dict.fromkeys(("dataset_root", "cache_dir", "study_dir"), True)
-        if self.fold is None:
-            # A run of a single fold is the same as before there were several.
-            exclude["fold"] = True
-        return digest(self.model_dump(exclude=exclude | {"training": {"workers"}}))
+        places: dict[str, Any] = dict.fromkeys(("dataset_root", "cache_dir", "study_dir"), True)
+        return digest(self.model_dump(exclude=places | {"training": {"workers"}}))
 
 
 class RunParams(ResultParams):
     """One training run: an experiment on one fold of a split, with one seed. For notebook 03."""
 
     fold: int | None = Field(default=None, validate_default=True)
-    """Of a split with several: grouped_cv 1 to 5, center_cv 1 to 3, the center tested on."""
+    """The number of the fold: 1 to 5 of grouped_cv, 1 to 3 of center_cv (the center tested on)."""
     seed: Seed = 42
-    """Of every random choice of the training."""
+    """The seed of every random choice of the training."""
 
     @field_validator("fold")
     @classmethod
     def _is_of_the_split(cls, fold: int | None, others: ValidationInfo) -> int | None:
         split = others.data.get("split")
-        allowed = FOLDS.get(split, (None,))
+        allowed = (split and SPLITS[split].folds) or (None,)
         if fold not in allowed:
             raise ValueError(f"must be one of {list(allowed)} with the split {split}")
         return fold
@@ -361,44 +421,22 @@ class RunParams(ResultParams):
             )
 
 
-def run_directory(
-    study_dir: str | Path,
-    experiment: str,
-    split: str,
-    seed: int | str,
-    fold: int | str | None = None,
-) -> Path:
-    """Return the folder of one run or pool inside its study."""
-    folder = project_path(study_dir) / "runs" / experiment / split
-    return folder.joinpath(*_fold_and_seed(fold, seed, "-"))
-
-
-def _fold_and_seed(fold: int | str | None, seed: int | str, joint: str) -> list[str]:
-    """Write what tells the runs of one experiment and split apart; pools say it in one word."""
-    parts = {"fold": fold, "seed": seed}
-    return [
-        value if isinstance(value, str) else f"{name}{joint}{value}"
-        for name, value in parts.items()
-        if value is not None
-    ]
-
-
 class PhantomParams(_Section):
     """The phantom that a study makes where its dataset root does not exist yet."""
 
     n_images: int = Field(ge=1)
-    """How many images are drawn."""
+    """The number of images that are drawn."""
     seed: Seed = 42
-    """Of every random choice of the drawing."""
+    """The seed of every random choice of the drawing."""
     scale: float = Field(default=0.25, gt=0, le=1)
-    """Image size relative to the release's."""
+    """The size of images is this share of the release's."""
 
 
 class _Intervals(_Section):
     replicates: int = Field(default=2000, ge=10)
-    """Of the bootstrap."""
+    """The number of draws of the bootstrap."""
     level: float = Field(default=0.95, gt=0, lt=1)
-    """Coverage of the intervals."""
+    """The coverage of the intervals."""
 
 
 class EvaluateParams(_Intervals):
@@ -406,7 +444,7 @@ class EvaluateParams(_Intervals):
 
     run_dir: RunFolder
     prevalences: Prevalences = [0.01, 0.05]
-    """Shares of malignant images for which predictive values are also given."""
+    """Predictive values are also given for these shares of malignant images."""
 
 
 class GradcamParams(_Intervals):
@@ -414,35 +452,32 @@ class GradcamParams(_Intervals):
 
     run_dir: RunFolder
     method: CamMethod = "gradcam"
-    """Of the class activation maps."""
+    """The kind of class activation map."""
     stride: Literal[4, 8, 16] | None = None
-    """In pixels, of the feature map that they are made of; without one the last map."""
+    """The stride in pixels of the feature map that maps are made of; by default the last map's."""
     normals: int = Field(default=50, ge=0)
-    """Normal test images that are explained beside the tumours."""
+    """This many Normal test images are explained beside the tumours."""
     gallery: int = Field(default=3, ge=1, le=12)
-    """Images a kind of case."""
+    """The gallery shows this many images of each kind of case."""
 
 
-class EdaParams(_Intervals):
+class _DataSet(_Section):
+    dataset_root: DataFolder = "data/phantom"
+    cache_dir: CacheFolder = "data/cache"
+    study_dir: StudyFolder = "reports/notebooks"
+    image_size: ImageSize = 224
+    """The side in pixels of the images whose cache is opened."""
+
+
+class EdaParams(_Intervals, _DataSet):
     """Notebook 01: which data set."""
 
-    dataset_root: DataFolder = "data/phantom"
-    cache_dir: CacheFolder = "data/cache"
-    study_dir: StudyFolder = "reports/notebooks"
-    image_size: ImageSize = 224
-    """Pixels a side: which image cache is opened."""
 
-
-class SplitsParams(_Section):
+class SplitsParams(_DataSet):
     """Notebook 02: which data set, and the seed of its splits."""
 
-    dataset_root: DataFolder = "data/phantom"
-    cache_dir: CacheFolder = "data/cache"
-    study_dir: StudyFolder = "reports/notebooks"
-    image_size: ImageSize = 224
-    """Pixels a side: which image cache is opened."""
     split_seed: Seed = 42
-    """Of the splits."""
+    """The seed of the splits."""
 
 
 class CompareParams(_Intervals):
@@ -461,29 +496,29 @@ class StudyParams(_Intervals):
     """
 
     name: Name
-    """Of the study, and of its folder in `reports_dir`."""
+    """The name of the study, and of its folder in `reports_dir`."""
     dataset_root: DataFolder
     phantom: PhantomParams | None = None
-    """What to draw where `dataset_root` does not exist yet."""
+    """The phantom that is drawn where `dataset_root` does not exist yet."""
     cache_dir: CacheFolder = "data/cache"
     reports_dir: str = "reports"
-    """Where the folders of studies stand."""
-    splits: list[Strategy] = Field(min_length=1)
-    """Every experiment is run on each."""
+    """The folder that holds the folders of studies."""
+    splits: list[SplitName] = Field(min_length=1)
+    """Every experiment is run on each of these splits."""
     split_seed: Seed = 42
-    """Of the splits."""
+    """The seed of the splits."""
     seeds: list[Seed] = Field(default=[42], min_length=1)
-    """Every experiment is run with each on each split."""
+    """Every experiment is run with each of these seeds on each split."""
     experiments: list[Name] = Field(min_length=1)
-    """Names of files in `params/experiments`."""
+    """The names of files in `params/experiments`."""
     overrides: Overrides = {}
-    """Parameters of `model`, `data` and `training` that go over every experiment."""
+    """These parameters of `model`, `data` and `training` go over every experiment."""
     experiment_overrides: dict[Name, Overrides] = {}
-    """The same for single experiments, over `overrides`."""
+    """These go over single experiments, after `overrides`."""
     prevalences: Prevalences = [0.01, 0.05]
-    """Shares of malignant images for which predictive values are also given."""
+    """Predictive values are also given for these shares of malignant images."""
     gradcam: CamMethod = "gradcam"
-    """Method of the class activation maps."""
+    """The kind of class activation map."""
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
@@ -498,7 +533,7 @@ class StudyParams(_Intervals):
 
     @property
     def study_dir(self) -> Path:
-        """Where the study's artefacts stand."""
+        """The folder of the study's artefacts."""
         return project_path(self.reports_dir) / self.name
 
     def runs(self) -> list[RunParams]:
@@ -513,7 +548,7 @@ class StudyParams(_Intervals):
             for experiment in self.experiments
             for split in self.splits
             for seed in self.seeds
-            for fold in FOLDS.get(split, (None,))
+            for fold in SPLITS[split].folds or (None,)
         ]
 
     def pools(self) -> list[ResultParams]:
@@ -521,14 +556,14 @@ class StudyParams(_Intervals):
 
         Of a split with several folds the seeds are put together over all folds.
         """
-        ensemble = ["ensemble"] if len(self.seeds) > 1 else []
+        ensemble = [ENSEMBLE] if len(self.seeds) > 1 else []
         firsts: dict[tuple[str, str], RunParams] = {}
         for run in self.runs():
             firsts.setdefault((run.experiment, run.split), run)
         return [
             ResultParams.model_validate(run.model_dump() | {"fold": fold, "seed": seed})
             for run in firsts.values()
-            for fold, seeds in [("pooled", self.seeds) if run.split in FOLDS else (None, [])]
+            for fold, seeds in [(POOLED, self.seeds) if SPLITS[run.split].folds else (None, [])]
             for seed in [*seeds, *ensemble]
         ]
 
@@ -555,9 +590,9 @@ def parameter_rows(section: type[BaseModel]) -> list[tuple[str, str]]:
     Sections within it are left out: they have rows of their own.
 
     >>> parameter_rows(PhantomParams)[0]
-    ('n_images', 'How many images are drawn. [≥ 1; must be given]')
-    >>> print(dict(parameter_rows(DataParams))["contrast"])
-    Contrast enhancement, the same in training, test and prediction. [clahe | none; default clahe]
+    ('n_images', 'The number of images that are drawn. [≥ 1; must be given]')
+    >>> print(dict(parameter_rows(TrainingParams))["weight_decay"])
+    The weight decay of AdamW. [≥ 0; default 0.0001]
     """
     properties = section.model_json_schema()["properties"]
     return [

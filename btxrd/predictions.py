@@ -1,7 +1,7 @@
-"""`predictions.csv`: the one file from which every metric, interval and figure is computed.
+"""The file `predictions.csv`, from which every metric, interval and figure is computed.
 
-That of a pool of folds has a column more, `fold`, which says whose network predicted a row: each
-image is tested by one of them, and each fold keeps the val on which its thresholds are chosen.
+That of a pool of folds also has a column `fold`, the fold whose network predicted a row: each image
+is tested by one fold, and each fold keeps the val on which its thresholds are chosen.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 
 from btxrd import CLASS_NAMES
-from btxrd.files import atomic_path, read_csv
+from btxrd.files import read_csv, write_csv
 
 __all__ = [
     "COLUMNS",
     "LOGIT_COLUMNS",
     "MALIGNANT",
     "PARTS",
+    "PROBABILITY_COLUMNS",
+    "Floats",
     "check_predictions",
     "fold_pairs",
     "labels",
@@ -29,8 +31,10 @@ __all__ = [
     "write_predictions",
 ]
 
+Floats = NDArray[np.float64]
+
 SUM_TOLERANCE = 1e-4
-"""How far the probabilities of one image may be from 1 in sum."""
+"""The probabilities of one image may differ from 1 in sum by this."""
 
 MALIGNANT = CLASS_NAMES.index("Malignant")
 """The label of the malignant class."""
@@ -48,16 +52,15 @@ COLUMNS = (*ROW_COLUMNS, *LOGIT_COLUMNS, *PROBABILITY_COLUMNS)
 
 
 def predictions_frame(rows: pd.DataFrame, logits: ArrayLike) -> pd.DataFrame:
-    """Join images with a model's logits for them, and the probabilities: their softmax in float64.
+    """Return images with a model's logits and the probabilities, their softmax in float64.
 
     Args:
         rows: one row an image, with the columns `ROW_COLUMNS`: `part` is "val" or "test", `label`
-            0, 1 or 2; other columns are dropped, but for `fold`.
+            0, 1 or 2; other columns but `fold` are dropped.
         logits: (n, 3) finite floats, in the order of `rows` and of `btxrd.CLASS_NAMES`.
 
     Returns:
-        A frame with the columns `COLUMNS`, and `fold` where `rows` has it; `image_id`, `part`,
-        `center` and `group` are text.
+        A frame as `read_predictions` returns it.
 
     Raises:
         ValueError: shapes disagree, a column is missing, or a value is not allowed.
@@ -85,8 +88,7 @@ def write_predictions(path: str | Path, frame: pd.DataFrame) -> None:
     """
     _check_columns(frame, COLUMNS, str(path))
     _check_values(frame, str(path))
-    with atomic_path(path) as temporary:
-        frame.to_csv(temporary, index=False, columns=_columns(frame))
+    write_csv(path, frame[_columns(frame)])
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
@@ -120,8 +122,8 @@ def fold_pairs(
     """Pair the val of each fold with its test rows: what is chosen there counts for them alone.
 
     Returns:
-        For each fold its rows of `val`, and which rows of `test` are its own: (n,) booleans. One
-        pair, of all rows, where the predictions are not those of several folds.
+        For each fold its rows of `val` and a mask, (n,) booleans, of its rows of `test`. One pair,
+        of all rows, where the predictions are not those of several folds.
     """
     if "fold" not in test:
         return [(val, np.full(len(test), True))]
@@ -136,14 +138,14 @@ def labels(frame: pd.DataFrame) -> NDArray[np.int64]:
     return frame["label"].to_numpy(np.int64)
 
 
-def probabilities(frame: pd.DataFrame) -> NDArray[np.float64]:
+def probabilities(frame: pd.DataFrame) -> Floats:
     """Return the probabilities of a predictions frame: (n, 3) float64."""
     return frame[list(PROBABILITY_COLUMNS)].to_numpy(np.float64)
 
 
 def check_predictions(
     y_true: ArrayLike, probabilities: ArrayLike
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.int64], Floats]:
     """Return labels (n,) int64 and probabilities (n, 3) float64, or say what is wrong with them.
 
     Raises:
@@ -158,42 +160,26 @@ def check_predictions(
     n_classes = len(CLASS_NAMES)
     if labels.ndim != 1 or len(labels) == 0:
         raise ValueError(f"labels must have shape (n,) with n ≥ 1, found {labels.shape}")
-    if scores.shape != (len(labels), n_classes):
-        raise ValueError(
-            f"probabilities must have shape ({len(labels)}, {n_classes}), one row a label and "
-            f"one column a class, found {scores.shape}"
-        )
+    expected = len(labels), n_classes
+    if scores.shape != expected:
+        raise ValueError(f"probabilities must have shape {expected}, found {scores.shape}")
     if not np.issubdtype(labels.dtype, np.number) or np.any(labels != np.floor(labels)):
         raise ValueError(f"labels must be whole numbers, found dtype {labels.dtype}")
-    if labels.min() < 0 or labels.max() >= n_classes:
-        found = labels.min() if labels.min() < 0 else labels.max()
-        raise ValueError(
-            f"labels must be 0 to {n_classes - 1} ({', '.join(CLASS_NAMES)}), found {found}"
-        )
-    _check_distributions(scores)
+    strange = labels[(labels < 0) | (labels >= n_classes)]
+    if len(strange):
+        allowed = f"0 to {n_classes - 1} ({', '.join(CLASS_NAMES)})"
+        raise ValueError(f"labels must be {allowed}, found {strange[0]}")
+    in_range = ((scores >= 0) & (scores <= 1 + SUM_TOLERANCE)).all(axis=1)
+    rules = {
+        "be finite": np.isfinite(scores).all(axis=1),
+        "lie in [0, 1] (give the softmax, not the logits)": in_range,
+        f"sum to 1 within {SUM_TOLERANCE}": np.abs(scores.sum(axis=1) - 1) <= SUM_TOLERANCE,
+    }
+    for rule, good in rules.items():
+        if not good.all():
+            bad = f"{(~good).sum()} of {len(good)} rows do not, row {good.argmin()} is"
+            raise ValueError(f"probabilities must {rule}: {bad} {scores[good.argmin()]}")
     return labels.astype(np.int64), scores
-
-
-def _check_distributions(scores: NDArray[np.float64]) -> None:
-    bad = ~np.isfinite(scores).all(axis=1)
-    if bad.any():
-        raise ValueError(
-            f"probabilities must be finite: {bad.sum()} of {len(bad)} rows hold NaN or infinity, "
-            f"the first is row {bad.argmax()}"
-        )
-    bad = ((scores < 0) | (scores > 1 + SUM_TOLERANCE)).any(axis=1)
-    if bad.any():
-        raise ValueError(
-            f"probabilities must lie in [0, 1]: row {bad.argmax()} is {scores[bad.argmax()]}; "
-            "give the softmax of the logits, not the logits"
-        )
-    sums = scores.sum(axis=1)
-    bad = np.abs(sums - 1) > SUM_TOLERANCE
-    if bad.any():
-        raise ValueError(
-            f"each row of probabilities must sum to 1 within {SUM_TOLERANCE}: "
-            f"{bad.sum()} of {len(bad)} do not, row {bad.argmax()} sums to {sums[bad.argmax()]:.6g}"
-        )
 
 
 def _check_columns(frame: pd.DataFrame, expected: Sequence[str], source: str) -> None:

@@ -12,8 +12,9 @@ from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 
 from btxrd import CLASS_NAMES
-from btxrd.evaluation import Bootstrap, classification_metrics
-from btxrd.evaluation.intervals import bootstrap_curves
+from btxrd.evaluation import Bootstrap
+from btxrd.evaluation.curves import bootstrap_curves
+from btxrd.evaluation.metrics import classification_metrics
 from btxrd.evaluation.summary import summarise
 from btxrd.predictions import labels, probabilities
 from btxrd.report import figures

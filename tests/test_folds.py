@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from btxrd.data import make_split
-from btxrd.evaluation import Bootstrap, evaluate
-from btxrd.evaluation.pools import POOLED
-from btxrd.evaluation.runs import compare_runs
+from btxrd.evaluation import Bootstrap
+from btxrd.evaluation.comparison import compare_runs
+from btxrd.evaluation.pools import POOL_FILES
+from btxrd.evaluation.summary import evaluate
 from btxrd.files import project_path, read_json, write_csv, write_json
 from btxrd.params import RunParams, StudyParams
 from btxrd.predictions import PARTS, read_predictions, write_predictions
@@ -141,7 +142,9 @@ def test_folds_are_runs_and_their_pools_follow(finished, notebooks):
         record = read_json(folder_of(study, name) / RUN_FILE)
         assert record["status"] == "finished"
         # An ensemble has no heat maps of its own.
-        expected = {*EVALUATE.writes, *POOLED} - ({"gradcam.csv"} if "ensemble" in name else set())
+        expected = {*EVALUATE.writes, *POOL_FILES} - (
+            {"gradcam.csv"} if "ensemble" in name else set()
+        )
         assert set(record["files"]) == expected
     assert verify(study.study_dir) == []
     lines, _ = study_status(study.study_dir)

@@ -30,7 +30,7 @@ def batches(loader, epoch: int) -> list[torch.Tensor]:
 
 
 def test_dimming_adds_a_copy_of_each_annotated_image(cache, split):
-    train = split[split["split"] == "train"]
+    train = split[split["part"] == "train"]
     plain, labels = cache.images[cache.rows(train["image_id"])], train["label"].to_numpy()
     params = DataParams(image_size=64, annotations="roi_dim", dim_factor=0.5)
     guided = make_datasets(cache, split, params, seed=1)["train"]
@@ -51,11 +51,11 @@ def test_only_training_is_augmented_annotated_or_shuffled(cache, split, regions,
     params = DataParams(image_size=64, annotations=annotations, shuffle_labels=True)
     datasets = make_datasets(cache, split, params, seed=1, regions=regions)
     for part in ("val", "test"):
-        labels = split[split["split"] == part]["label"].to_numpy()
+        labels = split[split["part"] == part]["label"].to_numpy()
         np.testing.assert_array_equal(datasets[part].labels, labels)
         assert datasets[part].augmentation is None
         assert (datasets[part].bright == -1).all()
-    labels = split[split["split"] == "train"]["label"].to_numpy()
+    labels = split[split["part"] == "train"]["label"].to_numpy()
     served = datasets["train"].labels[: len(labels)]
     assert not np.array_equal(served, labels)
     assert sorted(served) == sorted(labels)

@@ -2,7 +2,7 @@ import pytest
 from click.testing import CliRunner
 
 from btxrd import params
-from btxrd.files import PROJECT_ROOT, digest, read_yaml
+from btxrd.files import PROJECT_ROOT, read_yaml
 from btxrd.params import EvaluateParams, ParameterError, RunParams, StudyParams
 from btxrd.runner.cli import main
 
@@ -21,25 +21,25 @@ AGAINST_SHORTCUTS = {
 }
 
 
-LATER = (
-    {"model": {"flip_at_test": True}},
-    {"model": {"frozen_stages": 2}},
-    {"data": {"augmentation": "light"}},
-    {"data": {"source_jitter": True}},
-    {"training": {"ema": 0.99}},
-    {"training": {"layer_decay": 0.9}},
-    {"training": {"sampling": "balanced"}},
-)
-"""Of each parameter that came after studies were made, another value than its default."""
-
-
 def load(name: str) -> StudyParams:
     path = PROJECT_ROOT / "params" / f"{name}.yaml"
     return StudyParams.parse(read_yaml(path), path)
 
 
+def runs_of(name: str) -> dict[str, RunParams]:
+    """Return a run of each experiment of a study file."""
+    return {run.experiment: run for run in load(name).runs()}
+
+
+def changed(run: RunParams, name: str, **sections: dict) -> dict:
+    """Return a run's parameters under another name, with some of its sections' changed."""
+    values = run.model_dump() | {"experiment": name}
+    return values | {key: values[key] | change for key, change in sections.items()}
+
+
 def test_the_full_study_is_the_grid_of_the_specification():
-    runs = {run.experiment: run for run in load("study").runs()}
+    runs = runs_of("study")
+    assert set(runs) == {FLOOR, *GRID, *AGAINST_SHORTCUTS, GUIDED, BEST}
     for name, (backbone, size, batch, dropout, annotations, attention) in GRID.items():
         run = runs[name]
         assert (run.model.backbone, run.data.image_size) == (backbone, size)
@@ -49,14 +49,12 @@ def test_the_full_study_is_the_grid_of_the_specification():
         assert (run.training.epochs, run.training.lr, run.training.patience) == (50, 3e-4, 15)
 
 
-def test_the_two_experiments_against_shortcuts_are_the_baseline_but_for_one_thing():
-    runs = {run.experiment: run for run in load("study").runs()}
-    assert set(runs) == {FLOOR, *GRID, *AGAINST_SHORTCUTS, GUIDED, BEST}
+def test_some_experiments_are_another_but_for_one_thing():
+    runs = runs_of("study")
     for name, change in AGAINST_SHORTCUTS.items():
-        expected = runs["E1_b0_baseline"].model_dump() | {"experiment": name}
-        for section, values in change.items():
-            expected[section] = expected[section] | values
-        assert runs[name].model_dump() == expected
+        assert runs[name].model_dump() == changed(runs["E1_b0_baseline"], name, **change)
+    guided = changed(runs[FLOOR], GUIDED, model={"attention": "mask_guided"})
+    assert runs[GUIDED].model_dump() == guided
 
 
 @pytest.mark.parametrize(("study", "image_size"), [("study", 256), ("demo", 64)])
@@ -67,51 +65,34 @@ def test_both_studies_begin_with_a_probe_of_weights_that_need_no_network(study, 
     assert first.data.image_size == image_size
 
 
-def test_the_guided_experiment_is_the_floor_but_for_its_attention():
-    runs = {run.experiment: run for run in load("study").runs()}
-    expected = runs[FLOOR].model_dump() | {"experiment": GUIDED}
-    expected["model"] = expected["model"] | {"attention": "mask_guided"}
-    assert runs[GUIDED].model_dump() == expected
-
-
 def test_the_study_of_real_radiographs_has_one_recipe_and_needs_no_network():
-    study = load("real-256")
-    assert set(study.splits) == {"stratified", "center", "grouped_cv", "center_cv"}
-    runs = {run.experiment: run for run in study.runs()}
+    assert set(load("real-256").splits) == {"stratified", "center", "grouped_cv", "center_cv"}
+    runs = runs_of("real-256")
     assert {run.model.backbone for run in runs.values()} == {"tf_efficientnet_lite0"}
-    best = runs[BEST].model_dump()
-    guided_otherwise = {
-        "E1_b0_baseline": {"cam_weight": 0.0},
-        "E6_b0_cam_loss": {"cam_weight": 0.5},
-    }
+    guided_otherwise = {"E1_b0_baseline": 0.0, "E6_b0_cam_loss": 0.5}
     assert set(runs) == {FLOOR, GUIDED, BEST, *guided_otherwise}
-    for name, guide in guided_otherwise.items():
-        model = {key: value for key, value in best["model"].items() if key != "attention"}
-        training = best["training"] | guide
-        expected = best | {"experiment": name, "model": model, "training": training}
-        assert runs[name].model_dump() == expected
+    for name, weight in guided_otherwise.items():
+        change = {"model": {"attention": None}, "training": {"cam_weight": weight}}
+        assert runs[name].model_dump() == changed(runs[BEST], name, **change)
 
 
 def test_the_larger_probe_is_in_no_grid():
     path = PROJECT_ROOT / "params" / "experiments" / "E0_dinov2_probe.yaml"
     run = RunParams.parse(read_yaml(path), path)
     assert (run.experiment, run.training.mode) == (path.stem, "probe")
-    assert not {run.experiment} & {r.experiment for n in ("study", "demo") for r in load(n).runs()}
+    assert run.experiment not in runs_of("study") | runs_of("demo")
 
 
 def test_the_demo_is_the_same_grid_shrunk_and_needs_no_network():
-    runs = load("demo").runs()
-    assert {run.experiment for run in runs} == {FLOOR, *GRID}
-    assert {run.split for run in runs} == {"stratified", "center"}
-    for run in runs:
+    assert {run.split for run in load("demo").runs()} == {"stratified", "center"}
+    runs = runs_of("demo")
+    assert set(runs) == {FLOOR, *GRID}
+    for name, run in runs.items():
         assert run.model.backbone == "tf_efficientnet_lite0" or not run.model.pretrained
-        larger = run.experiment == "E3_b3_annotated"
-        assert run.data.image_size == (96 if larger else 64)
-    for run in runs:
-        if run.experiment != FLOOR:
-            _, _, _, dropout, annotations, attention = GRID[run.experiment]
-            assert run.model.dropout == dropout
-            assert (run.data.annotations, run.model.attn_layer) == (annotations, attention)
+        assert run.data.image_size == (96 if name == "E3_b3_annotated" else 64)
+        if name != FLOOR:
+            found = (run.model.dropout, run.data.annotations, run.model.attn_layer)
+            assert found == GRID[name][3:]
 
 
 def test_an_experiments_own_override_goes_over_the_common_one():
@@ -122,7 +103,7 @@ def test_an_experiments_own_override_goes_over_the_common_one():
     first, second = StudyParams.parse({**values, **own}, "study.yaml").runs()
     assert (first.training.epochs, second.training.epochs) == (5, 2)
     assert first.training.lr == second.training.lr == 0.1
-    with pytest.raises(ParameterError, match="names no experiment of the study"):
+    with pytest.raises(ParameterError, match=r"experiment_overrides.*E9"):
         StudyParams.parse({**values, "experiment_overrides": {"E9": {}}}, "study.yaml")
 
 
@@ -151,14 +132,10 @@ def test_every_fold_is_a_run_of_its_own():
         assert len(distinct) == len(runs)
 
 
-def test_a_run_without_folds_is_named_and_counted_as_ever():
+def test_a_run_without_folds_has_none_in_its_name_and_folder():
     run = RunParams(experiment="x", split="center")
-    assert (run.name, run.run_dir.parts[-3:]) == (
-        "x · center · seed 42",
-        ("x", "center", "seed-42"),
-    )
-    left_out = {"fold": True, "dataset_root": True, "cache_dir": True, "study_dir": True}
-    assert run.fingerprint() == digest(run.model_dump(exclude=left_out | {"training": {"workers"}}))
+    assert run.name == "x · center · seed 42"
+    assert run.run_dir.parts[-3:] == ("x", "center", "seed-42")
 
 
 @pytest.mark.parametrize(
@@ -188,55 +165,48 @@ def test_folds_and_seeds_are_put_together(seeds, pools):
     assert not any(run.is_pool for run in runs)
 
 
+MASKED = {"attention": "mask_guided"}
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"experiment": "x", "modle": {}}, ["modle", "did you mean model?"]),
-        ({"experiment": "x", "model": {"dropot": 0.1}}, ["model.dropot", "dropout"]),
-        ({"experiment": "x", "training": {"lr": "fast"}}, ["training.lr", "'fast'"]),
-        ({"experiment": "x", "training": {"lr": -1}}, ["training.lr", "greater than 0"]),
+        ({"modle": {}}, ["modle", "did you mean model?"]),
+        ({"model": {"dropot": 0.1}}, ["model.dropot", "dropout"]),
+        ({"training": {"lr": "fast"}}, ["training.lr", "'fast'"]),
+        ({"training": {"lr": -1}}, ["training.lr", "greater than 0"]),
+        ({"training": {"cam_weight": -1}}, ["training.cam_weight", "equal to 0"]),
+        ({"training": {"mode": "probe", "cam_weight": 0.5}}, ["training.cam_weight", "mode"]),
+        ({"training": {"ema": 1}}, ["training.ema", "less than 1"]),
+        ({"training": {"layer_decay": 0}}, ["layer_decay", "greater than 0"]),
+        ({"training": {"sampling": "even"}}, ["sampling", "'balanced'"]),
+        ({"data": {"augmentation": "weak"}}, ["augmentation", "'light'"]),
         (
-            {"experiment": "x", "training": {"cam_weight": -1}},
-            ["training.cam_weight", "equal to 0"],
+            {"model": MASKED, "training": {"cam_weight": 0.5}},
+            ["training.cam_weight", "model.attention: mask_guided"],
         ),
         (
-            {"experiment": "x", "training": {"mode": "probe", "cam_weight": 0.5}},
-            ["training: ", "cam_weight must be 0"],
+            {"model": {"flip_at_test": True} | MASKED, "training": {"mode": "probe"}},
+            ["model.flip_at_test", "training.mode: probe"],
         ),
-        ({"experiment": "x", "training": {"ema": 1}}, ["training.ema", "less than 1"]),
-        ({"experiment": "x", "training": {"layer_decay": 0}}, ["layer_decay", "greater than 0"]),
-        ({"experiment": "x", "training": {"sampling": "even"}}, ["sampling", "'balanced'"]),
-        ({"experiment": "x", "data": {"augmentation": "weak"}}, ["augmentation", "'light'"]),
-        (
-            {
-                "experiment": "x",
-                "model": {"attention": "mask_guided"},
-                "training": {"cam_weight": 0.5},
-            },
-            ["model.attention: mask_guided", "training.cam_weight must be 0"],
-        ),
-        (
-            {
-                "experiment": "x",
-                "model": {"attention": "mask_guided", "flip_at_test": True},
-                "training": {"mode": "probe"},
-            },
-            ["model.flip_at_test", "keeps no maps of mirror images"],
-        ),
-        ({"experiment": "x", "model": {"attention": "masks"}}, ["model.attention", "mask_guided"]),
-        ({"experiment": "x", "split": "centre"}, ["split", "'stratified'", "'center'"]),
-        ({"experiment": "x", "data": {"annotations": "roi"}}, ["data.annotations", "roi_dim"]),
+        ({"model": {"attention": "masks"}}, ["model.attention", "mask_guided"]),
+        ({"split": "centre"}, ["split", "'stratified'", "'center'"]),
+        ({"data": {"annotations": "roi"}}, ["data.annotations", "roi_dim"]),
         ({"experiment": "../x"}, ["experiment", "pattern"]),
-        ({}, ["experiment: missing"]),
-        ({"experiment": "x", "split": "grouped_cv"}, ["fold", "one of [1, 2, 3, 4, 5]", "None"]),
-        ({"experiment": "x", "fold": 1}, ["fold", "one of [None] with the split stratified"]),
+        ({"split": "grouped_cv"}, ["fold", "one of [1, 2, 3, 4, 5]", "None"]),
+        ({"fold": 1}, ["fold", "one of [None] with the split stratified"]),
     ],
 )
 def test_a_wrong_parameter_is_named_with_its_source(values, words):
     with pytest.raises(ParameterError) as caught:
-        RunParams.parse(values, "some.yaml")
+        RunParams.parse({"experiment": "x"} | values, "some.yaml")
     for word in ["some.yaml", *words]:
         assert word in str(caught.value)
+
+
+def test_a_missing_parameter_is_named():
+    with pytest.raises(ParameterError, match=r"some\.yaml.*\n.*experiment: missing"):
+        RunParams.parse({}, "some.yaml")
 
 
 def test_a_study_cannot_ask_for_a_map_that_looks_at_no_class():
@@ -262,81 +232,59 @@ def test_other_names_of_a_notebook_are_its_own_affair():
     assert EvaluateParams.from_notebook(namespace).run_dir == "x"
 
 
+NUMBERS = (
+    {"seed": 1},
+    {"split": "center"},
+    {"model": {"dropout": 0.3}},
+    {"model": {"flip_at_test": True}},
+    {"model": {"frozen_stages": 2}},
+    {"model": MASKED},
+    {"data": {"contrast": "none"}},
+    {"data": {"annotations": "balanced_dim"}},
+    {"data": {"augmentation": "light"}},
+    {"data": {"source_jitter": True}},
+    {"training": {"lr": 1e-3}},
+    {"training": {"cam_weight": 0.5}},
+    {"training": {"ema": 0.99}},
+    {"training": {"layer_decay": 0.9}},
+    {"training": {"sampling": "balanced"}},
+    {"training": {"mode": "probe"}},
+    {"training": {"mode": "probe", "C": [1]}},
+    {"model": MASKED, "training": {"mode": "probe"}},
+    {"model": MASKED, "training": {"mode": "probe", "attention_weight": 2}},
+)
+
+
 def test_every_parameter_that_changes_numbers_changes_the_fingerprint():
-    run = RunParams(experiment="x")
-    for change in (
-        {"seed": 1},
-        {"split": "center"},
-        {"model": {"dropout": 0.3}},
-        {"data": {"contrast": "none"}},
-        {"data": {"annotations": "balanced_dim"}},
-        {"training": {"lr": 1e-3}},
-        {"training": {"cam_weight": 0.5}},
-        *LATER,
-        {"training": {"mode": "probe"}},
-        {"training": {"mode": "probe", "C": [1]}},
-        {"model": {"attention": "mask_guided"}},
-    ):
-        other = RunParams.parse({"experiment": "x", **change}, "test")
-        assert other.fingerprint() != run.fingerprint()
-    elsewhere = RunParams.parse(
-        {"experiment": "x", "dataset_root": "/elsewhere", "training": {"workers": 4}}, "test"
-    )
-    assert elsewhere.fingerprint() == run.fingerprint()
+    runs = [RunParams.parse({"experiment": "x", **change}, "test") for change in ({}, *NUMBERS)]
+    assert len({run.fingerprint() for run in runs}) == len(runs)
+    for run in runs:
+        assert RunParams.parse(run.model_dump(), "test") == run
+    elsewhere = {"dataset_root": "/elsewhere", "training": {"workers": 4}}
+    elsewhere = RunParams.parse({"experiment": "x", **elsewhere}, "test")
+    assert elsewhere.fingerprint() == runs[0].fingerprint()
 
 
-def test_a_run_without_a_mode_is_what_it_was_before_there_were_modes():
-    run = RunParams.parse({"experiment": "x", "training": {"mode": "finetune"}}, "test")
-    assert not {"mode", "C"} & run.model_dump()["training"].keys()
-    assert run.fingerprint() == "7c91f5592b484751"
-    probe = RunParams.parse({"experiment": "x", "training": {"mode": "probe"}}, "test")
-    assert RunParams.parse(probe.model_dump(), "test") == probe
-    other = RunParams.parse({"experiment": "x", "training": {"mode": "probe", "C": [1]}}, "test")
-    assert other.fingerprint() != probe.fingerprint()
-
-
-@pytest.mark.parametrize("change", LATER)
-def test_what_came_later_is_in_no_run_that_is_as_before(change):
-    ((section, ((key, value),)),) = ((name, values.items()) for name, values in change.items())
-    before, run = RunParams(experiment="x"), RunParams.parse({"experiment": "x", **change}, "test")
-    assert run.model_dump()[section][key] == value
-    assert RunParams.parse(run.model_dump(), "test") == run
-    default = {section: {key: getattr(getattr(before, section), key)}}
-    same = RunParams.parse({"experiment": "x", **default}, "test")
-    assert key not in same.model_dump()[section]
-    assert same.fingerprint() == before.fingerprint()
-
-
-def test_a_run_without_attention_is_what_it_was_before_there_was_any():
-    plain = RunParams(experiment="x").model_dump()
-    assert "attention" not in plain["model"]
-    assert "attention_weight" not in plain["training"]
-    runs = [
-        RunParams.parse(
-            {
-                "experiment": "x",
-                "model": {"attention": "mask_guided"},
-                "training": {"mode": "probe", "attention_weight": weight},
-            },
-            "test",
-        )
-        for weight in (1, 2)
-    ]
-    assert runs[0].fingerprint() != runs[1].fingerprint()
-    assert RunParams.parse(runs[1].model_dump(), "test") == runs[1]
-    assert (runs[0].step, runs[0].steps, runs[0].needs_masks) == ("epoch", 50, True)
+@pytest.mark.parametrize(
+    ("model", "mode", "expected"),
+    [({}, "finetune", ("epoch", 50)), ({}, "probe", ("C", 13)), (MASKED, "probe", ("epoch", 50))],
+)
+def test_a_linear_probe_tries_penalties_and_all_else_has_epochs(model, mode, expected):
+    values = {"experiment": "x", "model": model, "training": {"mode": mode}}
+    run = RunParams.parse(values, "test")
+    assert (run.step, run.steps) == expected
+    assert run.needs_masks == bool(model)
 
 
 def test_a_study_that_names_something_twice_is_refused():
-    values = {"name": "s", "dataset_root": "d", "splits": ["center"], "experiments": ["a", "a"]}
+    values = GROWN | {"experiments": ["a", "a"]}
     with pytest.raises(ParameterError, match="experiments names something twice"):
         StudyParams.parse(values, "study.yaml")
 
 
 def test_an_experiment_without_a_file_is_named():
-    values = {"name": "s", "dataset_root": "d", "splits": ["center"], "experiments": ["E9_none"]}
     with pytest.raises(FileNotFoundError, match=r"E9_none\.yaml"):
-        StudyParams.parse(values, "study.yaml").runs()
+        StudyParams.parse(GROWN | {"experiments": ["E9_none"]}, "study.yaml").runs()
 
 
 def test_every_parameter_is_listed_with_its_meaning():

@@ -149,9 +149,9 @@ GOOD = [[0.8, 0.1, 0.1], [0.1, 0.7, 0.2]]
         ([0, 1], [[0.5, 0.5], [0.5, 0.5]], r"shape \(2, 3\)"),
         ([], np.empty((0, 3)), "n ≥ 1"),
         ([[0, 1]], GOOD, r"shape \(n,\)"),
-        ([0, 1], [[0.8, 0.1, np.nan], GOOD[1]], "1 of 2 rows hold NaN"),
+        ([0, 1], [[0.8, 0.1, np.nan], GOOD[1]], "finite: 1 of 2 rows"),
         ([0, 1], [GOOD[0], [2.0, -1.0, 0.0]], "not the logits"),
-        ([0, 1], [GOOD[0], [0.5, 0.1, 0.1]], "row 1 sums to 0.7"),
+        ([0, 1], [GOOD[0], [0.5, 0.1, 0.1]], r"sum to 1 .* row 1 is \[0\.5 0\.1 0\.1\]"),
     ],
 )
 def test_bad_predictions_are_refused(y, p, message):

@@ -154,7 +154,7 @@ def test_dimmed_copies_have_features_of_their_own(
     run = make_run(tmp_path, annotations=annotations)
     regions = pd.Series("arm", index=split["image_id"])
     datasets = make_datasets(cache, split, run.data, 42, regions, augment=False)
-    train, plain = datasets["train"], int((split["split"] == "train").sum())
+    train, plain = datasets["train"], int((split["part"] == "train").sum())
     assert len(train) > plain
     features, _ = opened(network, datasets, run)
     images, _ = train[BatchRequest(np.arange(plain, plain + 4), 0)]
@@ -200,7 +200,7 @@ def test_the_history_has_a_row_a_penalty_with_every_metric(fitted, datasets, run
     recalls = [history[f"val_recall_{name}"][best] for name in ("Normal", "Benign", "Malignant")]
     shares = np.bincount(datasets["val"].labels) / len(datasets["val"])
     assert np.dot(recalls, shares) == pytest.approx(history["val_top1"][best])
-    assert pd.read_csv(run.run_dir / "seconds.csv")["seconds"].tolist() == list(result.seconds)
+    assert pd.read_csv(run.run_dir / "seconds.csv").equals(result.speed)
 
 
 def test_every_callback_follows_the_saved_row(network, datasets, run):

@@ -5,10 +5,9 @@ import pandas as pd
 import pytest
 
 from btxrd import CLASS_NAMES
-from btxrd.data import make_split, read_table
+from btxrd.data import read_table
 from btxrd.data.splits import conflicting_pairs
-from btxrd.evaluation.review import REVIEW_COLUMNS, known_conflicts, labels_to_review
-from btxrd.files import write_csv
+from btxrd.evaluation.review import REVIEW_COLUMNS, labels_to_review
 from btxrd.predictions import LOGIT_COLUMNS, labels, predictions_frame
 
 NONE = pd.DataFrame(columns=["image_a", "class_a", "image_b", "class_b", "distance"])
@@ -89,14 +88,9 @@ def test_contradicted_labels_come_first_whether_tested_or_not(pool):
     assert review["image_id"].is_unique
 
 
-def test_the_contradictions_of_the_real_table_are_in_it(real_table, pool, tmp_path):
+def test_the_contradictions_of_the_real_table_are_in_it(real_table, pool):
     table, duplicates = read_table(real_table), pd.read_csv(real_table / "duplicates.csv")
-    duplicates = duplicates.assign(identical=duplicates["distance"] == 0)
-    split = make_split(table, "grouped_cv", duplicates=duplicates)
-    write_csv(tmp_path / "splits" / "grouped_cv.csv", split)
-    write_csv(tmp_path / "splits" / "duplicates.csv", duplicates)
-    conflicts = known_conflicts(tmp_path)
-    pd.testing.assert_frame_equal(conflicts, conflicting_pairs(table, duplicates))
+    conflicts = conflicting_pairs(table, duplicates)
     first = labels_to_review(pool(), conflicts).head(6).set_index("image_id")["conflicts_with"]
     for a, b in ((591, 3456), (707, 3346), (453, 3703)):
         names = [f"IMG{number:06d}.jpeg" for number in (a, b)]

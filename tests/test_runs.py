@@ -1,562 +1,67 @@
-"""The runs of a study: gathered from their files, which are subtracted, and which are refused."""
+"""Runs and pools: what their files say, and in which order they stand."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest
 
-from btxrd.evaluation import Bootstrap
-from btxrd.evaluation.comparisons import (
-    METRICS,
-    compare_experiments,
-    generalisation_gap,
-    holm,
-    seed_summary,
-)
-from btxrd.evaluation.review import known_conflicts, labels_to_review
-from btxrd.evaluation.runs import (
-    COMPARED,
-    COMPARISON_COLUMNS,
-    FIGURES,
-    SPLIT_TITLES,
-    answer_split,
-    collect_runs,
-    compare_runs,
-    comparison_table,
-    differences_from,
-    figures_beside_baselines,
-    figures_by_metric,
-    map_scores,
-    recommend,
-    reviewed_pool,
-    seed_figures,
-    success_table,
-)
-from btxrd.evaluation.summary import summarise
+from btxrd.evaluation.runs import collect_runs
 from btxrd.files import write_csv, write_json
-from btxrd.params import FOLDS, ResultParams
-from btxrd.predictions import read_predictions, write_predictions
+from btxrd.params import RunPlace
 
-FEW = Bootstrap(200)
-IDENTITY = ["split", "first_experiment", "second_experiment"]
-
-
-def intervals(*values):
-    return {name: [v, v - 0.1, v + 0.1] for name, v in zip(COMPARED, values, strict=True)}
-
-
-def write_run(study, experiment, split, metrics, seed=42, fold=None, **training):
-    place = {"experiment": experiment, "split": split, "fold": fold, "seed": seed}
-    params = ResultParams(**place, study_dir=str(study), training=training)
-    folder = params.run_dir
-    write_json(folder / "run.json", {"status": "finished", "parameters": params.model_dump()})
-    write_json(folder / "metrics.json", metrics)
-    return folder
+PLACES = [
+    RunPlace("late", "center", 42),
+    RunPlace("early", "stratified", 42),
+    RunPlace("early", "grouped", 9),
+    RunPlace("early", "grouped", 100),
+    RunPlace("early", "grouped", "ensemble"),
+    RunPlace("early", "grouped_cv", 42, 1),
+    RunPlace("early", "grouped_cv", 42, 2),
+    RunPlace("early", "grouped_cv", 42, "pooled"),
+    RunPlace("unnamed", "stratified", 42),
+]
+"""In the order in which they are read."""
 
 
 @pytest.fixture
 def study(tmp_path):
-    """Runs of which only the figures are known, a failed one, and a folder moved aside."""
-    for experiment, split, test, val in (
-        ("best_on_test", "stratified", (0.99, 0.99, 0.99), (0.70, 0.8, 0.9)),
-        ("best_on_val", "stratified", (0.60, 0.70, 0.50), (0.80, 0.8, 0.5)),
-        ("tied_on_val", "stratified", (0.65, 0.75, 0.60), (0.80, 0.8, 0.6)),
-        ("tied_on_val", "center", (0.40, 0.55, 0.30), (0.75, 0.8, 0.6)),
-    ):
-        parts = {"test": intervals(*test), "val": intervals(*val)}
-        metrics = {part: {"n": 60, "intervals": found} for part, found in parts.items()}
-        folder = write_run(tmp_path, experiment, split, metrics)
-        cams = pd.DataFrame({"label": [0, 1, 2], "iou": [np.nan, 0.1, 0.3]})
-        write_csv(folder / "gradcam.csv", cams)
-    broken = tmp_path / "runs" / "broken" / "stratified" / "seed-42"
-    write_json(broken / "run.json", {"status": "failed", "error": "the kernel died"})
-    (broken / "03_train.html").touch()
-    write_json(tmp_path / "runs" / "x" / "center" / "seed-42.old-20260101" / "run.json", {})
+    """A study of runs and pools, a folder moved aside, and one of a split that there is not."""
+    for place in reversed(PLACES):
+        write_json(tmp_path / place.path / "run.json", {"status": "finished"})
+    for other in ("center/seed-42.old-20260101", "elsewhere/seed-1", "grouped_cv/fold-1"):
+        write_json(tmp_path / "runs" / "x" / other / "run.json", {})
+    write_json(tmp_path / "study.json", {"parameters": {"experiments": ["late", "early"]}})
     return tmp_path
 
 
-def test_a_run_whose_network_has_no_maps_has_no_iou(study):
-    folder = study / "runs" / "tied_on_val" / "stratified" / "seed-42"
-    write_csv(folder / "gradcam.csv", pd.DataFrame({"label": [0, 1], "iou_chance": [np.nan, 0.1]}))
-    row = compare(study).loc["tied_on_val"]
-    assert np.isnan(row["Stratified Grad-CAM Mean IoU"])
-    assert row["Stratified Accuracy"] == 0.65
-
-
-def test_an_attention_has_a_column_of_its_own(study):
-    runs = study / "runs" / "tied_on_val"
-    maps = pd.DataFrame({"label": [0, 1, 1], "iou": 0.1, "iou_attention": [np.nan, 0.2, 0.4]})
-    write_csv(runs / "stratified" / "seed-42" / "gradcam.csv", maps)
-    row = compare(study).loc["tied_on_val"]
-    assert row["Stratified Grad-CAM Mean IoU"] == pytest.approx(0.1)
-    assert row["Stratified Attention Mean IoU"] == pytest.approx(0.3)
-    assert "Center-Holdout Attention Mean IoU" not in row
-
-
 def test_runs_stand_in_the_order_of_the_study(study):
-    write_run(study, "best_on_test", "grouped", {}, seed=100)
-    write_run(study, "best_on_test", "grouped", {}, seed=9)
-    write_json(study / "study.json", {"parameters": {"experiments": ["tied_on_val", "broken"]}})
     runs = collect_runs(study)
-    places = [(run.experiment, run.split, run.seed) for run in runs]
-    assert places == [
-        ("tied_on_val", "stratified", 42),
-        ("tied_on_val", "center", 42),
-        ("broken", "stratified", 42),
-        ("best_on_test", "stratified", 42),
-        ("best_on_test", "grouped", 9),
-        ("best_on_test", "grouped", 100),
-        ("best_on_val", "stratified", 42),
-    ]
-    order = list(dict.fromkeys(run.experiment for run in runs))
-    assert list(compare(study).index) == order
-    test = seed_figures(runs, study, FEW).query("part == 'test'")
-    assert list(test["split"]) == sorted(test["split"], key=list(SPLIT_TITLES).index)
-    assert list(test.loc[test["split"] == "stratified", "experiment"]) == order
+    found = [RunPlace(run.experiment, run.split, run.seed, run.fold) for run in runs]
+    assert found == PLACES
+    assert [run.is_whole for run in runs[5:8]] == [False, False, True]
+    assert [run.is_pool for run in runs[4:8]] == [True, False, False, True]
 
 
-def test_heat_maps_of_an_experiment_are_means_over_its_trainings(study):
-    for seed, hit in ((42, 1.0), (43, 0.0)):
-        folder = study / "runs" / "best_on_val" / "stratified" / f"seed-{seed}"
-        facts = {"image_id": ["a", "b"], "center": 2, "group": 1, "label": [1, 0]}
-        scores = {"iou_chance": [0.1, np.nan], "pointing": [hit, np.nan]}
-        write_csv(folder / "gradcam.csv", pd.DataFrame(facts | scores))
-    runs = collect_runs(study)
-    found = map_scores(runs, "best_on_val", "stratified")
-    assert found[["image_id", "label", "pointing"]].to_numpy().tolist() == [["a", 1, 0.5]]
-    assert map_scores(runs, "broken", "stratified").empty
-    assert map_scores(runs, None, None).empty
-
-
-@pytest.fixture
-def comparison(study):
-    return compare(study)
-
-
-def compare(study):
-    runs = collect_runs(study)
-    table = comparison_table(runs, seed_figures(runs, study, FEW))
-    return table.set_index("Experiment ID", drop=False)
-
-
-def test_the_first_ten_columns_are_the_specifications(comparison):
-    assert tuple(comparison.columns[:10]) == COMPARISON_COLUMNS
-    assert list(COMPARISON_COLUMNS[4:7]) == [
-        "Stratified Accuracy",
-        "Stratified Macro AUC",
-        "Stratified Malignant Sensitivity",
-    ]
-    row = comparison.loc["tied_on_val"]
-    assert (row["Backbone"], row["Annotations"]) == ("efficientnet_b0", "none")
-    assert row["Center-Holdout Macro AUC"] == 0.55
-    assert row["Stratified Grad-CAM Mean IoU"] == pytest.approx(0.2)
-    assert (row["Stratified Accuracy Low"], row["Stratified Accuracy High"]) == (0.55, 0.75)
-
-
-def test_the_first_weights_of_an_experiment_are_named(study):
-    runs = study / "runs" / "tied_on_val"
-    for split, digest in (("stratified", "0123"), ("center", "4567")):
-        facts = {"weights": f"theirs.pth (SHA-256 {digest})"}
-        write_json(runs / split / "seed-42" / "training.json", facts)
-    table = compare(study)
-    assert table.loc["tied_on_val", "Weights"] == (
-        "theirs.pth (SHA-256 0123); theirs.pth (SHA-256 4567)"
+def test_a_run_is_what_its_files_say(study):
+    folder = study / PLACES[0].path
+    write_json(folder / "run.json", {"status": "failed", "error": "the kernel died"})
+    write_json(folder / "metrics.json", {"test": {"intervals": {"accuracy": [0.5, None, 0.6]}}})
+    (folder / "03_train.html").touch()
+    (folder / "run.html").touch()
+    failed, finished, *_ = collect_runs(study)
+    assert (failed.status, failed.error, failed.is_evaluated) == (
+        "failed",
+        "the kernel died",
+        False,
     )
-    assert pd.isna(table.loc["best_on_val", "Weights"])
-    assert list(table.columns).index("Weights") >= len(COMPARISON_COLUMNS)
+    assert failed.pages == {"training": "03_train.html"}
+    assert failed.interval("accuracy") == pytest.approx((0.5, np.nan, 0.6), nan_ok=True)
+    assert np.isnan(finished.interval("accuracy")).all()
+    assert (finished.pages, finished.gradcam) == ({}, None)
 
 
-def test_failed_runs_are_rows_with_their_error(comparison):
-    assert comparison.loc["broken", "Errors"] == "stratified: the kernel died"
-    assert "x" not in comparison.index
-
-
-def recommended(table):
-    """The split that the answer is read from, and the experiment that it gives."""
-    split = answer_split(table)
-    return split, recommend(table, split)
-
-
-def test_the_recommendation_is_read_on_validation(study, comparison):
-    assert recommended(comparison) == ("stratified", "tied_on_val")
-    ranks = comparison["Stratified Val Rank"].drop("broken").to_dict()
-    assert ranks == {"tied_on_val": 1, "best_on_val": 2, "best_on_test": 3}
-    runs = collect_runs(study)
-    for experiments, expected in (
-        ({"best_on_val", "best_on_test"}, ("stratified", "best_on_val")),
-        ({"broken"}, (None, None)),
-        ({}, (None, None)),
-    ):
-        some = [run for run in runs if run.experiment in experiments]
-        assert recommended(comparison_table(some, seed_figures(some, study, FEW))) == expected
-
-
-@pytest.mark.parametrize(
-    ("split", "fold", "answers"),
-    [("grouped_cv", "pooled", True), ("grouped", None, True), ("center_cv", "pooled", False)],
-)
-def test_the_answer_is_read_from_the_most_honest_split(study, split, fold, answers):
-    """There another experiment is the best on validation; the stratified rule stays beside it."""
-    folders = []
-    for experiment, accuracy in (("best_on_test", 0.9), ("tied_on_val", 0.8)):
-        figures = {"n": 60, "intervals": intervals(accuracy, 0.8, 0.7)}
-        metrics = {"val": figures, "test": figures}
-        folders.append(write_run(study, experiment, split, metrics, fold=fold))
-    table = compare(study)
-    expected = (split, "best_on_test") if answers else ("stratified", "tied_on_val")
-    assert recommended(table) == expected
-    assert recommend(table, "stratified") == "tied_on_val"
-    # A pool that failed has figures that count for nothing.
-    for folder in folders:
-        write_json(folder / "run.json", {"status": "failed", "error": "no room"})
-    assert recommended(compare(study)) == ("stratified", "tied_on_val")
-
-
-def test_an_experiment_whose_only_run_failed_is_not_recommended(study):
-    folder = study / "runs" / "best_on_val" / "stratified" / "seed-42"
-    intervals_of = {"n": 60, "intervals": intervals(0.99, 0.99, 0.99)}
-    write_run(study, "best_on_val", "stratified", {"val": intervals_of, "test": intervals_of})
-    assert recommend(compare(study), "stratified") == "best_on_val"
-    write_json(folder / "run.json", {"status": "failed", "error": "no maps"})
-    table = compare(study)
-    assert recommend(table, "stratified") == "tied_on_val"
-    assert table.loc["best_on_val", "Errors"] == "stratified: no maps"
-
-
-def test_a_run_knows_which_pages_it_has(study):
-    pages = {run.experiment: run.pages for run in collect_runs(study)}
-    assert pages["broken"] == {"training": "03_train.html"}
-    assert pages["tied_on_val"] == {}
-
-
-def test_success_criteria_are_checked(comparison):
-    for name, met in (("best_on_test", [True, pd.NA, True, True]), ("tied_on_val", [False] * 3)):
-        table = success_table(comparison.loc[name])
-        assert table["met"].tolist()[: len(met)] == met
-    assert table["reached"].tolist() == [0.65, 0.4, 0.6, pytest.approx(0.2)]
-    assert success_table(comparison.loc["broken"])["met"].isna().all()
-
-
-def test_success_criteria_are_also_held_against_the_honest_split(study):
-    parts = {"test": {"n": 60, "intervals": intervals(0.74, 0.8, 0.8)}}
-    write_run(study, "best_on_test", "grouped", parts)
-    row = compare(study).loc["best_on_test"]
-    plain, beside = success_table(row), success_table(row, "grouped")
-    pd.testing.assert_frame_equal(beside[plain.columns], plain)
-    assert beside["grouped"].tolist() == pytest.approx([0.74, np.nan, 0.8, np.nan], nan_ok=True)
-    assert beside["grouped_met"].tolist() == [False, pd.NA, True, pd.NA]
-    assert list(success_table(row, "stratified")) == list(plain)
-
-
-def test_the_figures_of_every_run_have_their_intervals(study):
-    figures = seed_figures(collect_runs(study), study, FEW).set_index(["experiment", "split"])
-    test, val = (figures[figures["part"] == part] for part in ("test", "val"))
-    names = ("best_on_test", "best_on_val", "broken", "tied_on_val")
-    in_order = [*((name, "stratified") for name in names), ("tied_on_val", "center")]
-    assert list(test.index) == list(val.index) == in_order
-    assert {f"{metric}{end}" for metric in FIGURES for end in ("", "_low", "_high")} < set(test)
-    assert "balanced_accuracy" in FIGURES
-    row = test.loc[("tied_on_val", "center")]
-    assert row[["n", "macro_auc", "macro_auc_low"]].tolist() == [60, 0.55, pytest.approx(0.45)]
-    assert (row["seeds"], np.isnan(row["macro_auc_sd"])) == ("1", True)
-    assert val.loc[("tied_on_val", "center"), "accuracy_high"] == pytest.approx(0.85)
-    broken = test.loc[("broken", "stratified")]
-    assert broken.drop(["part", "seeds", "status"]).isna().all()
-    assert (broken["seeds"], broken["status"]) == ("0", "failed")
-
-
-def test_test_figures_stand_beside_what_sees_no_lesion(study):
-    figures = seed_figures(collect_runs(study), study, FEW)
-    parts = {"strategy": ["stratified"] * 2, "part": ["val", "test"], "sibling_share": [0.1, 0.5]}
-    blind = {"shortcut": "center", "split": ["image", "grouped"], "n": 90, "estimate": [0.8, 0.6]}
-    shortcuts = pd.DataFrame(blind | {"low": 0.5, "high": 0.9})
-    best = ("tied_on_val", "stratified")
-    table = figures_beside_baselines(figures, pd.DataFrame(parts), shortcuts, *best)
-    models, baseline = table.iloc[:-1], table.iloc[-1]
-    tested = figures[figures["part"] == "test"].reset_index(drop=True)
-    assert models["experiment"].str.endswith(" ★").tolist() == [
-        row == best for row in tested[["experiment", "split"]].itertuples(index=False, name=None)
-    ]
-    kept = [column for column in tested if column not in ("part", "experiment", "attention_iou")]
-    pd.testing.assert_frame_equal(models[kept], tested[kept])
-    assert models.set_index("split")["sibling_share"].dropna().to_dict() == {"stratified": 0.5}
-    assert list(table)[2:5] == ["seeds", "n", "sibling_share"]
-    named = ["experiment", "n", "macro_auc", "macro_auc_low", "macro_auc_high", "status"]
-    expected = ["no lesion: center", 90, 0.6, 0.5, 0.9, "baseline, by study"]
-    assert baseline[named].tolist() == expected
-    assert baseline.drop(named).isna().all()
-
-
-def test_an_attention_that_there_is_stands_beside_the_figures(study):
-    maps = pd.DataFrame({"label": [1, 1], "iou": 0.1, "iou_attention": [0.2, 0.4]})
-    folder = study / "runs" / "tied_on_val" / "stratified" / "seed-42"
-    write_csv(folder / "gradcam.csv", maps)
-    figures = seed_figures(collect_runs(study), study, FEW)
-    leakage = pd.DataFrame(columns=["strategy", "part", "sibling_share"])
-    shortcuts = pd.DataFrame(columns=["shortcut", "split", "n", "estimate", "low", "high"])
-    table = figures_beside_baselines(figures, leakage, shortcuts, None, None)
-    assert table["attention_iou"].dropna().tolist() == pytest.approx([0.3])
-    assert not table["experiment"].str.contains("★").any()
-
-
-def test_figures_turn_into_rows_by_metric(study, trained):
-    trained("seeded", "grouped")
-    trained("seeded", "grouped", seed="ensemble")
-    figures = seed_figures(collect_runs(study), study, FEW)
-    table = figures_by_metric(figures)
-    tested = figures[(figures["part"] == "test") & (figures["seeds"] == "1")]
-    assert len(table) == len(tested) * len(COMPARED)
-    assert "broken" not in set(table["label"])
-    assert list(table["split"].cat.categories) == list(SPLIT_TITLES.values())
-    row = tested.set_index(["experiment", "split"]).loc[("tied_on_val", "center")]
-    for metric, own in table.groupby("metric"):
-        found = own.set_index(["label", "split"]).loc[("tied_on_val", "Center-Holdout")]
-        ends = [row[f"{metric}{end}"] for end in ("", "_low", "_high")]
-        assert found[["estimate", "low", "high", "n"]].tolist() == [*ends, 60]
-    assert figures_by_metric(figures.head(0)).empty
-
-
-@pytest.fixture
-def trained(tmp_path, predicted):
-    """Add a run with predictions: of more skill, the same images for the same split.
-
-    Splits of several folds test the same images too.
-    """
-
-    def add(experiment, split="stratified", skill=1.0, seed=42, fold=None, **training):
-        frame = predicted((30, 30, 30), [len(str(seed)), int(100 * skill)], skill, views=1)
-        images = "all" if split in FOLDS else split
-        frame["image_id"] = images + frame["image_id"]
-        if fold == "pooled":
-            frame["fold"] = np.arange(len(frame)) % len(FOLDS[split]) + 1
-        metrics = summarise(frame, Bootstrap(9))
-        folder = write_run(tmp_path, experiment, split, metrics, seed, fold, **training)
-        both = [frame, frame.assign(part="val")]
-        write_predictions(folder / "predictions.csv", pd.concat(both, ignore_index=True))
-        return frame
-
-    return add
-
-
-def test_experiments_are_compared_pairwise_and_the_better_one_is_found(trained, tmp_path):
-    for split in ("stratified", "grouped"):
-        for experiment, skill in (("good", 3.0), ("fair", 1.0), ("poor", 0.5)):
-            trained(experiment, split, skill)
-    table = compare_runs(tmp_path, Bootstrap(999))["differences.csv"]
-    pairs = [("fair", "good"), ("fair", "poor"), ("good", "poor")]
-    expected = [(split, *pair) for split in ("stratified", "grouped") for pair in pairs]
-    assert list(table[IDENTITY].drop_duplicates().itertuples(index=False, name=None)) == expected
-    assert table["note"].isna().all()
-    for _, family in table.groupby("split"):
-        assert len(family) == 3 * len(METRICS)
-        np.testing.assert_allclose(family["p_holm"], holm(family["p"]))
-    row = table.set_index([*IDENTITY, "metric"]).loc[("stratified", "good", "poor", "macro_auc")]
-    assert row["difference"] < -0.2
-    assert row["p_holm"] < 0.05
-
-
-def test_equal_predictions_do_not_differ(trained, tmp_path):
-    trained("one")
-    trained("two")
-    table = compare_runs(tmp_path, FEW)["differences.csv"]
-    assert len(table) == len(METRICS)
-    assert (table[["difference", "p", "p_holm"]] == [0, 1, 1]).all(axis=None)
-    assert table[["low", "high"]].isna().all(axis=None)
-
-
-def test_runs_that_differ_in_more_are_refused_and_the_key_is_named(trained, tmp_path):
-    for experiment, training in (("a", {}), ("b", {}), ("longer", {"epochs": 99})):
-        trained(experiment, **training)
-    trained("a", "center")
-    trained("longer", "center")
-    tables = compare_runs(tmp_path, Bootstrap(20))
-    refused = tables["differences.csv"].dropna(subset="note")
-    assert list(refused[IDENTITY].itertuples(index=False, name=None)) == [
-        ("stratified", "a", "longer"),
-        ("stratified", "b", "longer"),
-    ]
-    values = ["metric", "first", "second", "difference", "low", "high", "p", "p_holm"]
-    assert refused[values].isna().all(axis=None)
-    assert refused["note"].iloc[0] == (
-        "a · stratified and longer · stratified: training.epochs is 50 and 99"
-    )
-    gap = tables["gaps.csv"].set_index("experiment").loc["longer"]
-    assert gap["note"] == "longer · stratified and longer · center: training.epochs is 99 and 50"
-    assert gap[["inside_split", "outside_split"]].tolist() == ["stratified", "center"]
-    assert gap[["metric", "inside", "outside", "difference", "low", "high"]].isna().all()
-
-
-def test_refused_experiments_on_other_data_do_not_stand_in_the_way(trained, tmp_path):
-    """Two pairs, each on images of its own."""
-    for experiment in "abcd":
-        frame = trained(experiment, **({"lr": 0.1} if experiment in "cd" else {}))
-        if experiment in "cd":
-            folder = tmp_path / "runs" / experiment / "stratified" / "seed-42"
-            write_predictions(folder / "predictions.csv", frame.iloc[:-1])
-    table = compare_runs(tmp_path, Bootstrap(20))["differences.csv"]
-    compared = table[table["note"].isna()][IDENTITY[1:]].drop_duplicates()
-    assert compared.to_numpy().tolist() == [["a", "b"], ["c", "d"]]
-    assert table["note"].notna().sum() == 4
-
-
-def test_the_gap_is_what_is_lost_in_the_other_center(trained, tmp_path):
-    inside, outside = trained("good", skill=3.0), trained("good", "center", skill=0.5)
-    trained("inside_only")
-    table = compare_runs(tmp_path, FEW)["gaps.csv"]
-    assert set(table["experiment"]) == {"good"}
-    gap = table.set_index("metric").loc["macro_auc"]
-    assert 0 < gap["low"] < gap["difference"] < gap["high"]
-    figures = [summarise(f, Bootstrap(9))["test"]["macro_auc"] for f in (inside, outside)]
-    assert gap[["inside", "outside"]].tolist() == pytest.approx(figures)
-    assert gap["difference"] == pytest.approx(figures[0] - figures[1])
-
-
-def test_the_gap_over_all_folds_is_paired_by_image(trained, tmp_path):
-    pools = {
-        split: trained("good", split, skill=skill, fold="pooled")
-        for split, skill in (("grouped_cv", 2.0), ("center_cv", 1.5))
-    }
-    table = compare_runs(tmp_path, FEW)["gaps.csv"]
-    assert set(zip(table["inside_split"], table["outside_split"], strict=True)) == {
-        ("grouped_cv", "center_cv")
-    }
-    frames = [[pool.drop(columns="fold")] for pool in pools.values()]
-    apart = generalisation_gap(*frames, FEW)
-    assert table["difference"].tolist() == pytest.approx(apart["difference"].tolist())
-    paired = compare_experiments(dict(zip("ab", frames, strict=True)), FEW)
-    assert table["low"].tolist() == pytest.approx((-paired["high"]).tolist())
-
-
-def test_differences_are_turned_to_the_experiment_in_question(trained, tmp_path):
-    for experiment, skill in (("a", 0.5), ("b", 3.0), ("c", 1.0)):
-        trained(experiment, skill=skill)
-    trained("odd", epochs=99)
-    differences = compare_runs(tmp_path, FEW)["differences.csv"]
-    turned = differences_from(differences, "b").set_index(["against", "metric"])
-    given = differences.set_index([*IDENTITY[1:], "metric"])
-    for metric in METRICS:
-        against_a, plain = turned.loc[("a", metric)], given.loc[("a", "b", metric)]
-        assert (against_a.drop("split") == plain[against_a.drop("split").index])[:5].all()
-        against_c, mirrored = turned.loc[("c", metric)], given.loc[("b", "c", metric)]
-        assert against_c["difference"] == -mirrored["difference"] > 0
-        assert (against_c["low"], against_c["high"]) == (-mirrored["high"], -mirrored["low"])
-        assert (against_c["p"], against_c["p_holm"]) == (mirrored["p"], mirrored["p_holm"])
-    assert turned.reset_index()["against"].unique().tolist() == ["a", "c", "odd"]
-    assert turned["note"].dropna().str.contains("epochs").tolist() == [True]
-    assert differences_from(differences, None).empty
-
-
-def test_several_seeds_have_their_mean_spread_and_ensemble(trained, tmp_path):
-    frames = [trained("good", seed=7), trained("good", seed=42, skill=1.2)]
-    poor = trained("poor", skill=0.5)
-    ensemble = trained("good", seed="ensemble", skill=1.5)
-    figures = compare_runs(tmp_path, FEW)["figures.csv"].query("part == 'test'")
-    assert figures[["experiment", "seeds"]].to_numpy().tolist() == [
-        ["good", "2"],
-        ["good", "ensemble"],
-        ["poor", "1"],
-    ]
-    means, together, alone = (row for _, row in figures.iterrows())
-    for metric, row in seed_summary(frames, FEW).set_index("metric").iterrows():
-        if metric in COMPARED:
-            ends = [means[f"{metric}{end}"] for end in ("", "_low", "_high", "_sd")]
-            assert ends == pytest.approx(row[["mean", "low", "high", "sd"]].tolist())
-    for row, frame in ((together, ensemble), (alone, poor)):
-        expected = summarise(frame, Bootstrap(9))["test"]["intervals"]["accuracy"]
-        assert [row[f"accuracy{end}"] for end in ("", "_low", "_high")] == pytest.approx(expected)
-    # Both its seeds are compared, not the ensemble.
-    differences = compare_runs(tmp_path, FEW)["differences.csv"]
-    expected = compare_experiments({"good": frames, "poor": [poor]}, FEW)
-    pd.testing.assert_frame_equal(differences[expected.columns], expected)
-
-
-def test_seeds_that_are_all_right_keep_an_interval_with_a_width(trained, tmp_path):
-    """No draw of images or seeds varies: as many studies, all right."""
-    frames = [trained("perfect", seed=seed, skill=99.0) for seed in (1, 2)]
-    row = compare_runs(tmp_path, FEW)["figures.csv"].query("part == 'test'").iloc[0]
-    ends = [row[f"accuracy{end}"] for end in ("", "_low", "_high", "_sd")]
-    studies = frames[0]["group"].nunique()
-    exact = binomtest(studies, studies).proportion_ci(method="exact")
-    assert ends == pytest.approx([1, exact.low, 1, 0])
-    # An AUC has none.
-    assert [row[f"macro_auc{end}"] for end in ("", "_sd")] == [1, 0]
-    assert np.isnan([row["macro_auc_low"], row["macro_auc_high"]]).all()
-
-
-def test_several_seeds_are_one_row_of_the_comparison(trained, tmp_path):
-    accuracies = [
-        summarise(trained("good", seed=seed, skill=skill), Bootstrap(9))["test"]["accuracy"]
-        for seed, skill in ((7, 1.0), (42, 2.0))
-    ]
-    trained("good", seed="ensemble")
-    row = compare(tmp_path).loc["good"]
-    assert row["Stratified Accuracy"] == pytest.approx(np.mean(accuracies))
-    assert row["Stratified Accuracy Low"] < min(accuracies)
-    assert row["Seeds"] == 2
-
-
-def test_seeds_that_differ_in_more_are_refused_by_name(trained, tmp_path):
-    trained("good")
-    trained("good", seed=8, epochs=99)
-    with pytest.raises(ValueError, match=r"training\.epochs is 99 and 50; only seed may differ"):
-        compare_runs(tmp_path, FEW)
-
-
-@pytest.fixture
-def dealt(tmp_path):
-    """What notebook 02 leaves: here without duplicates."""
-    split = pd.DataFrame({"image_id": ["a"], "fold": 1, "split": "test", "label": 0, "group": 0})
-    write_csv(tmp_path / "splits" / "grouped_cv.csv", split)
-    columns = ["image_a", "image_b", "distance"]
-    write_csv(tmp_path / "splits" / "duplicates.csv", pd.DataFrame(columns=columns))
-
-
-def test_labels_are_doubted_by_the_recommended_pool(trained, tmp_path, dealt):
-    """Its ensemble where there is one; single folds and other splits have no say."""
-    for fold, seed, skill in ((1, 7, 5.0), ("pooled", 7, 1.0), ("pooled", 42, 1.0)):
-        trained("good", "grouped_cv", skill, seed, fold)
-    trained("poor", "grouped_cv", skill=0.2, fold="pooled")
-    trained("best", "stratified", skill=9.0)
-    for expected in (7, "ensemble"):
-        if expected == "ensemble":
-            trained("good", "grouped_cv", 1.2, "ensemble", "pooled")
-        runs = collect_runs(tmp_path)
-        pool = reviewed_pool(runs, comparison_table(runs, seed_figures(runs, tmp_path, FEW)))
-        assert (pool.experiment, pool.fold, pool.seed) == ("good", "pooled", expected)
-        written = read_predictions(tmp_path / pool.path / "predictions.csv")
-        review = compare_runs(tmp_path, FEW)["review.csv"]
-        pd.testing.assert_frame_equal(review, labels_to_review(written, known_conflicts(tmp_path)))
-        assert len(review)
-
-
-def test_without_folds_no_label_is_doubted(trained, tmp_path):
-    trained("good", "grouped")
-    assert compare_runs(tmp_path, FEW)["review.csv"].empty
-
-
-def test_a_split_of_several_folds_is_its_pool(trained, tmp_path, dealt):
-    for fold in (1, 2):
-        trained("good", "grouped_cv", skill=0.2, fold=fold)
-    pool = trained("good", "grouped_cv", skill=2.0, fold="pooled")
-    other = trained("poor", "grouped_cv", skill=0.5, fold="pooled")
-    runs = collect_runs(tmp_path)
-    assert [(r.fold, r.seed, r.is_whole, r.is_pool) for r in runs[:3]] == [
-        (1, 42, False, False),
-        (2, 42, False, False),
-        ("pooled", 42, True, True),
-    ]
-    row = compare(tmp_path).loc["good"]
-    expected = summarise(pool, Bootstrap(9))["test"]["accuracy"]
-    assert row["Grouped CV Accuracy"] == pytest.approx(expected)
-    assert row["Seeds"] == 1
-    differences = compare_runs(tmp_path, FEW)["differences.csv"]
-    assert set(differences["split"]) == {"grouped_cv"}
-    expected = compare_experiments({"good": [pool], "poor": [other]}, FEW)
-    pd.testing.assert_frame_equal(differences[expected.columns], expected)
-
-
-def test_a_study_without_runs_has_empty_tables(tmp_path):
-    tables = compare_runs(tmp_path, FEW)
-    assert all(table.empty for table in tables.values())
-    assert differences_from(tables["differences.csv"], "good").empty
-    assert seed_figures([], tmp_path, FEW).empty
+def test_heat_maps_are_averaged_over_tumours(study):
+    maps = pd.DataFrame({"label": [0, 1, 2], "iou": [np.nan, 0.1, 0.3]})
+    write_csv(study / PLACES[0].path / "gradcam.csv", maps)
+    run, without, *_ = collect_runs(study)
+    assert run.mean_of_maps("iou") == pytest.approx(0.2)
+    assert np.isnan([run.mean_of_maps("iou_attention"), without.mean_of_maps("iou")]).all()

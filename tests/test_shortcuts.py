@@ -4,14 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from btxrd.data import ImageCache, read_table, study_groups
+from btxrd.data import ImageCache, patient_groups, read_table
 from btxrd.data.table import RELEASE_COLUMNS
 from btxrd.evaluation import Bootstrap
 from btxrd.evaluation.shortcuts import (
     SHORTCUTS,
     shortcut_features,
     shortcut_table,
-    strongest_shortcut,
 )
 
 SIDE = 32
@@ -72,7 +71,7 @@ def plant(where, table, cache):
 def test_a_planted_shortcut_is_found_by_its_baseline_alone(blank, where, found_by):
     table, cache = plant(where, *blank)
     result = shortcut_table(table, table.index, FEW, cache, folds=2)
-    for found in (auc(result), auc(result, "grouped")):
+    for found in (auc(result), auc(result, "group")):
         assert (found[found_by] > 0.95).all(), found
         assert found.drop(found_by).between(0.35, 0.65).all(), found
 
@@ -97,7 +96,7 @@ def test_grouped_folds_remove_what_siblings_leak():
     table["age"] = np.repeat(rng.permutation(60), 6)
     result = shortcut_table(table, groups, FEW, folds=3)
     assert auc(result, "image")["metadata"] > 0.8
-    assert auc(result, "grouped")["metadata"] < 0.6
+    assert auc(result, "group")["metadata"] < 0.6
 
 
 def test_features_stand_in_the_order_of_the_table(table, cache):
@@ -111,29 +110,26 @@ def test_features_stand_in_the_order_of_the_table(table, cache):
         np.testing.assert_array_equal(np.asarray(again[name]), expected)
 
 
-def test_the_site_columns_are_the_metadata_and_fifteen_more(table):
-    features = shortcut_features(table, None)
-    assert list(features) == ["metadata", "sites"]
-    assert features["metadata"].shape[1] == 8
-    assert features["sites"].shape[1] == 8 + 15
+def test_the_table_alone_tells_metadata_and_fifteen_sites(table):
+    features = shortcut_features(table)
+    assert {name: rows.shape[1] for name, rows in features.items()} == {"metadata": 8, "sites": 23}
 
 
 def test_pixels_are_grey_levels_of_the_square(blank):
     table, cache = blank
     flat = replace(cache, images=np.full_like(cache.images, 77))
     features = shortcut_features(table, flat)
-    assert features["thumbnail"].shape == (240, 64)
-    assert features["border"].shape == (240, 60)
-    assert (features["thumbnail"] == 77).all()
-    assert (features["border"] == 77).all()
+    for name, size in {"thumbnail": 64, "border": 60}.items():
+        assert features[name].shape == (240, size)
+        assert (features[name] == 77).all()
 
 
 def test_the_phantom_has_all_ten_rows(table, cache, duplicates):
-    groups = study_groups(table, duplicates)
+    groups = patient_groups(table, duplicates)
     result = shortcut_table(table, groups, Bootstrap(50), cache, folds=3)
     columns = ["shortcut", "sees", "split", "n", "estimate", "low", "high"]
     assert list(result.columns) == columns
-    rows = [(name, split) for name in SHORTCUTS for split in ("image", "grouped")]
+    rows = [(name, split) for name in SHORTCUTS for split in ("image", "group")]
     assert list(zip(result["shortcut"], result["split"], strict=True)) == rows
     assert (result["n"] == len(table)).all()
     assert (result["low"] <= result["estimate"]).all()
@@ -142,9 +138,9 @@ def test_the_phantom_has_all_ten_rows(table, cache, duplicates):
 
 
 def test_equal_seeds_give_equal_tables(table, duplicates):
-    groups = study_groups(table, duplicates)
+    groups = patient_groups(table, duplicates)
     first, again, other = (
-        shortcut_table(table, groups, Bootstrap(20, seed=seed), folds=2) for seed in (1, 1, 2)
+        shortcut_table(table, groups, FEW, folds=2, seed=seed) for seed in (1, 1, 2)
     )
     pd.testing.assert_frame_equal(first, again)
     assert not first["estimate"].equals(other["estimate"])
@@ -159,36 +155,16 @@ def test_rare_classes_get_fewer_folds_and_too_rare_ones_no_figure():
     one_group = np.r_[np.arange(60), 60, 60, 60, 60]
     result = shortcut_table(table, one_group, FEW).set_index("split")
     assert result.loc["image", "estimate"].notna().all()
-    assert result.loc["grouped", ["estimate", "low", "high"]].isna().all(axis=None)
-
-
-def test_a_missing_class_gives_no_figure():
-    table = blank_table(np.repeat([0, 1], 20))
-    result = shortcut_table(table, table.index, FEW)
-    assert result[["estimate", "low", "high"]].isna().all(axis=None)
-    assert (result["n"] == 40).all()
-
-
-def test_the_strongest_shortcut_has_seen_no_lesion():
-    rows = [("sites", "image", 0.9), ("file", "image", 0.6), ("border", "image", 0.7)]
-    rows += [("file", "grouped", np.nan)]
-    table = pd.DataFrame(rows, columns=["shortcut", "split", "estimate"])
-    assert strongest_shortcut(table, "image")["shortcut"] == "border"
-    assert strongest_shortcut(table, "grouped") is None
-
-
-def test_impossible_arguments_are_refused():
-    table = blank_table(np.repeat([0, 1, 2], 4))
-    with pytest.raises(ValueError, match="folds must be 2 or more"):
-        shortcut_table(table, table.index, FEW, folds=1)
-    with pytest.raises(ValueError, match="groups must have shape"):
-        shortcut_table(table, table.index[:3], FEW)
+    assert result.loc["group", ["estimate", "low", "high"]].isna().all(axis=None)
+    missing = shortcut_table(table[labels < 2], np.arange(60), FEW)
+    assert missing[["estimate", "low", "high"]].isna().all(axis=None)
+    assert (missing["n"] == 60).all()
 
 
 def test_figures_of_the_real_table(real_table):
     table = read_table(real_table)
-    groups = study_groups(table, pd.read_csv(real_table / "duplicates.csv"))
+    groups = patient_groups(table, pd.read_csv(real_table / "duplicates.csv"))
     result = shortcut_table(table, groups, Bootstrap(200))
     assert auc(result)["metadata"] == pytest.approx(0.698, abs=0.03)
-    assert auc(result, "grouped")["metadata"] == pytest.approx(0.594, abs=0.03)
+    assert auc(result, "group")["metadata"] == pytest.approx(0.594, abs=0.03)
     assert auc(result)["sites"] == pytest.approx(0.963, abs=0.03)

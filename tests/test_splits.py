@@ -9,23 +9,22 @@ from imagehash import phash
 from PIL import Image
 
 from btxrd.data import (
-    STRATEGIES,
     Preprocessing,
     make_split,
     near_duplicates,
     open_cache,
+    patient_groups,
     read_table,
-    study_groups,
 )
 from btxrd.data.release_files import release_digests
 from btxrd.data.splits import conflicting_pairs, folds_of, leakage_table, read_split
 from btxrd.extras.phantom import make_phantom
 from btxrd.files import file_digest, write_csv
-from btxrd.params import FOLDS
+from btxrd.strategies import SPLITS
 
 
 def sizes(split: pd.DataFrame) -> dict[str, list[int]]:
-    counts = pd.crosstab(split["split"], split["label"])
+    counts = pd.crosstab(split["part"], split["label"])
     return {part: counts.loc[part].tolist() for part in ("train", "val", "test")}
 
 
@@ -43,7 +42,7 @@ def test_stratified_is_the_published_split(real):
         "val": [282, 228, 51],
         "test": [282, 231, 51],
     }
-    parts = split.set_index("image_id")["split"]
+    parts = split.set_index("image_id")["part"]
     assert parts["IMG000707.jpeg"] == parts["IMG003346.jpeg"] == "test"
 
 
@@ -59,7 +58,7 @@ def test_the_published_split_follows_from_the_digests_of_the_release(real, strat
     identical = pairs[pairs["identical"]]
     split = make_split(table, strategy, duplicates=identical)
     expected = make_split(table, strategy, duplicates=duplicates)
-    columns = ["image_id", "split", "label"]
+    columns = ["image_id", "part", "label"]
     pd.testing.assert_frame_equal(split[columns], expected[columns])
 
 
@@ -72,28 +71,28 @@ def test_center_is_the_published_split(real):
     }
 
 
-def test_study_groups_of_the_real_table(real):
+def test_patient_groups_of_the_real_table(real):
     table, duplicates = real
-    runs = study_groups(table)
+    runs = patient_groups(table)
     assert runs.nunique() == 1950
-    assert study_groups(table, duplicates).nunique() == 1923
+    assert patient_groups(table, duplicates).nunique() == 1923
     assert (runs.map(runs.value_counts()) > 1).sum() == 2826
 
 
 def test_grouped_keeps_groups_whole_and_shares_even(real):
     split = make_split(real[0], "grouped", duplicates=real[1])
-    assert len(split[["group", "split"]].drop_duplicates()) == split["group"].nunique()
-    part_sizes = split["split"].value_counts(normalize=True)
+    assert len(split[["group", "part"]].drop_duplicates()) == split["group"].nunique()
+    part_sizes = split["part"].value_counts(normalize=True)
     for part, share in {"train": 0.70, "val": 0.15, "test": 0.15}.items():
         assert part_sizes[part] == pytest.approx(share, abs=0.01)
-    shares = pd.crosstab(split["split"], split["label"], normalize="index")
+    shares = pd.crosstab(split["part"], split["label"], normalize="index")
     overall = split["label"].value_counts(normalize=True).sort_index()
     assert (abs(shares - overall) < 0.01).all(axis=None)
 
 
 def test_grouped_keeps_disputed_labels_out_of_val_and_test(real):
     table, duplicates = real
-    split = make_split(table, "grouped", duplicates=duplicates).set_index("image_id")["split"]
+    split = make_split(table, "grouped", duplicates=duplicates).set_index("image_id")["part"]
     disputed = conflicting_pairs(table, duplicates)
     assert len(disputed) == 3
     assert set(split[disputed["image_a"]]) | set(split[disputed["image_b"]]) == {"train"}
@@ -101,31 +100,31 @@ def test_grouped_keeps_disputed_labels_out_of_val_and_test(real):
 
 def test_the_folds_of_the_real_table(real):
     split = make_split(real[0], "grouped_cv", duplicates=real[1])
-    tested = split[split["split"] == "test"]
+    tested = split[split["part"] == "test"]
     assert (len(tested), (tested["label"] == 2).sum()) == (3733, 342)
     assert tested.groupby("fold").size().between(740, 750).all()
-    counts = make_split(real[0], "center_cv", duplicates=real[1]).query("split == 'test'")
+    counts = make_split(real[0], "center_cv", duplicates=real[1]).query("part == 'test'")
     assert pd.crosstab(counts["fold"], counts["label"]).loc[3].tolist() == [27, 201, 31]
 
 
 def test_leakage_of_the_real_table(real):
     table, duplicates = real
-    splits = {name: make_split(table, name, duplicates=duplicates) for name in STRATEGIES}
+    splits = {name: make_split(table, name, duplicates=duplicates) for name in SPLITS}
     leakage = leakage_table(table, splits, duplicates).set_index(["strategy", "part"])
     assert leakage.loc[("random", "test"), "sibling_share"] == pytest.approx(0.68, abs=0.03)
     assert leakage.loc[("grouped", "test"), ["with_sibling", "with_duplicate"]].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", SPLITS)
 def test_every_image_has_its_place(table, duplicates, strategy):
     split = make_split(table, strategy, duplicates=duplicates)
     assert set(split["image_id"]) == set(table["image_id"])
-    assert tuple(folds_of(split)) == FOLDS.get(strategy, (None,))
+    assert tuple(folds_of(split)) == (SPLITS[strategy].folds or (None,))
     for fold in folds_of(split).values():
-        assert list(fold.columns) == ["image_id", "split", "label", "group"]
-        assert set(fold["split"]) == {"train", "val", "test"}
-        held_out = fold[fold["split"] != "train"]
-        assert not set(held_out["image_id"]) & set(fold["image_id"][fold["split"] == "train"])
+        assert list(fold.columns) == ["image_id", "part", "label", "group"]
+        assert set(fold["part"]) == {"train", "val", "test"}
+        held_out = fold[fold["part"] != "train"]
+        assert not set(held_out["image_id"]) & set(fold["image_id"][fold["part"] == "train"])
         assert fold["image_id"].is_unique == (strategy != "random")
     pd.testing.assert_frame_equal(split, make_split(table, strategy, duplicates=duplicates))
 
@@ -139,23 +138,23 @@ def contradictory(table, duplicates) -> tuple[pd.DataFrame, pd.Series]:
     )
     pairs = conflicting_pairs(changed, duplicates)
     assert exact["image_a"] in set(pairs["image_a"])
-    groups = study_groups(changed, duplicates).set_axis(changed["image_id"])
+    groups = patient_groups(changed, duplicates).set_axis(changed["image_id"])
     return changed, groups.isin(groups[pairs["image_a"]])
 
 
-@pytest.mark.parametrize("strategy", FOLDS)
+@pytest.mark.parametrize("strategy", ["grouped_cv", "center_cv"])
 def test_every_image_is_tested_once_by_a_network_that_saw_nothing_of_its_study(
     contradictory, duplicates, strategy
 ):
     table, disputed = contradictory
     split = make_split(table, strategy, duplicates=duplicates)
-    tested = split.loc[split["split"] == "test", "image_id"]
+    tested = split.loc[split["part"] == "test", "image_id"]
     assert tested.is_unique
     assert set(tested) == set(disputed.index[~disputed])
     centers = table.set_index("image_id")["center"]
     for number, fold in folds_of(split).items():
-        assert fold.groupby("group")["split"].nunique().max() == 1
-        parts = fold.set_index("image_id")["split"]
+        assert fold.groupby("group")["part"].nunique().max() == 1
+        parts = fold.set_index("image_id")["part"]
         assert set(parts[disputed.reindex(parts.index)]) <= {"train"}
         where = centers[parts.index] == number
         assert strategy == "grouped_cv" or (where == (parts == "test")).all()
@@ -167,7 +166,7 @@ def test_every_image_is_tested_once_by_a_network_that_saw_nothing_of_its_study(
 def test_the_val_of_a_fold_is_the_test_of_the_next_one(table):
     folds = folds_of(make_split(table, "grouped_cv"))
     parts = {
-        k: {part: set(f["image_id"]) for part, f in rows.groupby("split")}
+        k: {part: set(f["image_id"]) for part, f in rows.groupby("part")}
         for k, rows in folds.items()
     }
     for fold, following in zip(folds, [*list(folds)[1:], 1], strict=True):
@@ -177,19 +176,19 @@ def test_the_val_of_a_fold_is_the_test_of_the_next_one(table):
 def test_a_center_is_held_out_beside_a_validation_of_the_usual_size(crowd):
     table, _, duplicates = crowd
     for center, fold in folds_of(make_split(table, "center_cv", duplicates=duplicates)).items():
-        seen = fold[fold["split"] != "test"]
-        assert 0.1 < (seen["split"] == "val").mean() < 0.2
+        seen = fold[fold["part"] != "test"]
+        assert 0.1 < (seen["part"] == "val").mean() < 0.2
         assert len(fold) - len(seen) > 0
         # Only images with a sibling in the test center are left out.
         here = set(table.loc[table["center"] == center, "image_id"])
         left_out = set(table["image_id"]) - set(fold["image_id"])
-        groups = study_groups(table, duplicates).set_axis(table["image_id"])
+        groups = patient_groups(table, duplicates).set_axis(table["image_id"])
         assert groups[list(left_out - here)].isin(groups[list(here)]).all()
 
 
 def test_random_scores_on_what_it_selects_on(table):
     split = make_split(table, "random")
-    parts = {part: set(rows["image_id"]) for part, rows in split.groupby("split")}
+    parts = {part: set(rows["image_id"]) for part, rows in split.groupby("part")}
     assert parts["val"] == parts["test"]
 
 
@@ -198,11 +197,11 @@ def test_center_tests_on_other_centers(table, duplicates):
     tied = set(exact["image_a"]) | set(exact["image_b"])
     split = make_split(table, "center", duplicates=duplicates).merge(table[["image_id", "center"]])
     untied = split[~split["image_id"].isin(tied)]
-    assert (untied["split"].eq("test") == untied["center"].ne(1)).all()
+    assert (untied["part"].eq("test") == untied["center"].ne(1)).all()
 
 
 def test_exact_duplicates_stay_together(table, duplicates):
-    parts = make_split(table, "stratified", duplicates=duplicates).set_index("image_id")["split"]
+    parts = make_split(table, "stratified", duplicates=duplicates).set_index("image_id")["part"]
     assert duplicates["identical"].any()
     for pair in duplicates[duplicates["identical"]].itertuples():
         assert parts[pair.image_a] == parts[pair.image_b]
@@ -214,10 +213,10 @@ def test_bytes_and_not_hashes_keep_images_together(table):
     pairs = pd.DataFrame({"image_a": ids[:-1:2], "image_b": ids[1::2], "distance": 0})
     alone = make_split(table, "stratified")
     as_like = make_split(table, "stratified", duplicates=pairs.assign(identical=False))
-    assert as_like["split"].equals(alone["split"])
+    assert as_like["part"].equals(alone["part"])
     pairs = pairs.assign(distance=40, identical=True)
-    together = make_split(table, "stratified", duplicates=pairs).set_index("image_id")["split"]
-    apart = alone.set_index("image_id")["split"]
+    together = make_split(table, "stratified", duplicates=pairs).set_index("image_id")["part"]
+    apart = alone.set_index("image_id")["part"]
     assert (apart[pairs["image_a"]].to_numpy() != apart[pairs["image_b"]].to_numpy()).any()
     assert (together[pairs["image_a"]].to_numpy() == together[pairs["image_b"]].to_numpy()).all()
 
@@ -228,13 +227,13 @@ def test_splits_do_not_depend_on_the_size_that_networks_see(table, cache, cache_
     index = larger.index
     pairs = near_duplicates(index["image_id"], index["phash"].to_numpy(), index["digest"])
     pd.testing.assert_frame_equal(pairs, duplicates)
-    for strategy in STRATEGIES:
+    for strategy in SPLITS:
         split = make_split(table, strategy, duplicates=pairs)
         assert split.equals(make_split(table, strategy, duplicates=duplicates))
 
 
 def test_an_unknown_strategy_lists_the_known(table):
-    with pytest.raises(ValueError, match=r"'centre'.*stratified, center, grouped, random"):
+    with pytest.raises(ValueError, match=r"'centre'.*stratified, grouped, grouped_cv, center"):
         make_split(table, "centre")
 
 
@@ -256,9 +255,9 @@ def pairs_within(groups: pd.Series) -> set[tuple[int, int]]:
     return {pair for rows in members for pair in itertools.combinations(sorted(rows), 2)}
 
 
-def test_study_groups_find_the_true_patients(crowd):
+def test_patient_groups_find_the_true_patients(crowd):
     table, patients, duplicates = crowd
-    true, found = pairs_within(patients), pairs_within(study_groups(table, duplicates))
+    true, found = pairs_within(patients), pairs_within(patient_groups(table, duplicates))
     precision, recall = len(true & found) / len(found), len(true & found) / len(true)
     print(f"surrogate groups: precision {precision:.3f}, recall {recall:.3f}")
     assert precision >= 0.95

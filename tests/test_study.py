@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -12,13 +11,13 @@ from click.testing import CliRunner
 from distributed import Client
 from filelock import FileLock
 
-from btxrd.evaluation.runs import COMPARISON_COLUMNS
+from btxrd.evaluation.comparison import COMPARISON_COLUMNS
 from btxrd.files import file_digest, read_json, write_json
 from btxrd.params import ParameterError, StudyParams
 from btxrd.runner.cli import main
 from btxrd.runner.pages import data_licence
 from btxrd.runner.study import StudyInUseError, run_study, select
-from btxrd.stages import LOCK_FILE, RUN_FILE, RUN_STAGES, STUDY_FILE, STUDY_STAGES
+from btxrd.stages import LOCK_FILE, RUN_FILE, STUDY_FILE, STUDY_STAGES, run_stages
 
 TINY = {"epochs": 1, "warmup_epochs": 0, "lr": 1e-3}
 
@@ -132,17 +131,18 @@ def test_a_file_that_is_gone_is_noticed(copied, name):
 
 def test_a_finished_run_has_its_files_and_its_provenance(study, result):
     folder = study.study_dir / "runs" / "E4_resnet50_cbam" / "stratified" / "seed-42"
-    left = [name for stage in RUN_STAGES.values() for name in stage.files]
+    stages = run_stages("finetune")
+    left = [name for stage in stages for name in stage.files]
     assert all((folder / name).is_file() for name in left)
     record = read_json(folder / RUN_FILE)
     assert record["status"] == "finished"
-    assert set(record["files"]) == {n for stage in RUN_STAGES.values() for n in stage.writes}
+    assert set(record["files"]) == {name for stage in stages for name in stage.writes}
     for settings in record["settings"].values():
         assert (settings["replicates"], settings["level"]) == (50, 0.9)
     assert record["split"] == file_digest(study.study_dir / "splits" / "stratified.csv")
     assert record["training"]["device"]
     assert record["packages"]["torch"]
-    assert set(record["stage_seconds"]) == set(RUN_STAGES)
+    assert set(record["stage_seconds"]) == {stage.name for stage in stages}
     made = read_json(study.study_dir / STUDY_FILE)["made"]
     for name in ("01_eda", "06_compare"):
         given = made[name]["parameters"]
@@ -276,7 +276,7 @@ def test_the_check_command_lists_findings_and_ends_with_their_severity(phantom, 
 
 
 def test_the_fetch_command_says_in_one_line_what_is_wrong(tmp_path, monkeypatch):
-    monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr("btxrd.runner.fetch.time.sleep", lambda _: None)
     url = "http://127.0.0.1:9/BTXRD.zip"
     outcome = CliRunner().invoke(main, ["fetch", str(tmp_path / "x"), "--url", url])
     assert outcome.exit_code == 1

@@ -8,11 +8,10 @@ from btxrd.data.audit import audit
 from btxrd.data.cache import ImageCache, open_cache
 from btxrd.data.preprocessing import Preprocessing
 from btxrd.data.release import open_images, open_release
-from btxrd.data.splits import STRATEGIES, make_split, near_duplicates, study_groups
+from btxrd.data.splits import make_split, near_duplicates, patient_groups
 from btxrd.data.table import read_table
 
 __all__ = [
-    "STRATEGIES",
     "ImageCache",
     "Preprocessing",
     "audit",
@@ -22,7 +21,7 @@ __all__ = [
     "open_cache",
     "open_images",
     "open_release",
+    "patient_groups",
     "read_annotation",
     "read_table",
-    "study_groups",
 ]

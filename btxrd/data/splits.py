@@ -1,7 +1,7 @@
-"""Study groups and the splits into train, val and test.
+"""Patient groups and the splits into train, val and test.
 
-A strategy has one fold or several. The table of one with several has a column `fold` more, and a
-row an image and fold: the rows of a fold are what the table of a single-fold strategy is.
+A strategy has one fold or several. With several its table also has a column `fold`, and a row an
+image and fold; the rows of one fold are like the table of a strategy without folds.
 """
 
 from collections.abc import Sequence
@@ -13,39 +13,29 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from btxrd import CLASS_NAMES
+from btxrd import CLASS_OF_LABEL
 from btxrd.data.table import REGION_COLUMNS, SITE_COLUMNS, SUBTYPE_COLUMNS
 from btxrd.files import read_csv
-from btxrd.params import FOLDS
+from btxrd.strategies import SPLITS
 
 __all__ = [
-    "STRATEGIES",
     "conflicting_pairs",
     "folds_of",
     "leakage_table",
     "make_split",
     "near_duplicates",
+    "patient_groups",
     "read_split",
-    "study_groups",
 ]
 
-STRATEGIES = {
-    "stratified": "70/15/15 by image, identical files together (the published baseline's split)",
-    "center": "center holdout: center 1 in 85/15 train and val, centers 2 and 3 are the test",
-    "grouped": "70/15/15 with whole study groups, so that no patient is in two parts",
-    "random": "80/20 by image, the 20 % val and test at once (the paper's way: leaks)",
-    "grouped_cv": "whole study groups in five folds: each the test once, the next one val",
-    "center_cv": "each center the test once; 15 % of the others, by study group, are val",
-}
-
 NEAR_DISTANCE = 4
-"""Bits of a 64-bit pHash by which near-duplicates differ at most."""
+"""The most bits of a 64-bit pHash by which near-duplicates differ."""
 
 BLOCK = 128
-"""Hashes compared with all others at a time."""
+"""The number of hashes that are compared with all others at a time."""
 
-SAME_STUDY = ["center", "age", "gender", *SITE_COLUMNS, *REGION_COLUMNS, "label", *SUBTYPE_COLUMNS]
-"""What consecutive rows of one study have in common."""
+SAME_GROUP = ["center", "age", "gender", *SITE_COLUMNS, *REGION_COLUMNS, "label", *SUBTYPE_COLUMNS]
+"""Columns that agree in consecutive rows of one patient group."""
 
 NO_PAIRS = pd.DataFrame(columns=["image_a", "image_b", "distance", "identical"], dtype=object)
 
@@ -85,19 +75,18 @@ def conflicting_pairs(table: pd.DataFrame, duplicates: pd.DataFrame) -> pd.DataF
 
     Columns image_a, class_a, image_b, class_b and distance (bits).
     """
-    names = table.set_index("image_id")["label"].map(dict(enumerate(CLASS_NAMES)))
-    pairs = duplicates.assign(
-        class_a=duplicates["image_a"].map(names), class_b=duplicates["image_b"].map(names)
-    ).dropna(subset=["class_a", "class_b"])
+    classes = table.set_index("image_id")["label"].map(CLASS_OF_LABEL)
+    pairs = duplicates.assign(**{f"class_{x}": duplicates[f"image_{x}"].map(classes) for x in "ab"})
+    pairs = pairs.dropna(subset=["class_a", "class_b"])
     columns = ["image_a", "class_a", "image_b", "class_b", "distance"]
     return pairs[pairs["class_a"] != pairs["class_b"]][columns].reset_index(drop=True)
 
 
-def study_groups(table: pd.DataFrame, duplicates: pd.DataFrame = NO_PAIRS) -> pd.Series:
-    """Number the studies: the surrogate for the patient id that the release does not have.
+def patient_groups(table: pd.DataFrame, duplicates: pd.DataFrame = NO_PAIRS) -> pd.Series:
+    """Number the patient groups: the surrogate for the patient id that the release does not have.
 
-    A study is a run of consecutive rows with equal center, age, gender, site columns, region
-    columns, class and subtype; studies that share a (near-)duplicate image are joined.
+    A group is a run of consecutive rows with equal center, age, gender, site columns, region
+    columns, class and subtype; groups that share a (near-)duplicate image are joined.
 
     Args:
         table: as `read_table` returns it, in the release's order.
@@ -106,7 +95,7 @@ def study_groups(table: pd.DataFrame, duplicates: pd.DataFrame = NO_PAIRS) -> pd
     Returns:
         int64 with the table's index: 0, 1, … in order of first appearance.
     """
-    columns = table[SAME_STUDY]
+    columns = table[SAME_GROUP]
     runs = (columns != columns.shift()).any(axis=1).cumsum().to_numpy() - 1
     return pd.Series(_joined(runs, _rows(table, duplicates)), index=table.index)
 
@@ -133,13 +122,13 @@ def make_split(
     """Split the images into train, val and test.
 
     Args:
-        strategy: a key of `STRATEGIES`.
+        strategy: a key of `SPLITS`.
         duplicates: as `near_duplicates` returns them. Identical files stay together in
             `stratified` and `center`; all pairs do in the others but `random`. Groups with a pair
             of conflicting labels are only trained on in `grouped`, `grouped_cv` and `center_cv`.
 
     Returns:
-        Columns image_id, split (`train`, `val` or `test`), label (0, 1, 2) and group (the study
+        Columns image_id, part (`train`, `val` or `test`), label (0, 1, 2) and group (the patient
         group); for a strategy of several folds also `fold`, the second. One row an image (and
         fold); in `random` the held-out images have two, one as val and one as test, because that
         strategy scores on what it selects on. A fold of `center_cv` lacks the images of other
@@ -148,35 +137,36 @@ def make_split(
     Raises:
         ValueError: the strategy is unknown, or a class is too rare to stand in every part.
     """
-    if strategy not in STRATEGIES:
-        raise ValueError(f"unknown split strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
+    if strategy not in SPLITS:
+        raise ValueError(f"unknown split strategy {strategy!r}; allowed: {', '.join(SPLITS)}")
+    folds = SPLITS[strategy].folds
     exact = _rows(table, duplicates[duplicates["identical"].astype(bool)])
     frame = table[["image_id", "label", "center"]].assign(
-        group=study_groups(table, duplicates), together=_joined(np.arange(len(table)), exact)
+        group=patient_groups(table, duplicates), together=_joined(np.arange(len(table)), exact)
     )
     disputed = conflicting_pairs(table, duplicates)["image_a"]
     frame["disputed"] = frame["group"].isin(frame["group"][frame["image_id"].isin(disputed)])
     if strategy in ("grouped", "grouped_cv") and _fewest_groups(frame) < 5:
-        raise ValueError("a class has fewer than 5 study groups: too few for a grouped split")
+        raise ValueError("a class has fewer than 5 patient groups: too few for a grouped split")
     if strategy == "grouped":
-        frame["split"] = _grouped(frame, ["test", "val"], seed)
+        frame["part"] = _grouped(frame, ["test", "val"], seed)
     elif strategy == "grouped_cv":
-        frame = _each_group_tested(frame, FOLDS[strategy], seed)
+        frame = _each_group_tested(frame, folds, seed)
     elif strategy == "center_cv":
-        folds = {center: _center_tested(frame, center, seed) for center in FOLDS[strategy]}
-        frame = pd.concat(rows.assign(fold=center) for center, rows in folds.items())
+        tested = {center: _center_tested(frame, center, seed) for center in folds}
+        frame = pd.concat(rows.assign(fold=center) for center, rows in tested.items())
     elif strategy == "random":
         frame = _random(frame, seed)
     else:
-        frame["split"] = _by_first_member(frame, strategy, seed)
-    fold = ["fold"] if strategy in FOLDS else []
-    return frame[["image_id", *fold, "split", "label", "group"]].reset_index(drop=True)
+        frame["part"] = _by_first_member(frame, strategy, seed)
+    fold = ["fold"] if folds else []
+    return frame[["image_id", *fold, "part", "label", "group"]].reset_index(drop=True)
 
 
 def _halve(frame: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     # Stratified by name, because scikit-learn draws class by class in sorted order: numbers would
     # shuffle otherwise than the published split did.
-    names = frame["label"].map(dict(enumerate(CLASS_NAMES)))
+    names = frame["label"].map(CLASS_OF_LABEL)
     try:
         return tuple(train_test_split(frame, test_size=share, stratify=names, random_state=seed))
     except ValueError as error:
@@ -201,12 +191,13 @@ def _by_first_member(frame: pd.DataFrame, strategy: str, seed: int) -> pd.Series
 
 def _random(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
     train, held_out = _halve(frame, 0.20, seed)
-    parts = [train.assign(split="train"), held_out.assign(split="val")]
-    return pd.concat([*parts, held_out.assign(split="test")]).sort_index(kind="stable")
+    rows = {"train": train, "val": held_out, "test": held_out}
+    parts = [frame.assign(part=part) for part, frame in rows.items()]
+    return pd.concat(parts).sort_index(kind="stable")
 
 
 def _grouped(frame: pd.DataFrame, held_out: Sequence[str], seed: int) -> pd.Series:
-    """Deal whole study groups into 20 stratified folds, three for each part that is held out."""
+    """Deal whole patient groups into 20 stratified folds, three for each part that is held out."""
     split = pd.Series("train", index=frame.index)
     folds = max(2, min(20, _fewest_groups(frame)))
     dealt, size = _dealt(frame, folds, seed), max(1, round(0.15 * folds))
@@ -216,12 +207,12 @@ def _grouped(frame: pd.DataFrame, held_out: Sequence[str], seed: int) -> pd.Seri
 
 
 def _fewest_groups(frame: pd.DataFrame) -> int:
-    """Count the undisputed study groups of the class that has the fewest."""
+    """Count the undisputed patient groups of the class that has the fewest."""
     return int(frame[~frame["disputed"]].groupby("label")["group"].nunique().min())
 
 
 def _dealt(frame: pd.DataFrame, folds: int, seed: int) -> pd.Series:
-    """Deal the undisputed study groups out; returns the fold of each of their images, from 1."""
+    """Deal the undisputed patient groups out; returns the fold of each of their images, from 1."""
     free = frame[~frame["disputed"]]
     dealer = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     dealt = pd.Series(0, index=free.index)
@@ -232,14 +223,10 @@ def _dealt(frame: pd.DataFrame, folds: int, seed: int) -> pd.Series:
 
 def _each_group_tested(frame: pd.DataFrame, folds: Sequence[int], seed: int) -> pd.DataFrame:
     dealt = _dealt(frame, len(folds), seed).reindex(frame.index)
-    following = dict(zip(folds, (*folds[1:], folds[0]), strict=True))
-    parts = [
-        frame.assign(
-            fold=fold,
-            split=np.select([dealt == fold, dealt == following[fold]], ["test", "val"], "train"),
-        )
-        for fold in folds
-    ]
+    parts = []
+    for fold, following in zip(folds, (*folds[1:], folds[0]), strict=True):
+        part = np.select([dealt == fold, dealt == following], ["test", "val"], "train")
+        parts.append(frame.assign(fold=fold, part=part))
     return pd.concat(parts)
 
 
@@ -248,8 +235,8 @@ def _center_tested(frame: pd.DataFrame, center: int, seed: int) -> pd.DataFrame:
     here = frame["center"] == center
     others = frame[~here & ~frame["group"].isin(frame["group"][here])]
     parts = [
-        frame[here & ~frame["disputed"]].assign(split="test"),
-        others.assign(split=_grouped(others, ["val"], seed)),
+        frame[here & ~frame["disputed"]].assign(part="test"),
+        others.assign(part=_grouped(others, ["val"], seed)),
     ]
     return pd.concat(parts).sort_index()
 
@@ -271,7 +258,7 @@ def read_split(study_dir: str | Path, strategy: str, fold: int | None = None) ->
         FileNotFoundError: it has not been written; says how to.
         ValueError: it has no such fold.
     """
-    path = Path(study_dir) / "splits" / f"{strategy}.csv"
+    path = Path(study_dir) / SPLITS[strategy].file
     if not path.is_file():
         raise FileNotFoundError(
             f"no split {path}: run notebook 02 with this study_dir first, which makes every split"
@@ -291,7 +278,7 @@ def leakage_table(
         splits: strategy → split, as `make_split` returns them.
 
     Returns:
-        One row a strategy and part (val, test): images, with_sibling (an image of the same study
+        One row a strategy and part (val, test): images, with_sibling (an image of the same patient
         group is in train), with_duplicate (a near or exact duplicate is), and both as shares
         sibling_share and duplicate_share in [0, 1]. Of several folds the sums.
     """
@@ -300,10 +287,10 @@ def leakage_table(
     rows = []
     for strategy, split in splits.items():
         for fold in folds_of(split).values():
-            train = fold[fold["split"] == "train"]
+            train = fold[fold["part"] == "train"]
             copied = images[relatives.isin(train["image_id"])]
             for part in ("val", "test"):
-                held = fold[fold["split"] == part]
+                held = fold[fold["part"] == part]
                 sibling = int(held["group"].isin(train["group"]).sum())
                 duplicate = int(held["image_id"].isin(copied).sum())
                 rows.append((strategy, part, len(held), sibling, duplicate))

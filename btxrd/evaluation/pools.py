@@ -1,6 +1,6 @@
 """Pools: the predictions of several runs of one experiment and split, put together.
 
-Folds follow each other: every image is tested once, by the network that did not see its study,
+Folds follow each other: every image is tested once, by the network that did not see its group,
 and keeps the val of that network (column `fold`). Seeds are averaged in probability: an ensemble.
 The seeds of folds are averaged within each fold.
 """
@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from btxrd.evaluation.comparisons import METRICS, check_comparable, ensemble_predictions
+from btxrd.evaluation.differences import METRICS, check_comparable, ensemble_predictions
 from btxrd.evaluation.metrics import metric_table
 from btxrd.files import read_csv, read_json, write_csv, write_json
+from btxrd.params import ENSEMBLE, POOLED
 from btxrd.predictions import PARTS, labels, probabilities, read_predictions, write_predictions
 
-__all__ = ["POOLED", "fold_table", "pool_runs", "write_pool"]
+__all__ = ["POOL_FILES", "fold_table", "pool_runs", "write_pool"]
 
-POOLED = ("predictions.csv", "training.json", "gradcam.csv")
+POOL_FILES = ("predictions.csv", "training.json", "gradcam.csv")
 """The files that a pool is made of, by the names that they have there too."""
 
 
@@ -43,16 +44,18 @@ def pool_runs(folders: Sequence[Path]) -> dict[str, Any]:
     parameters = [facts["parameters"] for facts in trained]
     for other in parameters[1:]:
         check_comparable(parameters[0], other, ("fold", "seed"))
-    frames: dict[int | None, list[pd.DataFrame]] = {}
+    by_fold: dict[int | None, list[pd.DataFrame]] = {}
     for folder, given in zip(folders, parameters, strict=True):
-        frames.setdefault(given["fold"], []).append(read_predictions(folder / "predictions.csv"))
-    averaged = {fold: _averaged(seeds) for fold, seeds in frames.items()}
-    put_together = {
-        "predictions.csv": _one_after_the_other(averaged),
+        by_fold.setdefault(given["fold"], []).append(read_predictions(folder / "predictions.csv"))
+    frames = {fold: _averaged(seeds) for fold, seeds in by_fold.items()}
+    if len(frames) > 1:
+        frames = {fold: frame.assign(fold=fold) for fold, frame in frames.items()}
+    pool = {
+        "predictions.csv": pd.concat(frames.values(), ignore_index=True),
         "training.json": {
             "parameters": parameters[0]
-            | ({"fold": "pooled"} if len(frames) > 1 else {})
-            | ({"seed": "ensemble"} if len(folders) > len(frames) else {}),
+            | ({"fold": POOLED} if len(frames) > 1 else {})
+            | ({"seed": ENSEMBLE} if len(folders) > len(frames) else {}),
             "runs": len(folders),
             "members": [{key: given[key] for key in ("fold", "seed")} for given in parameters],
             "weights": "; ".join(sorted({facts.get("weights", "not said") for facts in trained})),
@@ -62,8 +65,8 @@ def pool_runs(folders: Sequence[Path]) -> dict[str, Any]:
     }
     maps = [folder / "gradcam.csv" for folder in folders]
     if len(folders) == len(frames) and all(file.is_file() for file in maps):
-        put_together["gradcam.csv"] = pd.concat(map(read_csv, maps), ignore_index=True)
-    return put_together
+        pool["gradcam.csv"] = pd.concat(map(read_csv, maps), ignore_index=True)
+    return pool
 
 
 def _averaged(seeds: list[pd.DataFrame]) -> pd.DataFrame:
@@ -72,13 +75,6 @@ def _averaged(seeds: list[pd.DataFrame]) -> pd.DataFrame:
         return seeds[0]
     parts = [ensemble_predictions([s[s["part"] == part] for s in seeds]) for part in PARTS]
     return pd.concat(parts, ignore_index=True)
-
-
-def _one_after_the_other(frames: dict[int | None, pd.DataFrame]) -> pd.DataFrame:
-    if len(frames) == 1:
-        return next(iter(frames.values()))
-    numbered = [frame.assign(fold=fold) for fold, frame in frames.items()]
-    return pd.concat(numbered, ignore_index=True)
 
 
 def fold_table(test: pd.DataFrame) -> pd.DataFrame:
@@ -92,24 +88,20 @@ def fold_table(test: pd.DataFrame) -> pd.DataFrame:
         A row a fold (`fold`, text), `n` images and each of `METRICS`; last a row `mean`. Empty
         where the predictions are not those of several folds.
     """
+    if "fold" not in test:
+        return pd.DataFrame()
     rows = []
-    for fold, frame in test.groupby("fold") if "fold" in test else ():
+    for fold, frame in test.groupby("fold"):
         once = np.ones((1, len(frame)))
-        table = metric_table(labels(frame), probabilities(frame), once)
+        table = metric_table(labels(frame), probabilities(frame), once, METRICS)
         rows.append({"fold": str(fold), "n": len(frame)} | {m: table[m][0] for m in METRICS})
-    found = pd.DataFrame(rows, columns=["fold", "n", *METRICS])
-    if found.empty:
-        return found
+    found = pd.DataFrame(rows)
     mean = found[list(METRICS)].mean().to_dict() | {"fold": "mean", "n": found["n"].sum()}
     return pd.concat([found, pd.DataFrame([mean])], ignore_index=True)
 
 
 def write_pool(folder: Path, runs: Sequence[Path]) -> None:
-    """Write what `pool_runs` computes from the folders of runs; errors as there."""
+    """Write the files of a pool of runs, as `pool_runs` computes them; errors as there."""
     for name, content in pool_runs(runs).items():
-        if name == "predictions.csv":
-            write_predictions(folder / name, content)
-        elif name.endswith("json"):
-            write_json(folder / name, content)
-        else:
-            write_csv(folder / name, content)
+        writers = {"predictions.csv": write_predictions, "training.json": write_json}
+        writers.get(name, write_csv)(folder / name, content)

@@ -1,41 +1,24 @@
-"""Which labels a radiologist should look at again: those that a network least believes.
+"""Labels that a radiologist should look at again: those that a network least believes.
 
 The idea is that of confident learning (Northcutt et al. 2021): a network that never saw an image
 gives the label that it carries a probability, its self-confidence; where that is low, the image is
 hard, or the label is wrong.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
 from btxrd import CLASS_NAMES
-from btxrd.data.splits import conflicting_pairs
 from btxrd.evaluation.calibration import apply_temperature, fitted_temperatures
-from btxrd.files import read_csv
 from btxrd.predictions import labels, probabilities
 
-__all__ = ["REVIEW_COLUMNS", "known_conflicts", "labels_to_review"]
+__all__ = ["REVIEW_COLUMNS", "labels_to_review"]
 
 REVIEW_COLUMNS = (
     *("image_id", "label", "most_probable", "self_confidence", "margin", "fold"),
     "conflicts_with",
 )
 """The columns of `review.csv`, in order."""
-
-
-def known_conflicts(study_dir: str | Path) -> pd.DataFrame:
-    """Return the duplicates of different labels among what notebook 02 wrote for a study.
-
-    Columns as `conflicting_pairs` returns them.
-
-    Raises:
-        FileNotFoundError: notebook 02 has not been run.
-    """
-    folder = Path(study_dir) / "splits"
-    table = read_csv(folder / "grouped_cv.csv").drop_duplicates("image_id")
-    return conflicting_pairs(table, read_csv(folder / "duplicates.csv"))
 
 
 def labels_to_review(pool: pd.DataFrame, conflicts: pd.DataFrame) -> pd.DataFrame:
@@ -47,8 +30,8 @@ def labels_to_review(pool: pd.DataFrame, conflicts: pd.DataFrame) -> pd.DataFram
 
     Args:
         pool: val and test predictions of a pool of folds, none of whose networks saw what it tests.
-        conflicts: as `conflicting_pairs` returns them. The two images of a pair follow each other;
-            what the pool does not test has no probability.
+        conflicts: as `btxrd.data.splits.conflicting_pairs` returns them. The two images of a pair
+            follow each other; what the pool does not test has no probability.
 
     Returns:
         `REVIEW_COLUMNS`: `image_id`; `label` and `most_probable` (names of classes);
@@ -58,39 +41,33 @@ def labels_to_review(pool: pd.DataFrame, conflicts: pd.DataFrame) -> pd.DataFram
     Raises:
         ValueError: the val of a fold is empty.
     """
-    tested = _tested(pool).set_index("image_id")
-    known = _by_image(conflicts)
-    first = known.join(tested.drop(columns="label"))
-    doubted = tested[tested["margin"] < 0.5].drop(index=known.index, errors="ignore")
-    ranked = pd.concat([first, doubted.sort_values("margin", kind="stable")])
-    found = ranked.rename_axis("image_id").reset_index().reindex(columns=list(REVIEW_COLUMNS))
-    return found.astype({"fold": "Int64"})
-
-
-def _tested(pool: pd.DataFrame) -> pd.DataFrame:
-    """Return what calibrated probabilities say of the label of each test image."""
     val, test = (pool[pool["part"] == part] for part in ("val", "test"))
-    calibrated = apply_temperature(test, fitted_temperatures(val, test))
+    calibrated = apply_temperature(test, fitted_temperatures(val, test)).set_index("image_id")
     shares, given = probabilities(calibrated), labels(calibrated)
     own = np.arange(len(shares)), given
     others = shares.copy()
     others[own] = 0
     names = np.array(CLASS_NAMES)
-    return calibrated.assign(
+    tested = calibrated.assign(
         label=names[given],
         most_probable=names[shares.argmax(axis=1)],
         self_confidence=shares[own],
         margin=(1 + shares[own] - others.max(axis=1)) / 2,
     )
+    contradicted = _by_image(conflicts)
+    doubted = tested[tested["margin"] < 0.5].drop(index=contradicted.index, errors="ignore")
+    first = contradicted.join(tested.drop(columns="label"))
+    ranked = pd.concat([first, doubted.sort_values("margin", kind="stable")])
+    found = ranked.rename_axis("image_id").reset_index().reindex(columns=list(REVIEW_COLUMNS))
+    return found.astype({"fold": "Int64"})
 
 
 def _by_image(conflicts: pd.DataFrame) -> pd.DataFrame:
     """Turn pairs into images, in their order: `label` and `conflicts_with` by `image_id`."""
+    columns = ["image_id", "label", "conflicts_with"]
     sides = [
-        conflicts[[f"image_{own}", f"class_{own}", f"image_{other}"]].set_axis(
-            ["image_id", "label", "conflicts_with"], axis=1
-        )
-        for own, other in ("ab", "ba")
+        conflicts[["image_a", "class_a", "image_b"]].set_axis(columns, axis=1),
+        conflicts[["image_b", "class_b", "image_a"]].set_axis(columns, axis=1),
     ]
     images = pd.concat(sides).sort_index(kind="stable").groupby("image_id", sort=False)
     return images.agg({"label": "first", "conflicts_with": " ".join})

@@ -1,4 +1,4 @@
-"""Whom a model serves worse: its metrics by center, age, sex, region, view, subtype and size.
+"""Metrics of a model by center, age, sex, region, view, subtype and lesion size.
 
 Subgroups are compared to be looked into, not to be tested: intervals are pointwise, many groups
 are small, and none is a random sample of its kind.
@@ -14,22 +14,20 @@ from btxrd.predictions import MALIGNANT, labels, probabilities
 __all__ = ["EVERYONE", "SUBGROUP_METRICS", "lesion_sizes", "subgroup_attributes", "subgroup_table"]
 
 SUBGROUP_METRICS = ("auc/Malignant", "accuracy", "sensitivity/Malignant")
-"""What is computed for each subgroup, named as in `btxrd.evaluation.metrics.metric_table`."""
+"""The metrics of each subgroup, named as in `btxrd.evaluation.metrics.metric_table`."""
 
 EVERYONE = "all images"
-"""Attribute and value of the row of `subgroup_table` that stands for the whole part."""
+"""The attribute and value of the row of `subgroup_table` that stands for the whole part."""
 
-SMALLEST = 20
-"""Images that a group needs for any estimate."""
-SMALLEST_MALIGNANT = 5
-"""Malignant images that a group needs for the malignant metrics."""
+SMALLEST, SMALLEST_MALIGNANT = 20, 5
+"""The images that a subgroup needs for any estimate, and the malignant ones for theirs."""
 
 AGE_EDGES = (0, 18, 40, 65, np.inf)
 AGE_BANDS = ("0–17", "18–39", "40–64", "65+")
 
 
 def subgroup_attributes(table: pd.DataFrame, lesion_area: pd.Series | None = None) -> pd.DataFrame:
-    """Derive what images are grouped by.
+    """Derive the attributes by which images are put into subgroups.
 
     Args:
         table: as `read_table` or `read_listing` of `btxrd.data` returns it.
@@ -105,35 +103,32 @@ def subgroup_table(
         KeyError: `attributes` lacks an image of `test`.
         ValueError: `attributes` has an image twice.
     """
-    repeated = attributes.index[attributes.index.duplicated()]
-    if len(repeated):
-        raise ValueError(f"attributes have {repeated[0]} twice")
     values = attributes.loc[test["image_id"]]
-    groups = [(EVERYONE, EVERYONE, test)]
+    if len(values) > len(test):
+        raise ValueError(f"attributes have {values.index[values.index.duplicated()][0]} twice")
+    subgroups = [(EVERYONE, EVERYONE, test)]
     for attribute in values.columns:
         column = values[attribute].astype("category")
         for value in column.cat.categories:
-            chosen = test[(column == value).to_numpy(bool)]
-            if len(chosen):
-                groups.append((attribute, str(value), chosen))
+            subgroups.append((attribute, str(value), test[(column == value).to_numpy(bool)]))
     rows = []
-    for attribute, value, chosen in groups:
+    for attribute, value, chosen in subgroups:
         malignant = int((labels(chosen) == MALIGNANT).sum())
         row = {"attribute": attribute, "value": value, "n": len(chosen), "malignant_n": malignant}
-        estimable = _estimable(len(chosen), malignant)
-        if estimable:
+        if names := _estimable(len(chosen), malignant):
             estimates = bootstrap_metrics(
-                labels(chosen), probabilities(chosen), chosen["group"], bootstrap, estimable
+                labels(chosen), probabilities(chosen), chosen["group"], bootstrap, names
             )
-        for metric in SUBGROUP_METRICS:
-            interval = estimates.loc[metric] if metric in estimable else [np.nan] * 3
-            row |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), interval, strict=True))
+            for metric, interval in estimates.iterrows():
+                row |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), interval, strict=True))
         rows.append(row)
-    return pd.DataFrame(rows)
+    ends = [f"{metric}{end}" for metric in SUBGROUP_METRICS for end in ("", "_low", "_high")]
+    table = pd.DataFrame(rows, columns=["attribute", "value", "n", "malignant_n", *ends])
+    return table[table["n"] > 0].reset_index(drop=True)
 
 
 def _estimable(n: int, malignant: int) -> list[str]:
-    """Metrics for which a group is large enough."""
+    """Return the metrics for which a subgroup is large enough."""
     if n < SMALLEST:
         return []
     if malignant < SMALLEST_MALIGNANT:

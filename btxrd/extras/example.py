@@ -4,16 +4,17 @@ Only the example (`data/phantom`, `reports/notebooks`) is ever made here. Anythi
 missing is an error of whoever named it.
 """
 
+from itertools import takewhile
 from pathlib import Path
 
 from btxrd.files import PROJECT_ROOT, project_path
-from btxrd.stages import STAGES
+from btxrd.params import RunParams
+from btxrd.stages import COMPARE, EDA, PROBE, SPLITS, run_stages
 
 __all__ = ["ensure_example"]
 
-EXAMPLE_DATA = "data/phantom"
-EXAMPLE_STUDY = "reports/notebooks"
-EXAMPLE_RUN = f"{EXAMPLE_STUDY}/runs/example/stratified/seed-42"
+EXAMPLE = RunParams(experiment="example")
+"""The run that notebook 03 makes with its defaults."""
 EXAMPLE_IMAGES = 160
 
 
@@ -25,7 +26,7 @@ def ensure_example(notebook: str, path: str | Path) -> None:
             parameters, and the phantom data is drawn.
         path: the study or run that the notebook was given; outside the example nothing is done.
     """
-    data, study = project_path(EXAMPLE_DATA), project_path(EXAMPLE_STUDY)
+    data, study = project_path(EXAMPLE.dataset_root), project_path(EXAMPLE.study_dir)
     if not project_path(path).is_relative_to(study):
         return
     # A batch never comes here, and these take a second to import.
@@ -34,10 +35,12 @@ def ensure_example(notebook: str, path: str | Path) -> None:
     from btxrd.extras.phantom import make_phantom
 
     if not data.exists():
-        print(f"drawing {EXAMPLE_IMAGES} phantom images in {EXAMPLE_DATA} …")
+        print(f"drawing {EXAMPLE_IMAGES} phantom images in {EXAMPLE.dataset_root} …")
         make_phantom(data, n_images=EXAMPLE_IMAGES)
-    folders = {"study": study, "run": project_path(EXAMPLE_RUN)}
-    for stage in list(STAGES.values())[: list(STAGES).index(notebook)]:
+    folders = {"study": study, "run": EXAMPLE.run_dir}
+    mode = "probe" if notebook == PROBE.name else "finetune"
+    stages = EDA, SPLITS, *run_stages(mode), COMPARE
+    for stage in takewhile(lambda stage: stage.name != notebook, stages):
         product = folders[stage.of] / stage.writes[-1]
         if not product.is_file():
             print(f"running {stage.name} with its defaults, for its {stage.writes[-1]} …")

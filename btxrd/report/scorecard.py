@@ -35,7 +35,7 @@ def scorecard(
     """Lay out the answer, its figures, and what else could explain them, as a fragment of HTML.
 
     Args:
-        best, split: as `recommend` and `answer_split` return them.
+        best, split: as `btxrd.evaluation.comparison.answer` returns them.
         level: of the intervals.
         figures, gaps: of `compare_runs`.
         leakage: as `leakage_table` returns it.
@@ -101,11 +101,13 @@ def _shortcut(shortcut: pd.Series | None, inside: pd.Series) -> Doubt:
 
 def _maps(maps: pd.DataFrame) -> Doubt:
     """Judge by how many peaks of heat maps lie in the lesion."""
-    peaks = maps[maps["score"] == "pointing"].set_index("source") if len(maps) else maps
-    if "network" not in peaks.index:
+    pointing = maps[maps["score"] == "pointing"] if len(maps) else maps
+    if "network" not in set(pointing.get("source", ())):
         return "Not known", "There are no heat maps of it.", False
+    peaks = pointing[pointing["reference"] == ""].set_index("source")
+    leads = pointing[pointing["source"] == "network"].set_index("reference")["low"]
     own, there = peaks.loc["network"], [name for name in BLIND if name in peaks.index]
-    beaten = [name for name in there if peaks["low"].get(f"network − {name}", 0) > 0]
+    beaten = [name for name in there if leads[name] > 0]
     against = " and ".join(f"{peaks.loc[name, 'estimate']:.0%} {BLIND[name]}" for name in there)
     sure = "" if pd.isna(own["low"]) else f" ({own['low']:.0%}–{own['high']:.0%})"
     more = f"More than {' and '.join(beaten)}"

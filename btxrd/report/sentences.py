@@ -1,28 +1,24 @@
-"""What the reports say in words."""
+"""The sentences of the reports, each made of the figures that it is given."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from btxrd import CLASS_NAMES
-from btxrd.data.table import SUBTYPE_COLUMNS, VIEW_COLUMNS, one_hot_name
-from btxrd.evaluation.localisation import SOURCES, TRAINED
-from btxrd.evaluation.runs import COMPARED, SPLIT_TITLES, RunResult, recommend
-from btxrd.params import ResultParams
-from btxrd.predictions import probabilities
+from btxrd.params import ENSEMBLE, POOLED, ResultParams
 from btxrd.report.links import linked
 from btxrd.report.names import as_text
-from btxrd.report.tables import TITLES, format_interval
+from btxrd.report.tables import format_interval
 from btxrd.stages import CASES_FILE, EDA, SPLITS
+from btxrd.strategies import OTHER_CENTERS, PLANNED
+
+if TYPE_CHECKING:
+    from btxrd.evaluation.runs import RunResult
 
 __all__ = [
-    "case_titles",
-    "first_weights",
     "leakage_finding",
-    "localisation_finding",
-    "not_subtracted",
+    "one_seed_note",
     "pool_note",
     "recommendation",
     "review_links",
@@ -30,168 +26,95 @@ __all__ = [
     "run_line",
     "runs_list",
     "runs_note",
-    "seeds_note",
 ]
 
 
 def recommendation(
-    best: str | None,
-    split: str | None,
-    comparison: pd.DataFrame,
-    leakage: pd.DataFrame,
-    shortcuts: pd.DataFrame,
+    best: str | None, split: str | None, planned: str | None, figures: pd.DataFrame
 ) -> str:
-    """Say of the answer what its `scorecard` does not: how it was chosen, and by another rule.
+    """Say how the answer was chosen, and what the rule that was set before the study gives.
 
-    `best` and `split` are what `recommend` and `answer_split` return, `leakage` and `shortcuts`
-    are `leakage_table` and `shortcut_table`, `comparison` the table of `compare_runs`.
+    Args:
+        best, split: the answer, as `btxrd.evaluation.comparison.answer` returns it.
+        planned: the experiment that validation on the first of `PLANNED` recommends.
+        figures: the table `figures.csv`.
     """
-    if best is None or split is None:
+    if best is None:
         return ""
-    chosen = comparison.set_index("Experiment ID").loc[best]
-    title = SPLIT_TITLES[split]
-    sentences = [
-        f"**{as_text(best)}** has the highest accuracy on the *validation* images of the split "
-        f"`{split}` ({chosen[f'{title} Val Accuracy']:.3f}), by which it was chosen; where two are "
-        "equal, malignant sensitivity decides, then center-holdout accuracy. On its test images "
-        f"its accuracy is {_quoted(chosen, f'{title} Accuracy')}.",
-    ]
-    if split == "grouped_cv":
-        sentences.append(
-            "In cross-validation the validation images are test images of another fold, so that "
-            "choosing among experiments is not wholly independent of the test figures."
-        )
-    if split != "stratified":
-        sentences += _stratified_beside(best, comparison, leakage)
-    return " ".join([*sentences, *_sites(shortcuts)])
-
-
-def _quoted_figures(chosen: pd.Series, title: str) -> str:
-    quoted = {metric: _quoted(chosen, f"{title} {name}") for metric, name in COMPARED.items()}
-    return (
-        f"macro AUC **{quoted['macro_auc']}**, accuracy {quoted['accuracy']}, malignant "
-        f"sensitivity {quoted['sensitivity/Malignant']}"
+    rows = figures[(figures["experiment"] == best) & (figures["split"] == split)]
+    val, test = (rows[rows["part"] == part].iloc[0] for part in ("val", "test"))
+    accuracy = format_interval(*test[["accuracy", "accuracy_low", "accuracy_high"]])
+    said = (
+        f"**{as_text(best)}** has the highest accuracy on the *validation* images of `{split}` "
+        f"({val['accuracy']:.3f}), by which it was chosen. On its test images its accuracy is "
+        f"{accuracy}."
     )
-
-
-def _siblings(split: str, leakage: pd.DataFrame) -> str:
-    share = leakage.query("strategy == @split and part == 'test'")["sibling_share"].iloc[0]
-    bound = ", so these figures are an upper bound" if share else ""
-    return f"{share:.0%} of the `{split}` test images have a sibling in train{bound}."
-
-
-def _stratified_beside(best: str, comparison: pd.DataFrame, leakage: pd.DataFrame) -> list[str]:
-    """Say what the stratified split gives, where it was run: an upper bound, and another rule."""
-    chosen = comparison.set_index("Experiment ID").loc[best]
-    said = []
-    if pd.notna(chosen["Stratified Macro AUC"]):
-        figures = _quoted_figures(chosen, SPLIT_TITLES["stratified"])
-        said += [f"On the split `stratified`: {figures}.", _siblings("stratified", leakage)]
-    if "Stratified Val Rank" in comparison:
-        by_rule = recommend(comparison, "stratified")
-        agrees = "the same" if by_rule == best else f"**{as_text(by_rule)}**"
-        said.append(f"The rule set before the study, by stratified validation, gives {agrees}.")
+    if planned is not None and split != PLANNED[0]:
+        found = "the same" if planned == best else f"**{as_text(planned)}**"
+        said += f" The rule set before the study, by validation on `{PLANNED[0]}`, gives {found}."
     return said
 
 
-def _quoted(chosen: pd.Series, column: str) -> str:
-    return format_interval(*chosen[[column, f"{column} Low", f"{column} High"]])
-
-
-def _sites(shortcuts: pd.DataFrame) -> list[str]:
-    """Say what the baseline `sites` reaches by study: it is not blind to the lesion."""
-    rows = shortcuts[(shortcuts["split"] == "grouped") & (shortcuts["shortcut"] == "sites")]
-    return [
-        f"*{row.sees.capitalize()}* reach a macro AUC of {row.estimate:.3f} by study, but are no "
-        "shortcut for a network: the table has a site for tumours only, so knowing it is knowing "
-        "the answer."
-        for row in rows.itertuples()
-    ]
-
-
-def seeds_note(figures: pd.DataFrame) -> str:
-    """Say what the intervals of `seed_figures` cover, by how many seeds there are."""
-    seeds = pd.to_numeric(figures["seeds"], errors="coerce").max()
-    if seeds > 1:
-        return (
-            f"Figures are means over up to {seeds:.0f} trainings that differ in their seed alone; "
-            "± is the standard deviation over these. Intervals cover other images and other "
-            "trainings: each replicate draws study groups and seeds anew. An *ensemble* averages "
-            "the probabilities of the seeds; it is one model, and its interval covers images alone."
-        )
+def one_seed_note(figures: pd.DataFrame) -> str:
+    """Warn where no experiment of `figures.csv` was trained more than once; else say nothing."""
+    if pd.to_numeric(figures["seeds"], errors="coerce").max() > 1:
+        return ""
     return (
-        "**One seed:** each experiment was trained once, so intervals cover other images but not "
-        "another training. Training again, with nothing changed, moves a figure too, and by how "
-        "much is not known here: a difference between two experiments may be that alone. Give the "
-        "study several `seeds` to rank them."
-    )
-
-
-def not_subtracted(differences: pd.DataFrame) -> str:
-    """Say which experiments were not subtracted and why, an item of a list a reason.
-
-    Args:
-        differences: as `btxrd.evaluation.runs.differences_from` returns them.
-    """
-    refused = differences.dropna(subset="note")
-    # A note names both runs first.
-    reasons = refused["note"].map(lambda note: note.partition(": ")[2]).rename("reason")
-    splits = refused.groupby(["against", reasons], sort=False)["split"].agg(", ".join)
-    return "\n".join(
-        f"- Not subtracted: {as_text(against)} ({as_text(where)}), because {as_text(reason)}."
-        for (against, reason), where in splits.items()
+        "**One seed:** each experiment was trained once. Training again, with nothing changed, "
+        "moves a figure too, and by how much is not known here: a difference between two "
+        "experiments may be that alone. Give the study several `seeds` to rank them."
     )
 
 
 def leakage_finding(leakage: pd.DataFrame) -> str:
     """Say what a `leakage_table` means for test figures, and for what is chosen on validation."""
     shares = leakage.pivot_table("sibling_share", "strategy", "part")
-    worst, test = shares["test"].idxmax(), shares["test"].max()
-    text = (
-        f"The leakiest test set is that of **{worst}**: {test:.0%} of its images have a sibling in "
-        "train. What it measures is partly memory."
-    )
-    if "center" in shares.index:
-        text += (
-            f" Validation leaks too: in the center holdout {shares.loc['center', 'val']:.0%} of "
-            "the validation images have a sibling in train. The epoch, the temperature, the "
-            "thresholds and the experiment are chosen there, partly by memory; its test images, of "
-            f"other centers, are not touched by it ({shares.loc['center', 'test']:.0%})."
-        )
-    return text
+    said = [
+        f"The leakiest test set is that of **{shares['test'].idxmax()}**: "
+        f"{shares['test'].max():.0%} of its images have a sibling in train. What it measures is "
+        "partly memory."
+    ]
+    said += [
+        f"Validation leaks too: in `{split}` {shares.loc[split, 'val']:.0%} of the validation "
+        "images have a sibling in train. The epoch, the temperature, the thresholds and the "
+        "experiment are chosen there, partly by memory; of its test images, of other centers, "
+        f"{shares.loc[split, 'test']:.0%} have one."
+        for split in OTHER_CENTERS
+        if split in shares.index and shares.loc[split, "val"] > 0
+    ]
+    return " ".join(said)
 
 
 def pool_note(run: ResultParams, training: Mapping[str, Any]) -> str:
-    """Say what a pool is made of and how it is to be read; nothing of a run.
+    """Say what a pool is made of and how it is to be read; of a single run say nothing.
 
     `training` is the content of its `training.json`.
     """
     if not run.is_pool:
         return ""
     said = [f"Put together from {training['runs']} runs."]
-    if run.seed == "ensemble":
+    if run.seed == ENSEMBLE:
         said.append("Probabilities are means over the seeds: an ensemble.")
-    if run.fold == "pooled":
+    if run.fold == POOLED:
         said.append(
-            "Every test image stands here once, predicted by the fold that did not train on its "
-            "study. Thresholds and temperatures are chosen on each fold's own validation and "
-            "applied to its test images; the validation figures are of all folds together. Curves "
-            "and AUCs also compare images of different folds, whose networks may be differently "
-            "sure of themselves; the folds stand by themselves too, with their mean."
+            "Each test image was predicted by the fold that did not train on its group. Thresholds "
+            "and temperatures are chosen on each fold's own validation and applied to its test "
+            "images. Curves and AUCs also compare images of different folds, whose networks may be "
+            "differently sure of themselves; the folds stand by themselves too, with their mean."
         )
     return " ".join(said)
 
 
-def runs_list(runs: list[RunResult], folder: Path) -> str:
-    """Return a line of Markdown a run of the study in `folder`, under links to its data."""
+def runs_list(runs: "Sequence[RunResult]", folder: Path) -> str:
+    """Return a line of Markdown a run or pool of the study in `folder`, with links to its pages."""
     data, splits = (linked(stage.title, folder, stage.page) for stage in (EDA, SPLITS))
     lines = [run_line(run, folder) for run in runs]
     return "\n".join([f"Of all runs: the {data} and the {splits}.", "", *lines])
 
 
-def run_line(run: RunResult, folder: Path) -> str:
+def run_line(run: "RunResult", folder: Path) -> str:
     """Return one run's or pool's line of Markdown: its state, and links to its pages that exist."""
-    line = f"- **{as_text(run.experiment)}**, {_trained_by(run)}: {as_text(run.status)}"
+    line = f"- **{as_text(run.experiment)}**, {as_text(run.where)}: {as_text(run.status)}"
     if "device" in run.training and not run.is_pool:
         how = "a probe, C = {best_C:g}" if "best_C" in run.training else "{epochs} epochs"
         line += f" ({how}, {{seconds:.0f}} s, ".format(**run.training)
@@ -202,148 +125,32 @@ def run_line(run: RunResult, folder: Path) -> str:
     return " · ".join([line, *pages])
 
 
-def _trained_by(run: RunResult) -> str:
-    seed = "ensemble" if run.seed == "ensemble" else f"seed {run.seed}"
-    return as_text(f"{run.where}, {seed}")
-
-
-def runs_note(runs: list[RunResult]) -> str:
+def runs_note(runs: "Sequence[RunResult]") -> str:
     """Count the runs that are finished: trained and evaluated; and the pools made of them."""
     pools = [run for run in runs if run.is_pool]
-    trained = [run for run in runs if not run.is_pool]
-    done, made = (sum(run.is_evaluated for run in part) for part in (trained, pools))
-    text = f"{done} of {len(trained)} runs finished"
-    unevaluated = sum(not run.metrics and run.status == "by hand" for run in trained)
-    if unevaluated:
-        text += f", {unevaluated} trained but not evaluated"
+    single = [run for run in runs if not run.is_pool]
+    done, made = (sum(run.is_evaluated for run in some) for some in (single, pools))
+    text = f"{done} of {len(single)} runs finished"
     return text + (f"; {made} of {len(pools)} pools made of them." if pools else ".")
 
 
-def first_weights(best: str | None, comparison: pd.DataFrame) -> str:
-    """Name the first weights of the recommended experiment; nothing where they are not known."""
-    named = comparison.set_index("Experiment ID")["Weights"].dropna()
-    return f" First weights of {best}: {named[best]}." if best in named else ""
-
-
-def review_note(review: pd.DataFrame, pool: RunResult | None, folder: Path) -> str:
-    """Say where the rows of `labels_to_review` come from; `pool` is that of `reviewed_pool`."""
+def review_note(review: pd.DataFrame, pool: "RunResult | None", folder: Path) -> str:
+    """Say where the rows of `review.csv` come from; `pool` is that of `reviewed_pool`."""
     if pool is None:
         return (
             "No label is proposed for review: that takes predictions by networks that did not see "
-            "the image, a pool of `grouped_cv`, and none was evaluated."
+            "the image, and no pool of folds was evaluated."
         )
     known = review["conflicts_with"].notna().sum()
     return (
-        f"{known} images have a duplicate that carries another label: one of the two is wrong. "
-        "Contradicted studies are in no test set, so the networks have no say on them. Of "
+        f"{known} images have a duplicate that carries another label: one of the two is wrong. Of "
         f"{pool.metrics['test']['n']} images tested by {as_text(pool.experiment)} "
-        f"({_trained_by(pool)}), {len(review) - known} carry a label less probable than another. "
-        "They are ranked by the margin between the two: a hard image stands here as well as a "
-        f"wrong label. All of them: {linked('review.csv', folder, 'review.csv')}."
+        f"({as_text(pool.where)}), {len(review) - known} carry a label less probable than another. "
+        f"All of them: {linked('review.csv', folder, 'review.csv')}."
     )
 
 
-def review_links(review: pd.DataFrame, pool: RunResult | None, folder: Path) -> str:
-    """Link the images of `labels_to_review` to their cases, as a line of Markdown."""
-    if pool is None or review.empty:
-        return ""
+def review_links(review: pd.DataFrame, pool: "RunResult", folder: Path) -> str:
+    """Link the images of `review.csv` to their cases in the pool's browser."""
     page, names = pool.path / CASES_FILE, review["image_id"]
     return f"Their cases: {' · '.join(linked(as_text(n), folder, page, n) for n in names)}."
-
-
-def localisation_finding(table: pd.DataFrame) -> str:
-    """Say in Markdown what a `localisation_table` of all images shows.
-
-    The network is called better (or worse) than a reference in a score where the whole interval
-    of its paired lead lies above (or below) 0; a lead without an interval is not called either.
-    Without maps of the network, that is what is said. Of an attention, where there is one, it is
-    said that the masks taught it.
-    """
-    n, groups = table[["n", "groups"]].iloc[0]
-    where = f"On {n} annotated test tumours of {groups} studies"
-    there = set(table["source"])
-    if "network" not in there:
-        return f"{where} there are no maps of the network to score."
-    references = [source for source in SOURCES if source in there - set(TRAINED)]
-    cells = {
-        (row.source, row.score): format_interval(row.estimate, row.low, row.high)
-        for row in table.itertuples()
-    }
-    said = [f"{where}: {_against('network', references, cells, table)}"]
-    if "attention" in there:
-        said.append(
-            "Its attention was taught the lesion masks of training images: "
-            f"{_against('attention', references, cells, table)}"
-        )
-    return " ".join(said)
-
-
-def _against(
-    trained: str,
-    references: list[str],
-    cells: dict[tuple[str, str], str],
-    table: pd.DataFrame,
-) -> str:
-    figures = [
-        f"{TITLES[score]} **{cells[trained, score]}** against "
-        + ", ".join(f"{source} {cells[source, score]}" for source in references)
-        for score in ("iou", "pointing")
-        if (trained, score) in cells
-    ]
-    verdicts = [
-        f"against {source} {_verdict(table[table['source'] == f'{trained} − {source}'])}"
-        for source in references
-    ]
-    return f"{'; '.join(figures)}. Paired image by image, the {trained} is {'; '.join(verdicts)}."
-
-
-def _verdict(leads: pd.DataFrame) -> str:
-    """Name the scores whose lead has an interval wholly on one side of 0."""
-    sides = {"better": leads["low"] > 0, "worse": leads["high"] < 0}
-    said = [
-        f"**{side}** in {found.sum()} of {len(leads)} scores "
-        f"({', '.join(leads['score'][found].map(TITLES))})"
-        for side, found in sides.items()
-        if found.any()
-    ]
-    return " and ".join(said) if said else f"**no different** in any of {len(leads)} scores"
-
-
-def case_titles(cases: pd.DataFrame, table: pd.DataFrame) -> list[str]:
-    """Write above each case what it is: id, classes, probabilities, subtype, age and view.
-
-    Args:
-        cases: as `gallery_cases` returns them.
-        table: as `read_table` returns it.
-
-    Returns:
-        One text a case, in three pieces whose inner spaces do not break: each piece gets a line
-        where the next does not fit. A normal image has no subtype.
-
-    Raises:
-        KeyError: the table lacks an image.
-    """
-    rows = table.set_index("image_id").loc[cases["image_id"]]
-    facts = zip(
-        cases["image_id"],
-        cases["label"],
-        cases["predicted"],
-        probabilities(cases),
-        one_hot_name(rows, SUBTYPE_COLUMNS, "no tumour"),
-        rows["age"],
-        one_hot_name(rows, VIEW_COLUMNS, "no view"),
-        strict=True,
-    )
-    titles = []
-    for image_id, label, predicted, shares, subtype, age, view in facts:
-        called = f"{CLASS_NAMES[label]}, called {CLASS_NAMES[predicted]}"
-        chances = ", ".join(
-            f"{name[0]} {share:.2f}" for name, share in zip(CLASS_NAMES, shares, strict=True)
-        )
-        pieces = [
-            f"{Path(image_id).stem}: {called}",
-            f"({chances}),",
-            f"{subtype}, {age:.0f} y, {view}",
-        ]
-        titles.append(" ".join(piece.replace(" ", "\N{NO-BREAK SPACE}") for piece in pieces))
-    return titles

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from btxrd.data import near_duplicates, open_cache, open_images, study_groups
+from btxrd.data import near_duplicates, open_cache, open_images, patient_groups
 from btxrd.data.audit import unusable_images
-from btxrd.data.cache import image_digests
+from btxrd.data.cache import ImageCache
 from btxrd.data.listing import LISTING_COLUMNS
 from btxrd.data.loader import RadiographDataset, make_loader
 from btxrd.data.release import Release
 from btxrd.data.table import listed
-from btxrd.evaluation.comparisons import ensemble_predictions
+from btxrd.evaluation.differences import ensemble_predictions
 from btxrd.files import (
     file_digest,
     file_name,
@@ -42,12 +42,17 @@ LEAKS = "leaks.csv"
 
 @dataclass(frozen=True)
 class _Member:
-    """A checkpoint, and the folder of the run that made it; None where it stands elsewhere."""
+    """A checkpoint, and what the run that made it left beside it.
+
+    `val` are its validation predictions, `seen` the digests of the files that it was trained and
+    validated on; None where they are not there.
+    """
 
     path: Path
     classifier: Classifier
     params: RunParams
-    run_dir: Path | None
+    val: pd.DataFrame | None = None
+    seen: pd.DataFrame | None = None
 
 
 def evaluate_checkpoints(
@@ -84,23 +89,37 @@ def evaluate_checkpoints(
     """
     data, cache_dir = Path(data).resolve(), project_path(cache_dir)
     members = [_member(Path(path)) for path in checkpoints]
+    first = members[0]
     made_of = {"data": str(data), "checkpoints": [file_digest(m.path) for m in members]}
     folder = _free_folder(project_path(reports_dir), name or file_name(data.stem), made_of)
-    release = open_images(data, members[0].classifier.preprocessing, cache_dir)
-    frames = [_predicted(member, release, cache_dir) for member in members]
-    test = ensemble_predictions(frames) if len(frames) > 1 else frames[0]
-    val, missing = _validation(members)
-    leaks = _leaks(members, image_digests(release.table, cache_dir))
-    place = {"dataset_root": str(data), "cache_dir": str(cache_dir)}
-    says = _says(members, place) | {
+    release = open_images(data, first.classifier.preprocessing, cache_dir)
+    table, index = release.table, release.cache.index
+    if "group" not in table:
+        pairs = near_duplicates(index["image_id"], index["phash"].to_numpy(), index["digest"])
+        table = table.assign(group=patient_groups(table, pairs))
+    frames = []
+    for member in members:
+        cache, preprocessing = release.cache, member.classifier.preprocessing
+        if preprocessing != first.classifier.preprocessing:
+            cache = open_cache(table, preprocessing, cache_dir)
+        frames.append(_predicted(member, table, cache))
+    test, (val, missing) = _mean(frames), _validation(members)
+    leaks = _leaks(members, index.set_index("image_id")["digest"].loc[table["image_id"]])
+    warned, notes = list(_warnings(leaks, len(test))), [*missing, *_notes(members, release)]
+    device, several = get_device(), f"mean of {len(members)} checkpoints"
+    places = {"dataset_root": str(data), "cache_dir": str(cache_dir)}
+    says = {
+        "parameters": first.params.model_dump() | places,
+        "name": several if len(members) > 1 else first.params.name,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "made_of": made_of,
-        "warnings": list(_warnings(leaks, len(test))),
-        "notes": [*missing, *_notes(members, release)],
+        "warnings": warned,
+        "notes": notes,
     }
     write_json(folder / "training.json", says)
     write_csv(folder / LEAKS, leaks)
     write_predictions(folder / "predictions.csv", pd.concat([*val, test]))
-    for line in (*says["warnings"], *says["notes"]):
+    for line in (*warned, *notes):
         tell(line)
     execute_notebook(EVALUATE, folder, {"run_dir": str(folder)})
     return folder / EVALUATE.page
@@ -108,10 +127,13 @@ def evaluate_checkpoints(
 
 def _member(path: Path) -> _Member:
     classifier = load_classifier(path)
-    params = RunParams.parse(classifier.config, path)
+    member = _Member(path, classifier, RunParams.parse(classifier.config, path))
+    predictions, seen = path.with_name("predictions.csv"), path.with_name("seen.csv")
     trained = read_json(path.with_name("training.json")).get("parameters")
-    beside = trained == classifier.config and path.with_name("predictions.csv").is_file()
-    return _Member(path, classifier, params, path.parent if beside else None)
+    if trained != classifier.config or not predictions.is_file():
+        return member
+    val = read_predictions(predictions).query("part == 'val'")
+    return replace(member, val=val, seen=read_csv(seen) if seen.is_file() else None)
 
 
 def _free_folder(reports_dir: Path, name: str, made_of: dict[str, Any]) -> Path:
@@ -126,61 +148,43 @@ def _free_folder(reports_dir: Path, name: str, made_of: dict[str, Any]) -> Path:
     return folder
 
 
-def _predicted(member: _Member, release: Release, cache_dir: Path) -> pd.DataFrame:
-    table, classifier = release.table, member.classifier
-    if "group" not in table:
-        index = release.cache.index
-        pairs = near_duplicates(index["image_id"], index["phash"].to_numpy(), index["digest"])
-        table = table.assign(group=study_groups(table, pairs))
-    cache = open_cache(table, classifier.preprocessing, cache_dir)
+def _predicted(member: _Member, table: pd.DataFrame, cache: ImageCache) -> pd.DataFrame:
     dataset = RadiographDataset(cache, cache.rows(table["image_id"]), table["label"].to_numpy())
     loader = make_loader(dataset, BATCH_SIZE, seed=0, shuffle=False)
-    network = classifier.network.to(get_device())
-    logits = predict_logits(network, loader, classifier.normalization)
+    network = member.classifier.network.to(get_device())
+    logits = predict_logits(network, loader, member.classifier.normalization)
     lacking = table["image_id"][~np.isfinite(logits).all(axis=1)]
     if len(lacking):
         raise ValueError(f"{member.path} gives no numbers for {listed(list(lacking))}: damaged?")
     return predictions_frame(table.assign(part="test"), logits)
 
 
+def _mean(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    return ensemble_predictions(frames) if len(frames) > 1 else frames[0]
+
+
 def _validation(members: Sequence[_Member]) -> tuple[list[pd.DataFrame], list[str]]:
     """Return the validation predictions, or none and a note that says why."""
     lacking = "Thresholds and temperature are not available:"
-    alone = [str(member.path) for member in members if member.run_dir is None]
+    alone = [str(member.path) for member in members if member.val is None]
     if alone:
         return [], [f"{lacking} no run that made it stands beside {listed(alone)}."]
-    frames = [read_predictions(member.run_dir / "predictions.csv") for member in members]
-    frames = [frame[frame["part"] == "val"] for frame in frames]
-    if len(frames) == 1:
-        return frames, []
-    if len({frozenset(frame["image_id"]) for frame in frames}) > 1:
+    if len({frozenset(member.val["image_id"]) for member in members}) > 1:
         return [], [f"{lacking} the checkpoints were validated on different images."]
-    return [ensemble_predictions(frames)], []
+    return [_mean([member.val for member in members])], []
 
 
 def _leaks(members: Sequence[_Member], digests: pd.Series) -> pd.DataFrame:
     """Return the images that checkpoints have seen: image_id, part (train or val), checkpoint."""
     leaks = [pd.DataFrame(columns=["image_id", "part", "checkpoint"])]
     for member in members:
-        if member.run_dir is not None and (member.run_dir / "seen.csv").is_file():
-            seen = read_csv(member.run_dir / "seen.csv")
+        if member.seen is not None:
             # Where a file was in both parts, train counts.
-            seen = seen.sort_values("part").drop_duplicates("digest")
+            seen = member.seen.sort_values("part").drop_duplicates("digest")
             parts = digests.map(seen.set_index("digest")["part"]).dropna()
-            found = parts.rename("part").rename_axis("image_id").reset_index()
+            found = parts.rename("part").reset_index()
             leaks.append(found.assign(checkpoint=str(member.path)))
     return pd.concat(leaks, ignore_index=True)
-
-
-def _says(members: Sequence[_Member], place: dict[str, str]) -> dict[str, Any]:
-    """Return what notebook 04 wants to know of a training."""
-    first, device = members[0].params, get_device()
-    several = f"mean of {len(members)} checkpoints"
-    return {
-        "parameters": first.model_dump() | place,
-        "name": several if len(members) > 1 else first.name,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-    }
 
 
 def _warnings(leaks: pd.DataFrame, images: int) -> Iterator[str]:
@@ -197,9 +201,9 @@ def _notes(members: Sequence[_Member], release: Release) -> Iterator[str]:
     if len(members) > 1:
         named = "; ".join(f"{member.params.name} ({member.path})" for member in members)
         yield f"The mean probability of {named}."
-    unknown = [m.path for m in members if not m.run_dir or not (m.run_dir / "seen.csv").is_file()]
+    unknown = [str(member.path) for member in members if member.seen is None]
     if unknown:
-        named = listed([str(path) for path in unknown])
+        named = listed(unknown)
         yield f"Which images {named} has been trained on is not known: no seen.csv beside it."
     bad = unusable_images(release.findings)
     if bad:
@@ -208,17 +212,14 @@ def _notes(members: Sequence[_Member], release: Release) -> Iterator[str]:
     if len(applied):
         named = listed([f"{name} ({what})" for name, what in applied.itertuples(index=False)])
         yield f"{len(applied)} images are not shown just as they are stored: {named}."
-    if "group" in release.table:
-        yield from release.notes
-        yield from _notes_of_listing(release.table)
-
-
-def _notes_of_listing(table: pd.DataFrame) -> Iterator[str]:
-    if table["group"].is_unique:
+    yield from release.notes
+    if "group" not in release.table:
+        return
+    if release.table["group"].is_unique:
         yield (
             "Every image counts as a patient of its own; where patients have several, name them in "
             "the column group, or the intervals are too narrow."
         )
-    unread = table.columns.difference([*LISTING_COLUMNS, "image_id"])
+    unread = release.table.columns.difference([*LISTING_COLUMNS, "image_id"])
     if len(unread):
         yield f"Columns that are not read: {listed(unread)}."

@@ -31,12 +31,11 @@ def write_run_list(study_dir: str | Path) -> None:
 
 
 def _listed(run: RunResult, study_dir: Path) -> dict[str, object]:
-    seed = f"seed {run.seed}" if isinstance(run.seed, int) else run.seed
     found = sorted(file.name for file in (study_dir / run.path).glob("*.html"))
     others = {Path(name).stem: name for name in found if name not in run.pages.values()}
     return {
         "experiment": run.experiment,
-        "name": f"{run.where}, {seed}",
+        "name": run.where,
         "folder": run.path.as_posix(),
         "pages": run.pages | others,
     }

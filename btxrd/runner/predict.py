@@ -19,7 +19,7 @@ from btxrd.data.dicom import is_dicom
 from btxrd.data.preprocessing import Preprocessing
 from btxrd.data.radiograph import read_header
 from btxrd.data.table import listed
-from btxrd.files import atomic_path, digest, file_name
+from btxrd.files import atomic_path, digest, file_name, in_a_line
 from btxrd.models import (
     BTXRDClassifier,
     get_device,
@@ -28,25 +28,18 @@ from btxrd.models import (
     predict_logits,
     to_input,
 )
+from btxrd.predictions import PROBABILITY_COLUMNS
 
 __all__ = ["BATCH_SIZE", "COLUMNS", "Classifier", "heat_map_file", "load_classifier", "predict"]
 
-PROBABILITIES = tuple(f"p_{name}" for name in CLASS_NAMES)
-COLUMNS = ("file", "predicted", *PROBABILITIES, "applied", "error")
+COLUMNS = ("file", "predicted", *PROBABILITY_COLUMNS, "applied", "error")
 """The columns of `predict`, in order."""
 
 IMAGE_SUFFIXES = {".bmp", ".dcm", ".dicom", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}
 """What counts as an image in a folder, beside DICOM, which a PACS exports under any name, and
 images without an ending; a file that is named itself may end in anything."""
-INDEX = "DICOMDIR"
-"""The table of contents of a folder of DICOM."""
-
-UNREADABLE = (ImportError, OSError, ValueError, cv2.error)
 BATCH_SIZE = 32
 """Images that a network sees at a time."""
-
-HEAT_OPACITY = 0.6
-"""Of the hottest place."""
 
 
 @dataclass(frozen=True)
@@ -93,19 +86,25 @@ def predict(
     """
     classifier = load_classifier(checkpoint)
     classifier.network.to(get_device(device))
+    read = partial(_read, preprocessing=classifier.preprocessing)
     files = list(_expanded(paths, tell))
-    rows: list[dict[str, Any]] = []
+    table: list[dict[str, Any]] = []
     unmapped: list[str] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(files), BATCH_SIZE):
-            batch = files[start : start + BATCH_SIZE]
-            decoded = list(pool.map(partial(_read, preprocessing=classifier.preprocessing), batch))
-            classified, reasons = _classified(classifier, batch, decoded, gradcam_dir)
-            rows += classified
-            unmapped += reasons
+            rows = list(pool.map(read, files[start : start + BATCH_SIZE]))
+            table += rows
+            readable = [row for row in rows if "error" not in row]
+            if readable:
+                _classify(classifier, readable)
+            classified = [row for row in readable if "predicted" in row]
+            if classified and gradcam_dir is not None:
+                unmapped += _write_heat_maps(classifier, classified, gradcam_dir)
+            for row in readable:
+                del row["pixels"]
     if unmapped:
-        tell(f"{len(unmapped)} of {len(rows)} images have no heat map: {unmapped[0]}")
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+        tell(f"{len(unmapped)} of {len(table)} images have no heat map: {unmapped[0]}")
+    return pd.DataFrame(table, columns=list(COLUMNS))
 
 
 def heat_map_file(gradcam_dir: str | Path, image: str | Path) -> Path:
@@ -138,7 +137,7 @@ def load_classifier(path: str | Path) -> Classifier:
             checkpoint["config"],
         )
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        message = f"{path} is no usable checkpoint of btxrd: {_in_a_line(error)}"
+        message = f"{path} is no usable checkpoint of btxrd: {in_a_line(error)}"
         raise ValueError(message) from error
 
 
@@ -148,114 +147,83 @@ def _expanded(paths: Iterable[str | Path], tell: Callable[[str], None]) -> Itera
     for path in map(Path, paths):
         found = [path]
         if path.is_dir():
-            inside = [file for file in sorted(path.rglob("*")) if _may_be_image(file)]
-            images = [file for file in inside if _is_image(file)]
-            others = [str(file.relative_to(path)) for file in inside if file not in set(images)]
+            inside = {file: _is_image(file) for file in sorted(path.rglob("*")) if _is_shown(file)}
+            others = [str(file.relative_to(path)) for file, good in inside.items() if not good]
             if others:
                 tell(f"not images by name or content, of {path}: {listed(others)}")
-            found = images or found
+            found = [file for file, good in inside.items() if good] or [path]
         for file in found:
             if file.resolve() not in seen:
                 seen.add(file.resolve())
                 yield file
 
 
-def _may_be_image(file: Path) -> bool:
-    return file.is_file() and not file.name.startswith(".") and file.name != INDEX
+def _is_shown(file: Path) -> bool:
+    # A DICOMDIR is the table of contents of a folder of DICOM.
+    return file.is_file() and not file.name.startswith(".") and file.name != "DICOMDIR"
 
 
 def _is_image(file: Path) -> bool:
     if file.suffix.lower() in IMAGE_SUFFIXES:
         return True
     try:
-        if is_dicom(file):
-            return True
-        if not file.suffix:
-            read_header(file)
-            return True
+        return is_dicom(file) or (not file.suffix and read_header(file) is not None)
     except (OSError, ValueError):
-        pass
-    return False
+        return False
 
 
-def _read(path: Path, preprocessing: Preprocessing) -> tuple[np.ndarray, str] | str:
-    """Return uint8 (S, S) and what was applied to see it, or why there is none."""
+def _read(path: Path, preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return a file's row: its `pixels` uint8 (S, S) and what was applied, or an `error`."""
+    row = {"file": str(path)}
     if path.is_dir():
-        return f"no image in the folder {path}"
+        return row | {"error": f"no image in the folder {path}"}
     try:
         radiograph = preprocessing.decode(path)
-        return preprocessing.fit(radiograph), radiograph.applied
-    except UNREADABLE as error:
-        return str(error)
+        return row | {"applied": radiograph.applied, "pixels": preprocessing.fit(radiograph)}
+    except (ImportError, OSError, ValueError, cv2.error) as error:
+        return row | {"error": str(error)}
 
 
-def _classified(
-    classifier: Classifier,
-    files: list[Path],
-    decoded: list[tuple[np.ndarray, str] | str],
-    gradcam_dir: str | Path | None,
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the rows of `predict`, and for each heat map that cannot be had why."""
-    rows: list[dict[str, Any]] = [{"file": str(file)} for file in files]
-    readable, images = [], []
-    for row, outcome in zip(rows, decoded, strict=True):
-        if isinstance(outcome, str):
-            row["error"] = outcome
-        else:
-            pixels, row["applied"] = outcome
-            readable.append(row)
-            images.append(pixels)
-    if not readable:
-        return rows, []
-    stacked = np.stack(images)
-    batches = [(torch.from_numpy(stacked),)]
-    logits = predict_logits(classifier.network, batches, classifier.normalization)
-    is_number = np.isfinite(logits).all(axis=1)
+def _classify(classifier: Classifier, rows: list[dict[str, Any]]) -> None:
+    """Add to each row its class and probabilities, or an error."""
+    images = torch.from_numpy(np.stack([row["pixels"] for row in rows]))
+    logits = predict_logits(classifier.network, [(images,)], classifier.normalization)
     probabilities = torch.softmax(torch.from_numpy(logits).double(), dim=1).numpy()
-    predicted = probabilities.argmax(axis=1)
-    for row, shares, label, good in zip(readable, probabilities, predicted, is_number, strict=True):
-        if good:
-            row["predicted"] = CLASS_NAMES[label]
-            row.update(zip(PROBABILITIES, shares, strict=True))
+    for row, numbers, shares in zip(rows, logits, probabilities, strict=True):
+        if np.isfinite(numbers).all():
+            row["predicted"] = CLASS_NAMES[shares.argmax()]
+            row.update(zip(PROBABILITY_COLUMNS, shares, strict=True))
         else:
             row["error"] = f"the network gives no numbers for {row['file']}: is it damaged?"
-    if gradcam_dir is None:
-        return rows, []
-    names = [row["file"] for row, good in zip(readable, is_number, strict=True) if good]
-    targets = [heat_map_file(gradcam_dir, name) for name in names]
-    return rows, _write_heat_maps(classifier, stacked[is_number], predicted[is_number], targets)
 
 
 def _write_heat_maps(
-    classifier: Classifier, images: np.ndarray, predicted: np.ndarray, targets: list[Path]
+    classifier: Classifier, rows: list[dict[str, Any]], folder: str | Path
 ) -> list[str]:
     """Return for each map that cannot be had why: no reason is worth the classification."""
     # The grad-cam package takes a second to import, and only heat maps need it.
-    from btxrd.evaluation.gradcam import class_activation_maps
+    from btxrd.evaluation.gradcam import coarse_maps, upsampled
     from btxrd.evaluation.localisation import normalise_maps
 
     try:
-        maps = class_activation_maps(
+        coarse = coarse_maps(
             classifier.network,
-            images,
-            predicted,
-            batch_size=len(images),
+            np.stack([row["pixels"] for row in rows]),
+            [CLASS_NAMES.index(row["predicted"]) for row in rows],
+            batch_size=len(rows),
             to_input=partial(to_input, normalization=classifier.normalization),
         )
     except Exception as error:
-        return [_in_a_line(error)] * len(images)
-    reasons = []
-    for image, heat, target in zip(images, normalise_maps(maps), targets, strict=True):
+        return [in_a_line(error)] * len(rows)
+    reasons, maps = [], normalise_maps(upsampled(coarse, len(rows[0]["pixels"])))
+    for row, heat in zip(rows, maps, strict=True):
         colours = cv2.applyColorMap(np.rint(255 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO)
-        opacity = HEAT_OPACITY * heat[..., None]
-        overlay = np.rint(opacity * colours + (1 - opacity) * image[..., None]).astype(np.uint8)
+        opacity = 0.6 * heat[..., None]
+        overlay = np.rint(opacity * colours + (1 - opacity) * row["pixels"][..., None])
         try:
-            with atomic_path(target) as temporary:
-                temporary.write_bytes(cv2.imencode(".png", overlay)[1].tobytes())
+            with atomic_path(heat_map_file(folder, row["file"])) as temporary:
+                data = cv2.imencode(".png", overlay.astype(np.uint8))[1]
+                temporary.write_bytes(data.tobytes())
         except OSError as error:
-            reasons.append(_in_a_line(error))
+            reasons.append(in_a_line(error))
     return reasons
-
-
-def _in_a_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

@@ -37,7 +37,7 @@ IMPORTED = (
     "btxrd.extras.probe",
     "btxrd.data.augmentation",
     "btxrd.evaluation.gradcam",
-    "btxrd.evaluation.runs",
+    "btxrd.evaluation.comparison",
     "btxrd.evaluation.shortcuts",
     "btxrd.report.decision_figures",
     "btxrd.extras.pages.explorer",

@@ -1,11 +1,11 @@
 """Layout of the phantom: the files of the release, and a sidecar with the true patients."""
 
 import json
-import os
 import re
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,15 @@ from openpyxl import Workbook
 from tqdm.auto import tqdm
 
 from btxrd.data.table import RELEASE_COLUMNS
-from btxrd.extras.phantom.anatomy import TEMPLATES
+from btxrd.extras.phantom.anatomy import REGIONS
 from btxrd.extras.phantom.drawing import draw
-from btxrd.extras.phantom.plan import Record, plan_records
+from btxrd.extras.phantom.plan import CENTERS, Record, plan_records
 from btxrd.files import PHANTOM_FILE, atomic_path, write_json
 
 __all__ = ["make_phantom"]
 
 MINIMUM_IMAGES = 60
-VERSION = 2
-
-COLOUR_CHANCES = {1: 0.08, 2: 0.6, 3: 0.8}
-"""How often a center exports its grey images with three channels."""
+VERSION = 3
 
 
 def make_phantom(
@@ -45,7 +42,7 @@ def make_phantom(
     Args:
         n_images: images in all, at least 60; classes and centers as in the release's table.
         scale: image size relative to the release's (mean 1629 x 2129 pixels), in (0, 1].
-        workers: threads that draw; None for one a core.
+        workers: threads that draw; None for some more than there are cores.
 
     Raises:
         FileExistsError: `root` exists and is not an empty folder.
@@ -56,125 +53,89 @@ def make_phantom(
     >>> len(list((root / "images").iterdir()))
     60
     """
-    _check_arguments(n_images, seed, scale, workers)
-    root = Path(root)
-    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-        raise FileExistsError(f"{root} exists and is not empty; name a new folder or remove it")
-    records = plan_records(n_images, seed, scale)
-    with atomic_path(root) as folder:
-        for name in ("images", "Annotations"):
-            (folder / name).mkdir(parents=True)
-        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            written = pool.map(partial(_write_image, folder), records)
-            list(tqdm(written, "phantom", n_images, unit="image", disable=not progress))
-        _write_table(folder / "dataset.xlsx", records)
-        write_json(folder / PHANTOM_FILE, _sidecar(records, n_images, seed, scale))
-    return root
-
-
-def _check_arguments(n_images: int, seed: int, scale: float, workers: int | None) -> None:
     if n_images < MINIMUM_IMAGES:
         raise ValueError(f"n_images must be at least {MINIMUM_IMAGES}, not {n_images}")
     if seed < 0:
         raise ValueError(f"seed must be 0 or more, not {seed}")
     if not 0 < scale <= 1:
         raise ValueError(f"scale must lie in (0, 1], not {scale}")
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers must be 1 or more, or None, not {workers}")
+    root = Path(root)
+    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+        raise FileExistsError(f"{root} exists and is not empty; name a new folder or remove it")
+    records = plan_records(n_images, seed, scale)
+    originals = {record.seed: name for name, record in records.items() if record.source is None}
+    with atomic_path(root) as folder:
+        for name in ("images", "Annotations"):
+            (folder / name).mkdir(parents=True)
+        with ThreadPoolExecutor(workers) as pool:
+            written = pool.map(partial(_write_image, folder), records, records.values())
+            list(tqdm(written, "phantom", n_images, unit="image", disable=not progress))
+        _write_table(folder / "dataset.xlsx", records)
+        patients = {name: f"P{record.patient_seed[-1]:05d}" for name, record in records.items()}
+        duplicates = [
+            {"image_a": originals[record.seed], "image_b": name, "kind": record.kind}
+            for name, record in records.items()
+            if record.source
+        ]
+        facts = {"n_images": n_images, "seed": seed, "scale": scale, "version": VERSION}
+        facts |= {"patients": patients, "duplicates": duplicates}
+        write_json(folder / PHANTOM_FILE, {"generator": "btxrd.extras.phantom"} | facts)
+    return root
 
 
-def _write_image(folder: Path, record: Record) -> None:
+def _write_image(folder: Path, name: str, record: Record) -> None:
     """Write an image and its annotation; a copy is drawn like its source, to the last byte.
 
     Near copies are then made a little brighter and compressed more.
     """
     drawn = record.source or record
-    rng = np.random.default_rng(drawn.view_seed)
-    image, outlines, quality = draw(drawn, rng)
-    if rng.uniform() < COLOUR_CHANCES[drawn.patient.center]:
+    rng, center = np.random.default_rng(drawn.seed), CENTERS[drawn.center]
+    image, outlines = draw(drawn, rng)
+    quality = center.quality
+    if rng.uniform() < center.colour:
         image = cv2.merge([image] * 3)
     if record.kind in ("near", "conflict"):
         image, quality = cv2.convertScaleAbs(image, alpha=1.01, beta=2), 80
-    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
-        raise OSError(f"{record.image_id} could not be encoded as JPEG")
-    (folder / "images" / record.image_id).write_bytes(data.tobytes())
-    if record.patient.subtype:
-        _write_annotation(folder / "Annotations", record, outlines)
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    (folder / "images" / name).write_bytes(data.tobytes())
+    if record.subtype:
+        document = json.dumps(_annotation(name, record, outlines), indent=2)
+        (folder / "Annotations" / f"{Path(name).stem}.json").write_text(f"{document}\n")
 
 
-def _write_annotation(folder: Path, record: Record, outlines: list[np.ndarray]) -> None:
-    """Write a LabelMe 5.4.1 document: a rectangle and a polygon for every lesion."""
+def _annotation(name: str, record: Record, outlines: list[np.ndarray]) -> dict[str, Any]:
+    """Return a LabelMe 5.4.1 document: a rectangle and a polygon for every lesion."""
+    width, height = record.size
     spare = 0.008 * max(record.size) + 0.5
-    shapes = []
+    document = {"version": "5.4.1", "flags": {}, "shapes": [], "imagePath": name}
     for outline in outlines:
         corners = np.clip([outline.min(0) - spare, outline.max(0) + spare], 0, record.size)
         for points, shape_type in ((corners, "rectangle"), (outline, "polygon")):
-            shapes.append(
-                {
-                    "label": record.patient.subtype,
-                    "points": points.tolist(),
-                    "group_id": None,
-                    "description": "",
-                    "shape_type": shape_type,
-                    "flags": {},
-                    "mask": None,
-                }
-            )
-    width, height = record.size
-    document = {
-        "version": "5.4.1",
-        "flags": {},
-        "shapes": shapes,
-        "imagePath": record.image_id,
-        "imageData": None,
-        "imageHeight": height,
-        "imageWidth": width,
-    }
-    path = folder / f"{Path(record.image_id).stem}.json"
-    path.write_text(json.dumps(document, indent=2) + "\n")
+            shape = {"label": record.subtype, "points": points.tolist(), "group_id": None}
+            shape |= {"description": "", "shape_type": shape_type, "flags": {}, "mask": None}
+            document["shapes"].append(shape)
+    return document | {"imageData": None, "imageHeight": height, "imageWidth": width}
 
 
-def _row(record: Record) -> list[str | int]:
-    """The record's 37 cells, in the order of the release's columns."""
-    patient = record.patient
-    flags = {site.column for site in patient.sites}
-    flags |= {TEMPLATES[patient.template].region, record.view}
-    if patient.subtype:
-        flags |= {"tumor", ("", "benign", "malignant")[patient.label], patient.subtype}
-    first = [record.image_id, patient.center, patient.age, "M" if patient.male else "F"]
+def _row(name: str, record: Record) -> list[str | int]:
+    """Return an image's 37 cells, in the order of the release's columns."""
+    flags = {record.region, record.view}
+    for bone, distance in record.lesions.items():
+        flags.add(bone if distance else REGIONS[record.region].joint)
+    if record.subtype:
+        flags |= {"tumor", ("", "benign", "malignant")[record.label], record.subtype}
+    first = [name, record.center, record.age, record.gender]
     return first + [int(column in flags) for column in RELEASE_COLUMNS[len(first) :]]
 
 
-def _write_table(path: Path, records: list[Record]) -> None:
+def _write_table(path: Path, records: dict[str, Record]) -> None:
     """Write `dataset.xlsx`; no time of writing is left in it, so equal rows give equal bytes."""
-    book = Workbook()
-    for row in (RELEASE_COLUMNS, *map(_row, records)):
-        book.active.append(row)
-    rough = path.with_name("rough.xlsx")
-    book.save(rough)
-    with zipfile.ZipFile(rough) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+    book, dated = Workbook(), BytesIO()
+    book.active.append(RELEASE_COLUMNS)
+    for name, record in records.items():
+        book.active.append(_row(name, record))
+    book.save(dated)
+    with zipfile.ZipFile(dated) as old, zipfile.ZipFile(path, "w") as new:
         for name in old.namelist():
-            data = old.read(name)
-            if name == "docProps/core.xml":
-                data = re.sub(rb"\d{4}-\d\d-\d\dT[\d:]+Z", b"2025-01-01T00:00:00Z", data)
-            member = zipfile.ZipInfo(name)
-            member.compress_type = zipfile.ZIP_DEFLATED
-            new.writestr(member, data)
-    rough.unlink()
-
-
-def _sidecar(records: list[Record], n_images: int, seed: int, scale: float) -> dict[str, Any]:
-    return {
-        "generator": "btxrd.extras.phantom",
-        "version": VERSION,
-        "n_images": n_images,
-        "seed": seed,
-        "scale": scale,
-        "patients": {record.image_id: f"P{record.patient.number:05d}" for record in records},
-        "duplicates": [
-            {"image_a": record.source.image_id, "image_b": record.image_id, "kind": record.kind}
-            for record in records
-            if record.source
-        ],
-    }
+            data = re.sub(rb"\d{4}-\d\d-\d\dT[\d:]+Z", b"2025-01-01T00:00:00Z", old.read(name))
+            new.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)

@@ -5,218 +5,178 @@ patient in consecutive rows, exact and near-duplicates, one pair of equal images
 """
 
 import itertools
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from btxrd.data.table import VIEW_COLUMNS
-from btxrd.extras.phantom.anatomy import TEMPLATES, Site
+from btxrd.extras.phantom.anatomy import REGIONS
 
-__all__ = ["Patient", "Record", "plan_records"]
+__all__ = ["CENTERS", "SUBTYPES", "Center", "Record", "plan_records"]
 
 Cell = tuple[int, int]
 """Center, and class: 0 Normal, 1 Benign, 2 Malignant."""
 
+Span = tuple[float, float]
+"""Lowest and highest value of a uniform draw."""
+
 RELEASE: dict[Cell, int] = {
-    (1, 0): 1593, (1, 1): 1110, (1, 2): 235,
-    (2, 0): 259, (2, 1): 214, (2, 2): 76,
-    (3, 0): 27, (3, 1): 201, (3, 2): 31,
+    (1, 1): 1110, (1, 2): 235,
+    (2, 1): 214, (2, 2): 76,
+    (3, 1): 201, (3, 2): 31,
+    (1, 0): 1593, (2, 0): 259, (3, 0): 27,
 }  # fmt: skip
-"""The release's images by center and class."""
-
-RELEASE_IMAGES, RELEASE_JPG, RELEASE_EXACT, RELEASE_NEAR = 3746, 27, 21, 20
-
-BLOCKS: tuple[tuple[Cell, ...], ...] = (
-    ((1, 1), (1, 2)), ((2, 1), (2, 2)), ((3, 1), (3, 2)), ((1, 0),), ((2, 0),), ((3, 0),),
-)  # fmt: skip
-"""Cells in the order of the release's rows; those of one block stand mixed."""
-
-VIEW_CHANCES = (0.72, 0.24, 0.04)
+"""The release's images by center and class, in the order of its rows; a center's tumours mixed."""
 
 
-@dataclass(frozen=True)
-class Subtype:
-    """A tumour's class, its images in the release, typical ages and where in a bone it sits."""
+class Center(NamedTuple):
+    """A center's exports.
+
+    `width` is in pixels of the release, `rough` a factor on all by which its exposures differ from
+    each other and from a good one, `quality` the JPEG's, `colour` the share of images with three
+    channels.
+    """
+
+    width: Span
+    rough: float
+    quality: int
+    colour: float
+
+
+CENTERS = {
+    1: Center((1300, 2500), rough=1, quality=92, colour=0.08),
+    2: Center((500, 1500), rough=2, quality=84, colour=0.6),
+    3: Center((400, 1100), rough=3, quality=72, colour=0.8),
+}
+SMALL: Span = (400, 800)
+"""Width in pixels of malignant images from center 1."""
+
+
+class Subtype(NamedTuple):
+    """A tumour's class, its images in the release, and what its patients have in common.
+
+    `ages` are lowest, usual and highest; `distance` is from the joint in units, 0 in the joint
+    itself; `look` names how it is drawn.
+    """
 
     label: int
     images: int
     ages: tuple[float, float, float]
-    kinds: tuple[str, ...]
+    distance: Span
+    look: str
 
 
 SUBTYPES = {
-    "osteochondroma": Subtype(1, 754, (9, 30, 70), ("metaphysis", "shaft")),
-    "multiple osteochondromas": Subtype(1, 263, (6, 12, 45), ("metaphysis", "shaft")),
-    "simple bone cyst": Subtype(1, 206, (5, 15, 65), ("metaphysis", "shaft")),
-    "giant cell tumor": Subtype(1, 93, (14, 30, 65), ("epiphysis",)),
-    "osteofibroma": Subtype(1, 44, (5, 18, 55), ("shaft",)),
-    "synovial osteochondroma": Subtype(1, 51, (25, 60, 78), ("joint",)),
-    "other bt": Subtype(1, 115, (8, 30, 65), ("metaphysis", "shaft")),
-    "osteosarcoma": Subtype(2, 297, (8, 17, 60), ("metaphysis",)),
-    "other mt": Subtype(2, 45, (8, 45, 80), ("metaphysis", "shaft")),
+    "osteochondroma": Subtype(1, 754, (9, 30, 70), (17, 32), "exostosis"),
+    "multiple osteochondromas": Subtype(1, 263, (6, 12, 45), (17, 32), "exostosis"),
+    "simple bone cyst": Subtype(1, 206, (5, 15, 65), (17, 32), "cyst"),
+    "giant cell tumor": Subtype(1, 93, (14, 30, 65), (7, 9), "cyst"),
+    "osteofibroma": Subtype(1, 44, (5, 18, 55), (28, 34), "cyst"),
+    "synovial osteochondroma": Subtype(1, 51, (25, 60, 78), (0, 0), "exostosis"),
+    "other bt": Subtype(1, 115, (8, 30, 65), (17, 32), "cyst"),
+    "osteosarcoma": Subtype(2, 297, (8, 17, 60), (15, 19), "sunburst"),
+    "other mt": Subtype(2, 45, (8, 45, 80), (17, 32), "moth-eaten"),
 }
 
 
 @dataclass(frozen=True)
-class Patient:
-    """A patient: what the views share. `sites` is empty where there is no tumour."""
+class Record:
+    """One image.
 
-    number: int
+    `lesions` gives for each bone with a lesion its distance from the joint, in units; `size` is
+    (width, height) in pixels. Bones and lesions are drawn with `patient_seed`, position, exposure
+    and marks with `seed`. `source` is the image that this one duplicates, `kind` how: exact,
+    near, or conflict (near, with another label).
+    """
+
+    patient_seed: tuple[int, ...]
     center: int
     label: int
     age: int
-    male: bool
-    template: str
+    gender: str
+    region: str
     left: bool
     subtype: str | None
-    sites: tuple[Site, ...]
-
-
-@dataclass
-class Record:
-    """One image, `size` (width, height) in pixels.
-
-    Views of a patient are drawn from the same `anatomy_seed` (bones, lesion) and each from its
-    own `view_seed` (position, exposure, marks). `source` is the image that this one duplicates,
-    `kind` how: exact, near, or conflict (near, with another label).
-    """
-
-    patient: Patient
-    view: str
-    size: tuple[int, int]
-    anatomy_seed: tuple[int, ...]
-    view_seed: tuple[int, ...]
+    lesions: dict[str, float]
+    view: str = "frontal"
+    size: tuple[int, int] = (0, 0)
+    seed: tuple[int, ...] = ()
     source: "Record | None" = None
     kind: str = ""
-    image_id: str = ""
 
 
-def plan_records(n_images: int, seed: int, scale: float) -> list[Record]:
-    """Plan all images in row order: center-1 tumours, other tumours, center-1 normals, the rest."""
-    rng = np.random.default_rng([seed, 0])
-    counts = _apportion(RELEASE, n_images, least=2)
-    copies = _planted_copies(n_images)
-    for _, cell, _ in copies:
-        counts[cell] -= 1
-    numbers = itertools.count()
-    studies: dict[Cell, list[list[Record]]] = {
-        cell: [
-            _plan_views(patient, n_views, seed, scale, rng)
-            for patient, n_views in _plan_patients(cell, count, numbers, rng)
-        ]
-        for cell, count in counts.items()
-    }
-    originals = {cell: list(itertools.chain(*found)) for cell, found in studies.items()}
+def plan_records(n_images: int, seed: int, scale: float) -> dict[str, Record]:
+    """Return all images by name: center-1 tumours, other tumours, center-1 normals, the rest."""
+    rng, numbers = np.random.default_rng([seed, 0]), itertools.count()
+    total = sum(RELEASE.values())
+    counts = {cell: max(2, round(images * n_images / total)) for cell, images in RELEASE.items()}
+    counts[1, 0] += n_images - sum(counts.values())
+    copies: list[tuple[str, Cell, Cell]] = [("conflict", (1, 0), (1, 1))]
+    for index in range(max(2, round(n_images / 180))):
+        copies.append(("exact", (1, index % 2), (1, index % 2)))
+        copies.append(("near", (1 + index % 2, 0), (1, 0)))
+    groups: dict[Cell, list[list[Record]]] = {cell: [] for cell in RELEASE}
+    for cell, count in (Counter(counts) - Counter(cell for _, cell, _ in copies)).items():
+        while count:
+            group = _plan_group((seed, 1, next(numbers)), cell, scale)[:count]
+            groups[cell].append(group)
+            count -= len(group)
+    originals = {cell: list(itertools.chain(*found)) for cell, found in groups.items()}
     for kind, cell, origin in copies:
         source = originals[origin].pop(rng.integers(len(originals[origin])))
-        studies[cell].append([_copied(source, kind, cell)])
+        copy = replace(source, center=cell[0], source=source, kind=kind)
+        if kind == "conflict":
+            copy = replace(copy, label=cell[1], subtype=None, lesions={})
+        groups[cell].append([copy])
     records: list[Record] = []
-    for block in BLOCKS:
-        mixed = [study for cell in block for study in studies[cell]]
+    for _, cells in itertools.groupby(RELEASE, key=lambda cell: (cell[0], cell[1] > 0)):
+        mixed = [group for cell in cells for group in groups[cell]]
         for index in rng.permutation(len(mixed)):
             records += mixed[index]
-    first_jpg = n_images - max(1, round(n_images * RELEASE_JPG / RELEASE_IMAGES))
-    for index, record in enumerate(records):
-        record.image_id = f"IMG{index + 1:06d}.{'jpg' if index >= first_jpg else 'jpeg'}"
-    return records
+    first_jpg = n_images - max(1, round(n_images / 139))
+    endings = ["jpeg"] * first_jpg + ["jpg"] * (n_images - first_jpg)
+    names = [f"IMG{number:06d}.{ending}" for number, ending in enumerate(endings, start=1)]
+    return dict(zip(names, records, strict=True))
 
 
-def _apportion(weights: dict[Any, int], total: int, least: int = 0) -> dict[Any, int]:
-    """Whole numbers in proportion to the weights, by largest remainder, each at least `least`."""
-    shares = {key: weight * total / sum(weights.values()) for key, weight in weights.items()}
-    counts = {key: int(share) for key, share in shares.items()}
-    by_remainder = sorted(shares, key=lambda key: counts[key] - shares[key])
-    for key in by_remainder[: total - sum(counts.values())]:
-        counts[key] += 1
-    while min(counts.values()) < least:
-        counts[max(counts, key=counts.__getitem__)] -= 1
-        counts[min(counts, key=counts.__getitem__)] += 1
-    return counts
-
-
-def _planted_copies(n_images: int) -> list[tuple[str, Cell, Cell]]:
-    """Kind of every duplicate, the cell that it stands in and the one that its source is from."""
-    n_exact, n_near = (
-        max(2, round(n_images * count / RELEASE_IMAGES)) for count in (RELEASE_EXACT, RELEASE_NEAR)
-    )
-    return [
-        ("conflict", (1, 0), (1, 1)),
-        *(("exact", (1, index % 2), (1, index % 2)) for index in range(n_exact)),
-        *(("near", (1 + index % 2, 0), (1, 0)) for index in range(n_near)),
-    ]
-
-
-def _copied(source: Record, kind: str, cell: Cell) -> Record:
-    """A copy that stands under another center and, where labels conflict, as a normal image."""
-    patient = replace(source.patient, center=cell[0])
-    if kind == "conflict":
-        patient = replace(patient, label=cell[1], subtype=None, sites=())
-    return replace(source, patient=patient, source=source, kind=kind)
-
-
-def _plan_views(
-    patient: Patient, count: int, seed: int, scale: float, rng: np.random.Generator
-) -> list[Record]:
-    """A patient's images; each view comes once before any comes again."""
-    views = rng.choice(VIEW_COLUMNS, 3, replace=False, p=VIEW_CHANCES).tolist() * 2
-    anatomy_seed = (seed, 1, patient.number)
-    return [
-        Record(
-            patient, view, _image_size(patient, scale, rng), anatomy_seed, (*anatomy_seed, index)
-        )
-        for index, view in enumerate(views[:count], start=1)
-    ]
-
-
-def _plan_patients(
-    cell: Cell, count: int, numbers: Iterator[int], rng: np.random.Generator
-) -> Iterator[tuple[Patient, int]]:
-    """Patients of one center and class and how many images each has, `count` in all."""
-    weights = {name: one.images for name, one in SUBTYPES.items() if one.label == cell[1]}
-    for subtype, left in (_apportion(weights, count) if weights else {None: count}).items():
-        while left:
-            n_views = min(left, int(rng.choice(4, p=(0.5, 0.32, 0.1, 0.08))) + 1)
-            left -= n_views
-            yield _plan_patient(next(numbers), *cell, subtype, rng), n_views
-
-
-def _plan_patient(
-    number: int, center: int, label: int, subtype: str | None, rng: np.random.Generator
-) -> Patient:
-    weights = np.array([template.weight for template in TEMPLATES.values()])
-    template = list(TEMPLATES)[rng.choice(len(weights), p=weights / weights.sum())]
-    age = rng.triangular(*SUBTYPES[subtype].ages) if subtype else rng.normal(38, 20)
-    return Patient(
-        number,
-        center,
-        label,
+def _plan_group(seed: tuple[int, ...], cell: Cell, scale: float) -> list[Record]:
+    """Return one to four images of a patient; each view comes once before any comes again."""
+    rng = np.random.default_rng([*seed, 0])
+    shares = [region.weight for region in REGIONS.values()]
+    region = str(rng.choice(list(REGIONS), p=shares))
+    subtype, age, lesions = None, rng.normal(38, 20), {}
+    if cell[1]:
+        images = {name: one.images for name, one in SUBTYPES.items() if one.label == cell[1]}
+        shares = np.array(list(images.values())) / sum(images.values())
+        subtype = str(rng.choice(list(images), p=shares))
+        age = rng.triangular(*SUBTYPES[subtype].ages)
+        multiple = subtype == "multiple osteochondromas"
+        count = rng.integers(2, 4) if multiple else 1 + (rng.uniform() < 0.12)
+        bones = rng.permutation(list(REGIONS[region].ends))[:count].tolist()
+        lesions = {bone: rng.uniform(*SUBTYPES[subtype].distance) for bone in bones}
+    views = rng.choice(VIEW_COLUMNS, 3, replace=False, p=(0.72, 0.24, 0.04)).tolist() * 2
+    n_views = rng.choice([1, 2, 3, 4], p=(0.5, 0.32, 0.1, 0.08))
+    first = Record(
+        patient_seed=seed,
+        center=cell[0],
+        label=cell[1],
         age=int(np.clip(age, 1, 88)),
-        male=bool(rng.uniform() < 0.56),
-        template=template,
+        gender="M" if rng.uniform() < 0.56 else "F",
+        region=region,
         left=bool(rng.uniform() < 0.5),
         subtype=subtype,
-        sites=_plan_sites(template, subtype, rng) if subtype else (),
+        lesions=lesions,
     )
-
-
-def _plan_sites(template: str, subtype: str, rng: np.random.Generator) -> tuple[Site, ...]:
-    """The sites of a patient's lesions: mostly one, two or three where they are multiple."""
-    sites = TEMPLATES[template].sites
-    fitting = [site for site in sites if site.kind in SUBTYPES[subtype].kinds]
-    fitting = fitting or [site for site in sites if site.kind != "joint"]
-    multiple = subtype == "multiple osteochondromas"
-    n_lesions = int(rng.integers(2, 4)) if multiple else 1 + int(rng.uniform() < 0.12)
-    return tuple(fitting[index] for index in rng.permutation(len(fitting))[:n_lesions])
-
-
-def _image_size(patient: Patient, scale: float, rng: np.random.Generator) -> tuple[int, int]:
-    """(width, height) in pixels: small where center 1 exported its malignant images small."""
-    box = TEMPLATES[patient.template].box
-    low, high = {1: (1300, 2500), 2: (500, 1500), 3: (400, 1100)}[patient.center]
-    if patient.center == 1 and patient.label == 2:
-        low, high = 400, 800
-    width = rng.uniform(low, high)
-    height = np.clip(width * box[1] / box[0] * rng.uniform(0.94, 1.06), 311, 4881)
-    return max(48, round(width * scale)), max(48, round(height * scale))
+    span, box = SMALL if cell == (1, 2) else CENTERS[cell[0]].width, REGIONS[region].box
+    widths = scale * rng.uniform(*span, n_views)
+    return [
+        replace(
+            first,
+            view=view,
+            size=(max(48, round(width)), max(48, round(width * box[1] / box[0]))),
+            seed=(*seed, index),
+        )
+        for index, (view, width) in enumerate(zip(views, widths, strict=False), start=1)
+    ]

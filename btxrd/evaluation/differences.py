@@ -2,7 +2,7 @@
 
 An experiment is its trainings: one or several that differ in nothing but their seed. Its figure
 is the mean over them. Intervals are of images and of trainings: each bootstrap replicate draws
-study groups and, independently, trainings.
+patient groups and, independently, trainings.
 
 Two experiments are compared on the same images, so both are weighted by the same bootstrap
 replicates: what makes an image hard for both cancels out of the difference. Trainings of
@@ -11,7 +11,7 @@ frame holds one part of its predictions; images may stand in any order. An image
 side has, or whose part, group or label differs, mixed parts and unknown metrics are a ValueError.
 """
 
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from btxrd.evaluation.intervals import ROUNDING, Bootstrap, Sample
 from btxrd.evaluation.metrics import metric_table, proportion_members, ratio
+from btxrd.params import DataParams, TrainingParams
 from btxrd.predictions import labels, predictions_frame, probabilities
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "METRICS",
     "check_comparable",
     "compare_experiments",
+    "differing",
     "ensemble_predictions",
     "generalisation_gap",
     "holm",
@@ -35,24 +37,16 @@ __all__ = [
 ]
 
 METRICS = ("macro_auc", "accuracy", "sensitivity/Malignant", "balanced_accuracy")
-"""What is compared; names as in `btxrd.evaluation.metrics.metric_table`."""
+"""The metrics that are compared, named as in `btxrd.evaluation.metrics.metric_table`."""
 
 EXPERIMENT_KEYS = (
-    "experiment",
-    "model",
-    "data.annotations",
-    "data.augmentation",
-    "data.dim_factor",
-    "data.image_size",
-    "data.source_jitter",
-    "training.batch_size",
-    "training.cam_weight",
-    "training.attention_weight",
-    "training.ema",
-    "training.layer_decay",
-    "training.mode",
-    "training.sampling",
-    "training.C",
+    *("experiment", "model"),
+    *(
+        f"{name}.{key}"
+        for name, section in (("data", DataParams), ("training", TrainingParams))
+        for key in section.model_fields
+        if key not in section.IN_COMMON
+    ),
 )
 """The parameters in which two experiments of the grid may differ and still be compared."""
 
@@ -80,10 +74,11 @@ def compare_experiments(
     """
     named = {name: _numbered(name, frames) for name, frames in trainings.items()}
     aligned = _align({label: frame for group in named.values() for label, frame in group.items()})
-    values = {
-        name: _means([aligned[label] for label in group], bootstrap, metrics, number)
-        for number, (name, group) in enumerate(named.items())
-    }
+    values = {}
+    for number, (name, group) in enumerate(named.items()):
+        each = _by_training([aligned[label] for label in group], bootstrap, metrics)
+        shares = bootstrap.shares(len(group), number)
+        values[name] = {metric: (shares * each[metric]).sum(axis=1) for metric in metrics}
     rows = []
     for first, second in combinations(values, 2):
         for metric in metrics:
@@ -156,7 +151,7 @@ def _sample(frames: Sequence[pd.DataFrame], metric: str, values: Floats) -> Samp
 
 
 def _degrees(values: Floats, groups: int) -> float:
-    """Degrees of freedom of a variance that is partly of images and partly of trainings.
+    """Return the degrees of freedom of a variance that is partly of images, partly of trainings.
 
     After Satterthwaite (1946), and at most those of the groups; `values` are (1 + R, S).
     """
@@ -175,10 +170,9 @@ def ensemble_predictions(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     The logits are the logarithms of the mean probabilities, at least the smallest positive normal
     float64. The frames may hold several parts.
     """
-    aligned = _align({f"predictions {i}": frame for i, frame in enumerate(frames, start=1)})
-    mean = np.mean([probabilities(frame) for frame in aligned.values()], axis=0)
-    logits = np.log(np.maximum(mean, np.finfo(np.float64).tiny))
-    return predictions_frame(next(iter(aligned.values())), logits)
+    aligned = list(_align(_numbered("predictions", frames)).values())
+    mean = np.mean([probabilities(frame) for frame in aligned], axis=0)
+    return predictions_frame(aligned[0], np.log(np.maximum(mean, np.finfo(np.float64).tiny)))
 
 
 def holm(p_values: ArrayLike) -> Floats:
@@ -186,16 +180,10 @@ def holm(p_values: ArrayLike) -> Floats:
 
     The step-down procedure of Holm (1979). A NaN stays NaN and does not count in the family.
 
-    Raises:
-        ValueError: a value is outside [0, 1].
-
     >>> holm([0.01, 0.04, np.nan, 0.03])
     array([0.03, 0.06,  nan, 0.06])
     """
     p = np.asarray(p_values, dtype=np.float64)
-    outside = (p < 0) | (p > 1)
-    if outside.any():
-        raise ValueError(f"p values must lie in [0, 1], found {p[outside][0]}")
     family = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]
     steps = p[family] * np.arange(len(family), 0, -1)
     adjusted = np.full(p.shape, np.nan)
@@ -203,35 +191,38 @@ def holm(p_values: ArrayLike) -> Floats:
     return adjusted
 
 
-def check_comparable(
+def differing(
     first: Mapping[str, Any], second: Mapping[str, Any], compared: Collection[str]
-) -> None:
-    """Refuse to compare two runs that differ in more than what is compared.
+) -> str:
+    """Name the parameters that forbid to compare two runs, with both values; empty for none.
 
     Args:
         first, second: nested parameters, as `RunParams.model_dump` returns them.
         compared: dotted keys, or the sections they begin with, that may differ: `EXPERIMENT_KEYS`
             for two experiments, `("split",)` for two splits of one. `PLACES` always may.
 
-    Raises:
-        ValueError: names each parameter that differs besides, with both values.
-
-    >>> check_comparable({"split": "center", "seed": 1}, {"split": "random", "seed": 2}, ["split"])
-    Traceback (most recent call last):
-    ...
-    ValueError: not comparable: seed is 1 and 2; only split may differ
+    >>> differing({"split": "center", "seed": 1}, {"split": "random", "seed": 2}, ["split"])
+    'seed is 1 and 2'
     """
     free = tuple(f"{key}." for key in (*compared, *PLACES))
     one, other = ({k: repr(v) for k, v in _flatten(values)} for values in (first, second))
-    found = [
+    return ", ".join(
         f"{key} is {one.get(key, 'missing')} and {other.get(key, 'missing')}"
         for key in dict.fromkeys((*one, *other))
         if one.get(key) != other.get(key) and not f"{key}.".startswith(free)
-    ]
-    if found:
-        raise ValueError(
-            f"not comparable: {', '.join(found)}; only {', '.join(compared)} may differ"
-        )
+    )
+
+
+def check_comparable(
+    first: Mapping[str, Any], second: Mapping[str, Any], compared: Collection[str]
+) -> None:
+    """Refuse two runs that are `differing` in more than what is compared; arguments as there.
+
+    Raises:
+        ValueError: names each such parameter, with both values.
+    """
+    if found := differing(first, second, compared):
+        raise ValueError(f"not comparable: {found}; only {', '.join(compared)} may differ")
 
 
 def _flatten(parameters: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
@@ -242,18 +233,16 @@ def _flatten(parameters: Mapping[str, Any], section: str = "") -> Iterator[tuple
             yield f"{section}{key}", value
 
 
-def _align(frames: Mapping[Hashable, pd.DataFrame]) -> dict[Hashable, pd.DataFrame]:
+def _align(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Put the rows of every frame into the order of the first; refuse frames of other images."""
     if not frames:
         raise ValueError("no predictions given, expected one frame or more")
-    for name, frame in frames.items():
-        places = _places(frame)
-        if places.has_duplicates:
-            image_id = places[places.duplicated()][0]
-            raise ValueError(f"{image_id} stands more than once in {name}: give one part")
-    by_image = {name: frame.set_index(_places(frame)) for name, frame in frames.items()}
+    by_image = {name: frame.set_index(_rows(frame)) for name, frame in frames.items()}
     source, reference = next(iter(by_image.items()))
     for name, frame in by_image.items():
+        if frame.index.has_duplicates:
+            image_id = frame.index[frame.index.duplicated()][0]
+            raise ValueError(f"{image_id} stands more than once in {name}: give one part")
         alone = reference.index.symmetric_difference(frame.index)
         if len(alone):
             there, missing = (source, name) if alone[0] in reference.index else (name, source)
@@ -270,7 +259,7 @@ def _align(frames: Mapping[Hashable, pd.DataFrame]) -> dict[Hashable, pd.DataFra
     return {name: frame.reset_index(drop=True) for name, frame in by_image.items()}
 
 
-def _places(frame: pd.DataFrame) -> pd.Index:
+def _rows(frame: pd.DataFrame) -> pd.Index:
     """Name each row by its image, and in the predictions of a pool by the fold that made it."""
     fold = " (fold " + frame["fold"].astype(str) + ")" if "fold" in frame else ""
     return pd.Index(frame["image_id"] + fold)
@@ -283,37 +272,16 @@ def _numbered(name: str, frames: Sequence[pd.DataFrame]) -> dict[str, pd.DataFra
     return {f"{name} {number}": frame for number, frame in enumerate(frames, start=1)}
 
 
-def _weights(frame: pd.DataFrame, bootstrap: Bootstrap) -> Floats:
-    parts = frame["part"].unique()
-    if len(parts) > 1:
-        raise ValueError(f"predictions of {' and '.join(parts)} are mixed: give one part")
-    return bootstrap.weights(labels(frame), frame["group"])
-
-
-def _means(
-    frames: Collection[pd.DataFrame], bootstrap: Bootstrap, metrics: Sequence[str], number: int = 0
-) -> dict[str, Floats]:
-    """Return the mean of each metric over trainings, which each replicate draws anew: (1 + R,).
-
-    Draws of trainings with different numbers are independent.
-    """
-    shares = bootstrap.shares(len(frames), number)
-    values = _by_training(frames, bootstrap, metrics)
-    return {metric: (shares * values[metric]).sum(axis=1) for metric in metrics}
-
-
 def _by_training(
-    frames: Collection[pd.DataFrame], bootstrap: Bootstrap, metrics: Sequence[str]
+    frames: Sequence[pd.DataFrame], bootstrap: Bootstrap, metrics: Sequence[str]
 ) -> dict[str, Floats]:
     """Return each metric of each of S trainings, on the same draws of images: (1 + R, S)."""
-    weights = _weights(next(iter(frames)), bootstrap)
-    values = [_values(frame, weights, metrics) for frame in frames]
-    return {metric: np.stack([value[metric] for value in values], axis=1) for metric in metrics}
-
-
-def _values(frame: pd.DataFrame, weights: Floats, metrics: Sequence[str]) -> dict[str, Floats]:
-    """Return the values of each metric: metric → (1 + R,)."""
-    return metric_table(labels(frame), probabilities(frame), weights, metrics)
+    parts = frames[0]["part"].unique()
+    if len(parts) > 1:
+        raise ValueError(f"predictions of {' and '.join(parts)} are mixed: give one part")
+    weights = bootstrap.weights(labels(frames[0]), frames[0]["group"])
+    tables = [metric_table(labels(f), probabilities(f), weights, metrics) for f in frames]
+    return {metric: np.stack([table[metric] for table in tables], axis=1) for metric in metrics}
 
 
 def _bootstrap_p(differences: Floats) -> float:

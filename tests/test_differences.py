@@ -8,17 +8,18 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from btxrd.evaluation import Bootstrap, bootstrap_metrics
-from btxrd.evaluation.comparisons import (
+from btxrd.evaluation.differences import (
     EXPERIMENT_KEYS,
     METRICS,
     check_comparable,
     compare_experiments,
+    differing,
     ensemble_predictions,
     generalisation_gap,
     holm,
     seed_summary,
 )
+from btxrd.evaluation.intervals import Bootstrap, bootstrap_metrics
 from btxrd.params import RunParams
 from btxrd.predictions import (
     labels,
@@ -228,11 +229,6 @@ def test_holm_passes_nan_over():
     assert holm([]).shape == (0,)
 
 
-def test_holm_refuses_what_is_no_p_value():
-    with pytest.raises(ValueError, match=r"in \[0, 1\], found 1.5"):
-        holm([0.1, 1.5])
-
-
 # Experiments
 
 
@@ -319,10 +315,7 @@ def test_grid_parameters_may_differ_between_experiments():
         "the test",
     ).model_dump()
     check_comparable(first, second, EXPERIMENT_KEYS)
-    found = (
-        r"not comparable: experiment is 'E1' and 'E4', training\.batch_size is 32 and 16, .*only"
-    )
-    with pytest.raises(ValueError, match=found):
+    with pytest.raises(ValueError, match=r"experiment is 'E1' and 'E4'.*batch_size is 32 and 16"):
         check_comparable(first, second, ["model", "data"])
 
 
@@ -339,21 +332,15 @@ def test_grid_parameters_may_differ_between_experiments():
 def test_other_differences_are_named(section, key, value, found):
     first = RunParams(experiment="E1")
     changed = value if section is None else getattr(first, section).model_copy(update={key: value})
-    second = first.model_copy(update={section or key: changed})
-    with pytest.raises(ValueError, match=f"not comparable: {found}; only experiment, model, "):
-        check_comparable(first.model_dump(), second.model_dump(), EXPERIMENT_KEYS)
-    if key in ("split", "seed"):
-        check_comparable(first.model_dump(), second.model_dump(), [key])
+    both = first.model_dump(), first.model_copy(update={section or key: changed}).model_dump()
+    assert differing(*both, EXPERIMENT_KEYS) == found
+    assert differing(*both, [f"{section}.{key}" if section else key]) == ""
 
 
 def test_absent_parameters_differ():
     first, second = {"a": None, "b": {"c": 1}}, {"b": {"c": 1, "d": 2}, "bc": 3}
-    with pytest.raises(ValueError, match="a is None and missing, bc is missing and 3; only b may"):
-        check_comparable(first, second, ["b"])
-    with pytest.raises(
-        ValueError, match=r"a is None and missing, b\.d is missing and 2; only bc may"
-    ):
-        check_comparable(first, second, ["bc"])
+    assert differing(first, second, ["b"]) == "a is None and missing, bc is missing and 3"
+    assert differing(first, second, ["bc"]) == "a is None and missing, b.d is missing and 2"
 
 
 # Seeds
@@ -365,7 +352,7 @@ def seeds(predicted):
 
 
 def test_the_figures_of_several_trainings_are_those_of_a_plain_loop(seeds, korn_graubard):
-    """Study groups and trainings are drawn in each replicate, two of three trainings."""
+    """Patient groups and trainings are drawn in each replicate, two of three trainings."""
     bootstrap = Bootstrap(150, seed=7)
     table = seed_summary(list(seeds.values()), bootstrap, ["accuracy", "auc/Malignant"])
     y = labels(seeds[42])
