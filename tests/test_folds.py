@@ -170,7 +170,7 @@ def test_a_pool_that_lacks_a_fold_is_not_made_and_that_is_said(study, notebooks)
     assert evaluated(notebooks)[-1] == POOLS[0]
     assert "1 of 3 pools made of them" in study_status(study.study_dir)[0]
     comparison = pd.read_csv(study.study_dir / "comparison.csv")
-    assert f"center_cv, pooled: {error}" in comparison.loc[0, "Errors"]
+    assert f"center_cv, pooled, seed 2: {error}" in comparison.loc[0, "Errors"]
     assert verify(study.study_dir) == []
     # Where the fold is mended, it is run, and the pools that lacked it are made.
     notebooks.failing = set()
