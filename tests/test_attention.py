@@ -10,7 +10,6 @@ from btxrd.data.loader import make_datasets, make_loader
 from btxrd.extras import probe
 from btxrd.models import (
     BTXRDClassifier,
-    compute_class_weights,
     create_model,
     features_and_logits,
     load_checkpoint,
@@ -20,14 +19,10 @@ from btxrd.models import (
 )
 from btxrd.models.attention import attention_loss, stage_maps, stage_shapes
 from btxrd.params import RunParams
-from btxrd.training import fit, parameter_groups, seed_everything, warmup_cosine
+from btxrd.training import seed_everything
 
 GUIDED = {"backbone": "test_resnet", "pretrained": False, "attention": "mask_guided"}
 FAMILIES = ("convnext_atto", "mobilenetv3_small_050", "regnety_002", "resnet18", "vgg11")
-
-
-class Killed(Exception):
-    """Stands for the end of the process in the middle of a training."""
 
 
 def network_of(backbone: str, **arguments) -> BTXRDClassifier:
@@ -48,23 +43,19 @@ def make_run(folder, mode: str = "probe", annotations: str = "none", **training)
 
 
 @pytest.fixture
-def train(cache, split):
-    """Train a network as notebook 03 does; returns the outcome, the network and the features."""
+def train(cache, split, fit_network):
+    """Train a network as the notebooks do; returns the outcome, network, features and data."""
 
     def train_one(run, on_epoch=()):
         seed_everything(run.seed)
         datasets = make_datasets(cache, split, run.data, run.seed, masks=True, augment=False)
-        network, settings = create_model(run.model_dump()), run.training
+        network = create_model(run.model_dump())
         loaders = {p: make_loader(d, 32, run.seed, p == "train") for p, d in datasets.items()}
         features = None
-        if settings.mode == "probe":
+        if run.training.mode == "probe":
             features = probe.open_features(network, datasets, run, progress=False)
             loaders = probe.feature_loaders(features, datasets, run)
-        criterion = nn.CrossEntropyLoss(compute_class_weights(datasets["train"].labels))
-        optimizer = torch.optim.AdamW(parameter_groups(network, settings), settings.lr)
-        steps = settings.epochs * len(loaders["train"])
-        recipe = criterion, optimizer, warmup_cosine(optimizer, 0, steps), run, on_epoch
-        result = fit(network, loaders["train"], loaders["val"], *recipe)
+        result = fit_network(network, loaders, run, on_epoch)
         return result, network, features, datasets
 
     return train_one
@@ -199,15 +190,11 @@ def test_kept_features_are_the_stages_of_each_sample(cache, split, tmp_path, ann
 
 
 @pytest.mark.parametrize("mode", ["probe", "finetune"])
-def test_an_interrupted_training_goes_on_to_the_same_end(train, tmp_path, mode):
-    def die(row):
-        if row["epoch"] == 1:
-            raise Killed
-
+def test_an_interrupted_training_goes_on_to_the_same_end(train, die_at, tmp_path, mode):
     expected = train(make_run(tmp_path / "whole", mode))[0].history
     run = make_run(tmp_path / "halves", mode)
-    with pytest.raises(Killed):
-        train(run, [die])
+    with pytest.raises(die_at.Killed):
+        train(run, [die_at(1)])
     pd.testing.assert_frame_equal(train(run)[0].history, expected)
 
 

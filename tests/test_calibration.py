@@ -15,7 +15,6 @@ from btxrd.evaluation.calibration import (
     calibration_summary,
     fit_temperature,
     fitted_temperatures,
-    reliability_table,
     reliability_tables,
     selective_prediction,
     squared_calibration_error,
@@ -62,12 +61,9 @@ def test_the_temperature_is_the_best_of_a_grid():
         for t in (best, *np.geomspace(0.1, 10, 61))
     ]
     assert losses[0] <= min(losses) + 1e-12
-
-
-def test_a_val_set_without_error_stays_within_the_bounds():
+    # Without an error on val, any lower temperature would be better.
     rows = calibrated(3, 0).assign(label=[0, 1, 2])
-    temperature = fit_temperature(predictions_frame(rows, np.eye(3) * 4))
-    assert TEMPERATURE_BOUNDS[0] <= temperature < 0.2
+    assert TEMPERATURE_BOUNDS[0] <= fit_temperature(predictions_frame(rows, np.eye(3) * 4)) < 0.2
 
 
 def test_scaled_predictions_stay_valid(tmp_path):
@@ -83,18 +79,9 @@ def test_scaled_predictions_stay_valid(tmp_path):
     pd.testing.assert_frame_equal(apply_temperature(frame, 1.0), frame)
 
 
-@pytest.mark.parametrize("temperature", [0, -1, np.inf, np.nan])
-def test_bad_temperatures_are_refused(temperature):
-    with pytest.raises(ValueError, match="finite and above 0"):
-        apply_temperature(calibrated(3, 0), temperature)
-
-
 def test_nothing_to_fit_is_refused():
-    nothing = calibrated(3, 0).head(0)
     with pytest.raises(ValueError, match="found none"):
-        fit_temperature(nothing)
-    with pytest.raises(ValueError, match="found none"):
-        selective_prediction(nothing, Bootstrap(9))
+        fit_temperature(calibrated(3, 0).head(0))
 
 
 def error_by_definition(outcome, chances, times, bins):
@@ -115,35 +102,24 @@ def test_calibration_error_is_its_definition(sample, bins):
     found = squared_calibration_error(outcome, chances, weights, bins)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(squared_calibration_error(outcome, chances, bins=bins), found[:1])
-
-
-def test_without_an_image_there_is_no_error(sample):
-    weights = np.zeros((2, 203))
-    weights[1] = 1
-    found = squared_calibration_error(*sample, weights)
-    np.testing.assert_array_equal(found, [np.nan, *squared_calibration_error(*sample)])
+    assert np.isnan(squared_calibration_error(outcome, chances, np.zeros((1, 203)), bins)).all()
 
 
 def test_calibrated_probabilities_have_a_small_error():
-    outcome, chances = calibration_outcomes(calibrated(20_000, 5))["Malignant"]
-    assert squared_calibration_error(outcome, chances) < 0.01**2
-    outcome, chances = calibration_outcomes(calibrated(20_000, 5, factor=4.0))["Malignant"]
-    assert squared_calibration_error(outcome, chances) > 0.05**2
-
-
-def test_the_mean_is_the_error_of_one_bin(sample):
-    outcome, chances = sample
-    expected = (outcome.mean() - chances.mean()) ** 2
-    assert squared_calibration_error(outcome, chances, bins=1) == pytest.approx(expected)
-    assert squared_calibration_error([True], [0.7], bins=10) == pytest.approx(0.09)
+    true, sure = (calibration_outcomes(calibrated(20_000, 5, f))["Malignant"] for f in (1, 4))
+    assert squared_calibration_error(*true) < 0.01**2 < 0.05**2 < squared_calibration_error(*sure)
+    one = np.array([True]), np.array([0.7])
+    assert squared_calibration_error(*one, bins=10) == pytest.approx(0.09)
 
 
 @pytest.mark.parametrize("level", [0.95, 0.8])
-def test_the_shares_of_a_reliability_table_are_proportions(sample, level, korn_graubard):
-    outcome, chances = sample
-    groups, bootstrap = np.arange(203) // 2, Bootstrap(200, level)
-    weights = bootstrap.weights(outcome, groups)
-    table = reliability_table(outcome, chances, groups, weights, bootstrap)
+def test_the_shares_of_a_reliability_table_are_proportions(level, korn_graubard):
+    frame, bootstrap = calibrated(203, 3), Bootstrap(200, level)
+    groups, weights = frame["group"], bootstrap.weights(frame["label"], frame["group"])
+    tables = reliability_tables(frame, bootstrap)
+    assert list(tables) == OUTCOMES
+    assert all(len(table) == 10 for table in tables.values())
+    table, (outcome, chances) = tables["Benign"], calibration_outcomes(frame)["Benign"]
     assert table["n"].tolist() == [21] * 3 + [20] * 7
     assert table["confidence"].is_monotonic_increasing
     assert np.average(table["observed"], weights=table["n"]) == pytest.approx(outcome.mean())
@@ -160,28 +136,6 @@ def test_the_shares_of_a_reliability_table_are_proportions(sample, level, korn_g
         size = row.n, len(np.unique(groups[images]))
         expected = korn_graubard(replicates, row.observed, *size, level)
         assert (row.low, row.high) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("outcome", "confidence", "message"),
-    [
-        ([], [], "n ≥ 1"),
-        ([True], [0.1, 0.2], "found \\(1,\\) and \\(2,\\)"),
-        ([2], [0.1], "True or False"),
-        ([True], [1.1], "\\[0, 1\\]"),
-        ([True], [np.nan], "not be NaN"),
-    ],
-)
-def test_bad_outcomes_are_refused(outcome, confidence, message):
-    with pytest.raises(ValueError, match=message):
-        reliability_table(outcome, confidence, [0], np.ones((2, 1)), Bootstrap(1))
-    with pytest.raises(ValueError, match=message):
-        squared_calibration_error(outcome, confidence)
-
-
-def test_bins_must_be_some(sample):
-    with pytest.raises(ValueError, match="bins must be 1 or more, found 0"):
-        squared_calibration_error(*sample, bins=0)
 
 
 def test_summary_before_and_after():
@@ -218,8 +172,12 @@ def test_summary_intervals_are_those_of_a_plain_loop():
         np.testing.assert_allclose(ends, np.percentile(values, [5, 95]))
 
 
-def test_summary_without_val_has_no_temperature():
+def test_summary_without_val_or_a_class_has_what_is_left():
     val, test = calibrated(200, 0), calibrated(200, 1)
+    summary = calibration_summary(val, test[test["label"] < 2], Bootstrap(20))
+    assert summary.loc[summary["outcome"] == "Malignant", "positive"].tolist() == [0, 0]
+    assert summary.notna().all(axis=None)
+    assert (summary["calibration_error_low"] < summary["calibration_error_high"]).all()
     alone, both = (calibration_summary(v, test, Bootstrap(20)) for v in (val.head(0), val))
     assert alone["temperature"].isna().all()
     before = both[both["when"] == "before"].reset_index(drop=True)
@@ -246,20 +204,6 @@ def test_calibrated_models_have_no_calibration_error_on_average(views):
     assert estimate.mean() < np.sqrt(np.mean(plain)) / 2
 
 
-def test_summary_without_malignant_images():
-    test = calibrated(200, 1)
-    summary = calibration_summary(calibrated(200, 0), test[test["label"] < 2], Bootstrap(20))
-    assert summary.loc[summary["outcome"] == "Malignant", "positive"].tolist() == [0, 0]
-    assert summary.notna().all(axis=None)
-    assert (summary["calibration_error_low"] < summary["calibration_error_high"]).all()
-
-
-def test_reliability_tables_cover_every_outcome():
-    tables = reliability_tables(calibrated(100, 0), Bootstrap())
-    assert list(tables) == OUTCOMES
-    assert all(table["n"].sum() == 100 for table in tables.values())
-
-
 def test_selective_prediction_is_a_plain_loop(korn_graubard):
     frame, bootstrap = calibrated(60, 4), Bootstrap(80, 0.9, seed=7)
     table = selective_prediction(frame, bootstrap)
@@ -268,14 +212,13 @@ def test_selective_prediction_is_a_plain_loop(korn_graubard):
     weights = bootstrap.weights(frame["label"], frame["group"])[1:]
     for row in table.iloc[[20, 40, -1]].itertuples():
         kept = confidence >= row.threshold
-        assert row.n == kept.sum()
         assert row.coverage == kept.mean()
         assert row.accuracy == pytest.approx(accuracy_score(frame["label"][kept], called[kept]))
         replicated = [
             accuracy_score(frame["label"][kept], called[kept], sample_weight=weight[kept])
             for weight in weights
         ]
-        size = row.n, frame["group"][kept].nunique()
+        size = kept.sum(), frame["group"][kept].nunique()
         expected = korn_graubard(replicated, row.accuracy, *size, 0.9)
         assert (row.low, row.high) == pytest.approx(expected)
     assert table["coverage"].iloc[-1] == 1
@@ -289,7 +232,7 @@ def test_selective_prediction_is_a_plain_loop(korn_graubard):
 def test_equal_confidences_are_answered_together():
     rows = calibrated(4, 0)
     frame = predictions_frame(rows, [[1, 0, 0]] * 3 + [[2, 0, 0]])
-    assert selective_prediction(frame, Bootstrap(9))["n"].tolist() == [1, 4]
+    assert selective_prediction(frame, Bootstrap(9))["coverage"].tolist() == [0.25, 1]
 
 
 def test_each_fold_of_a_pool_has_its_own_temperature():
@@ -308,5 +251,3 @@ def test_each_fold_of_a_pool_has_its_own_temperature():
     for fold, rows in test.groupby("fold"):
         alone = apply_temperature(rows, fit_temperature(val[val["fold"] == fold]))
         pd.testing.assert_frame_equal(scaled.loc[scaled["fold"] == fold], alone)
-    with pytest.raises(ValueError, match="above 0, found -1"):
-        apply_temperature(test, np.where(test["fold"] == 1, 1.0, -1.0))

@@ -1,26 +1,28 @@
-"""The threshold explorer: what it looks up is what the tables say."""
+"""The threshold explorer: its script is given what the tables say."""
 
 import json
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import confusion_matrix
 
 from btxrd.evaluation import Bootstrap
-from btxrd.evaluation.operating_points import operating_points, threshold_table
-from btxrd.extras.pages.explorer import threshold_explorer
-from btxrd.report.tables import format_interval
+from btxrd.evaluation.operating_points import operating_points
+from btxrd.extras.pages.explorer import PREVALENCES, threshold_explorer, threshold_table
 
 SIZES = (60, 50, 20)
 FEW = Bootstrap(20, 0.9)
+RATES = ("sensitivity", "specificity", "ppv", "npv")
 
 
 def explore(val, test, targets=(0.9, 0.95)):
-    points = operating_points(val, test, FEW, targets, [0.01])
-    return points, threshold_explorer(threshold_table(test, points, FEW), points, FEW).data
+    points = operating_points(val, test, FEW, targets)
+    return points, threshold_explorer(test, points, FEW, [0.03]).data
 
 
-def looked_up(html):
+def given(html):
     return json.loads(re.search(r'<script type="application/json">(.+?)</script>', html)[1])
 
 
@@ -33,32 +35,44 @@ def explored(predicted):
     return explore(predicted(SIZES, 1, part="val"), predicted(SIZES, 2))
 
 
-def test_a_chosen_threshold_shows_its_operating_point(explored):
+def test_a_chosen_threshold_has_the_figures_of_its_operating_point(explored):
     points, html = explored
-    data = looked_up(html)
-    rows = [int(row) for row in re.findall(r'<button type="button" data-threshold="(\d+)"', html)]
-    at = next(entry for entry in data["prevalences"] if entry["share"] == 0.01)
-    own = next(entry for entry in data["prevalences"] if entry["own"])
-    for row, (_, point) in zip(rows, points.iterrows(), strict=True):
-        assert data["threshold"][row] == f"{point['threshold']:.3f}"
-        shown = {name: data[name][row] for name in ("sensitivity", "specificity")}
-        shown |= {name: own[name][row] for name in ("ppv", "npv")}
-        shown |= {f"{name}@0.01": at[name][row] for name in ("ppv", "npv")}
-        for name, text in shown.items():
-            assert text == format_interval(*point[[name, f"{name}_low", f"{name}_high"]])
-        assert int(data["tp"][row]) == round(20 * point["sensitivity"])
+    data = given(html)
+    assert [name for _, name in data["chosen"]] == ["≥ 90\xa0%", "≥ 95\xa0%"]
+    for (place, _), (_, point) in zip(data["chosen"], points.iterrows(), strict=True):
+        row = data["rows"][place]
+        assert row["threshold"] == pytest.approx(point["threshold"])
+        assert row["tp"] == round(20 * point["sensitivity"])
+        for name in RATES:
+            ends = point[[name, f"{name}_low", f"{name}_high"]].tolist()
+            assert row[name] == pytest.approx(ends, abs=1e-9)
+    assert data["start"] == data["chosen"][0][0]
+    assert (data["malignant"], data["others"], data["own"]) == (20, 110, pytest.approx(20 / 130))
+    assert data["prevalences"] == sorted({*PREVALENCES, 0.03, data["own"]})
 
 
-def test_without_scripts_the_first_chosen_point_stands_there(explored):
-    points, html = explored
-    point, text = points.iloc[0], words(html)
-    assert f"Threshold on p(Malignant): {point['threshold']:.3f}" in text
-    for name in ("sensitivity", "specificity", "ppv", "npv"):
-        assert format_interval(*point[[name, f"{name}_low", f"{name}_high"]]) in text
-    assert f"{20 * point['sensitivity']:.0f} of 20 malignant images are found" in text
-    assert "130 test images" in text
-    assert "90 % intervals" in text
-    assert "the one to use is chosen on validation, not on these test images" in text
+def test_a_table_counts_as_scikit_learn_does(predicted):
+    """An image whose score equals a threshold is called malignant."""
+    test = predicted(SIZES, 2)
+    test["p_Malignant"] = test["p_Malignant"].round(1)
+    table = threshold_table(test, [], FEW)
+    for row in table.itertuples():
+        called = test["p_Malignant"] >= row.threshold
+        (tn, fp), (fn, tp) = confusion_matrix(test["label"] == 2, called, labels=[False, True])
+        assert (row.tp, row.fp, row.sensitivity[0]) == (tp, fp, tp / (tp + fn))
+        assert row.specificity[0] == tn / (tn + fp)
+        assert row.ppv[0] == pytest.approx(tp / max(1, tp + fp)) or not tp + fp
+    cuts = table["threshold"]
+    assert cuts.is_monotonic_increasing
+    assert {0.05, 0.5, 0.95} < set(cuts.round(3))
+    assert cuts.round(3).is_unique
+    assert len(cuts) <= 200
+
+
+def test_no_step_of_a_table_loses_more_than_two_tumours(predicted):
+    found = threshold_table(predicted(SIZES, 2), [0.123456], FEW)
+    assert 0.123456 in found["threshold"].tolist()
+    assert found["tp"].diff().abs().max() <= 2
 
 
 def test_it_is_one_small_piece_that_needs_nothing_else(explored):
@@ -67,6 +81,7 @@ def test_it_is_one_small_piece_that_needs_nothing_else(explored):
     assert re.findall(r"(?:src|href|url|@import|https?:)[=(:]", html) == []
     assert html.count("<section") == html.count("</section>") == 1
     assert " id=" not in html
+    assert "the one to use is chosen on validation, not on these test images" in words(html)
 
 
 @pytest.mark.parametrize(
@@ -79,26 +94,23 @@ def test_a_sentence_says_why_nothing_can_be_weighed(predicted, sizes, says):
 
 
 def test_without_a_val_it_starts_in_the_middle_and_marks_nothing(predicted):
-    _, html = explore(predicted(SIZES, part="val").head(0), predicted(SIZES))
-    assert "Threshold on p(Malignant): 0.500" in words(html)
-    assert "There is none here." in words(html)
-    assert "data-threshold" not in html.split("<script>")[0]
-    assert 'class="mark"' not in html
+    data = given(explore(predicted(SIZES, part="val").head(0), predicted(SIZES))[1])
+    assert data["rows"][data["start"]]["threshold"] == 0.5
+    assert data["chosen"] == []
 
 
-def test_a_pool_marks_what_its_folds_chose_and_shows_a_common_threshold(predicted):
+def test_a_pool_shows_a_common_threshold_near_those_of_its_folds(predicted):
     val, test = (
         pd.concat([predicted(SIZES, seed + fold, part=part, fold=fold) for fold in (1, 2)])
         for seed, part in enumerate(("val", "test"))
     )
     points, html = explore(val, test)
+    data = given(html)
     assert "Each fold has its own" in words(html)
-    panel = html.split("</figure>")[0]
-    marks = re.findall(r'class="mark"\s+d="M([\d.]+) ([\d.]+)h0"', panel)
-    expected = (1000 * points[["specificity", "sensitivity"]]).round().to_numpy().tolist()
-    assert [[float(x), float(y)] for x, y in marks] == expected
-    shown = float(re.search(r"Threshold on p\(Malignant\): ([\d.]+)", words(html))[1])
+    assert data["chosen"] == []
+    shown = data["rows"][data["start"]]["threshold"]
     assert shown == pytest.approx(points["threshold"][0], abs=0.05)
+    assert data["malignant"] == 40
 
 
 def test_one_threshold_for_two_targets_is_one_button(predicted):
@@ -109,10 +121,11 @@ def test_one_threshold_for_two_targets_is_one_button(predicted):
 
 
 @pytest.mark.parametrize("sizes", [SIZES, (1, 0, 1)])
-def test_what_does_not_vary_is_not_drawn(predicted, sizes):
-    """Of a perfect model and of two images too, each line is one that browsers can draw."""
-    _, html = explore(predicted(SIZES, 1, 99, part="val"), predicted(sizes, 2, 99))
-    lines = [line for entry in looked_up(html)["prevalences"] for line in entry["lines"].values()]
-    lines += re.findall(r' d="([^"]*)"', html)
-    assert all(re.fullmatch(r"|M-?[\d.]+ -?[\d.]+[\sMLHVh\d. -]*", line) for line in lines)
-    assert not re.search(r"\bnan\b", html, re.IGNORECASE)
+def test_where_nothing_varies_there_is_a_number_or_null(predicted, sizes):
+    """Of a perfect model and of two images too."""
+    test = predicted(sizes, 2, 99)
+    rows = given(explore(predicted(SIZES, 1, 99, part="val"), test)[1])["rows"]
+    for row in rows:
+        assert np.isfinite([*row["sensitivity"], *row["specificity"]]).all()
+        for name in ("ppv", "npv"):
+            assert row[name] == [None] * 3 or np.isfinite(row[name]).all()

@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from btxrd.evaluation.gradcam import class_activation_maps
+from btxrd.evaluation.gradcam import coarse_maps, upsampled
 from btxrd.models import (
     BTXRDClassifier,
     FeatureMapError,
@@ -88,7 +88,8 @@ def network_of(backbone: str, **arguments) -> BTXRDClassifier:
 
 def maps_of(network: BTXRDClassifier, images: np.ndarray, target: int) -> np.ndarray:
     normalised = partial(to_input, normalization=network.normalization)
-    return class_activation_maps(network, images, [target] * len(images), to_input=normalised)
+    maps = coarse_maps(network, images, [target] * len(images), to_input=normalised)
+    return upsampled(maps, images.shape[1])
 
 
 @pytest.mark.parametrize(

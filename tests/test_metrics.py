@@ -16,6 +16,16 @@ LABELS = range(3)
 EXACT = {"rel": 1e-12, "abs": 1e-12, "nan_ok": True}
 
 
+def flattened(result):
+    """Give the scalars of `classification_metrics` the names that they have in a table."""
+    flat = {name: value for name, value in result.items() if isinstance(value, float)}
+    return flat | {
+        f"{metric}/{name}": result["per_class"][name][metric]
+        for name in CLASS_NAMES
+        for metric in PER_CLASS
+    }
+
+
 def random_case(seed, n=200, classes=(0, 1, 2), digits=None):
     rng = np.random.default_rng(seed)
     y = rng.choice(classes, n, p=rng.dirichlet(np.full(len(classes), 5.0)))
@@ -76,13 +86,7 @@ def sklearn_metrics(y, p, weights=None):
 def test_metrics_agree_with_scikit_learn(seed, classes, digits):
     y, p = random_case(seed, classes=classes, digits=digits)
     result = classification_metrics(y, p)
-    flat = {name: value for name, value in result.items() if isinstance(value, float)}
-    flat |= {
-        f"{metric}/{name}": result["per_class"][name][metric]
-        for name in CLASS_NAMES
-        for metric in PER_CLASS
-    }
-    assert flat == pytest.approx(sklearn_metrics(y, p), **EXACT)
+    assert flattened(result) == pytest.approx(sklearn_metrics(y, p), **EXACT)
     assert result["n"] == len(y)
     counts = sk.confusion_matrix(y, p.argmax(axis=1), labels=LABELS)
     assert result["confusion_matrix"]["counts"] == counts.tolist()
@@ -138,69 +142,43 @@ def test_log_loss_is_finite_for_a_certain_error():
     assert result["log_loss"] == pytest.approx(-np.log(np.finfo(float).eps) / 3)
 
 
-def test_an_absent_class_is_nan_with_a_note():
-    y, p = random_case(0, classes=(0, 1))
-    result = classification_metrics(y, p)
-    assert np.isnan(result["per_class"]["Malignant"]["auc"])
-    assert np.isnan(result["macro_auc"])
-    assert np.isnan(result["malignant_as_normal"])
-    assert result["per_class"]["Malignant"]["n"] == 0
-    notes = " ".join(result["notes"])
-    assert "Malignant: auc, average_precision, sensitivity undefined" in notes
-    assert "no image has this class" in notes
-
-
-def test_a_class_never_predicted_has_no_precision():
-    result = classification_metrics([0, 1, 2], [[0.6, 0.3, 0.1]] * 3)
-    assert np.isnan(result["per_class"]["Malignant"]["precision"])
-    assert "Malignant: precision undefined, because no image was predicted so." in result["notes"]
-    assert "Normal: npv undefined, because every image was predicted so." in result["notes"]
-
-
-def test_one_class_predicted_right_has_no_kappa():
-    notes = classification_metrics([0, 0], [[0.8, 0.1, 0.1]] * 2)["notes"]
-    assert any(note.startswith("quadratic_kappa is undefined") for note in notes)
-
-
-def test_nothing_is_noted_where_all_is_defined():
-    assert classification_metrics(*random_case(0))["notes"] == []
-
-
-def test_result_is_plain_json():
-    result = classification_metrics(*random_case(0))
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
+GUESSES = [[0.6, 0.3, 0.1]] * 3
 
 
 @pytest.mark.parametrize(
-    ("weights", "message"),
+    ("case", "undefined", "reason"),
     [
-        ([1, 1], r"shape \(R, 2\)"),
-        ([[1, 1, 1]], r"shape \(R, 2\)"),
-        ([[1, -1]], "not negative"),
-        ([[1, np.inf]], "finite"),
+        (random_case(0, classes=(0, 1)), "auc/Malignant", "Malignant: auc, "),
+        (random_case(0, classes=(0, 1)), "sensitivity/Malignant", "no image has this class"),
+        (random_case(0, classes=(0, 1)), "macro_auc", "macro_auc"),
+        (random_case(0, classes=(0, 1)), "malignant_as_normal", ""),
+        (([0, 1, 2], GUESSES), "precision/Malignant", "Malignant: precision undefined"),
+        (([0, 1, 2], GUESSES), "npv/Normal", "every image was predicted so"),
+        (([0, 0], GUESSES[:2]), "quadratic_kappa", "quadratic_kappa"),
     ],
 )
-def test_bad_weights_are_refused(weights, message):
-    with pytest.raises(ValueError, match=message):
-        metric_table([0, 1], [[0.8, 0.1, 0.1], [0.1, 0.7, 0.2]], weights)
+def test_what_is_undefined_is_nan_with_a_note(case, undefined, reason):
+    result = classification_metrics(*case)
+    assert np.isnan(flattened(result)[undefined])
+    assert reason in " ".join(result["notes"])
 
 
-@pytest.mark.parametrize("compute", [classification_metrics, lambda *a: metric_table(*a, [[1]])])
-def test_what_are_no_predictions_is_refused(compute):
+def test_where_all_is_defined_the_result_is_plain_json_without_notes():
+    result = classification_metrics(*random_case(0))
+    assert result["notes"] == []
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_what_are_no_predictions_is_refused():
     with pytest.raises(ValueError, match="not the logits"):
-        compute([0], [[2.0, -1.0, 0.0]])
+        classification_metrics([0], [[2.0, -1.0, 0.0]])
 
 
 def test_a_proportion_is_of_its_members_alone(predicted):
     """The other images do not change it; of its members it counts some, each once."""
     frame = predicted((30, 20, 10), skill=1.0)
     y, p = labels(frame), probabilities(frame)
-    whole = classification_metrics(y, p)
-    flat = whole | {
-        f"{metric}/{name}": own
-        for name, c in whole["per_class"].items()
-        for metric, own in c.items()
-    }
+    flat = flattened(classification_metrics(y, p))
     members = proportion_members(y, p)
     assert len(members) == 2 + 3 * 4
     for name, chosen in members.items():

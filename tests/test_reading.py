@@ -5,6 +5,7 @@ drawn pixels themselves, and never with our reader. Nothing here is a real radio
 """
 
 import struct
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +30,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from btxrd.data import Preprocessing
+from btxrd.data import Preprocessing, open_cache
+from btxrd.data.dicom import is_dicom
 from btxrd.data.greyscale import ends_of
 
 HEIGHT, WIDTH = 60, 40
@@ -237,12 +239,7 @@ def test_a_tiff_of_any_numbers_is_read_rightly_or_refused(
             seen(path)
     else:
         assert_same(seen(path), expected)
-
-
-def test_white_is_zero_in_sixteen_bits_as_in_eight(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", 4095 - DEEP, photometric="miniswhite")
-    assert_same(seen(tmp_path / "a.tif"), stretched(DEEP))
-    assert "inverted" in applied(tmp_path / "a.tif")
+        assert ("inverted" in applied(path)) == (photometric == "miniswhite" and dtype != "uint8")
 
 
 @pytest.mark.parametrize("mode", ["I;16", "RGB", "RGBA", "LA", "P", "CMYK"])
@@ -408,6 +405,20 @@ READ: dict[str, tuple[np.ndarray, Tags, np.ndarray]] = {
     "window, exact": (
         DEEP, SHOWN | {"VOILUTFunction": "LINEAR_EXACT"}, between(DEEP, 1048, 3048),
     ),
+    "window, sigmoid": (
+        DEEP, SHOWN | {"VOILUTFunction": "SIGMOID"},
+        255 / (1 + np.exp(-4 * (DEEP.astype(float) - 2048) / 2000)),
+    ),
+    "window, wide": (DEEP, {"WindowCenter": 4096, "WindowWidth": 8192}, DEEP / 8191 * 255),
+    "window, of a rescale": (
+        DEEP, {"RescaleSlope": 2, "RescaleIntercept": -1000, "WindowCenter": 3096,
+               "WindowWidth": 4001}, between(DEEP, 1047.75, 3047.75),
+    ),
+    "rescale, inverted": (DEEP, RESCALED | MONOCHROME1, 255 - stretched(DEEP)),
+    "VOI LUT that is no line": (
+        DEEP, {"VOILUTSequence": table(np.rint(4095 * np.sqrt(RAMP / 4095)).astype(int))},
+        255 * np.sqrt(DEEP / 4095),
+    ),
     "window, the first of two": (
         DEEP, {"WindowCenter": [2048, 100], "WindowWidth": [2000, 50]}, WINDOWED,
     ),
@@ -439,7 +450,10 @@ READ: dict[str, tuple[np.ndarray, Tags, np.ndarray]] = {
 @pytest.mark.parametrize("case", READ)
 def test_a_dicom_image_is_shown_as_it_says(tmp_path: Path, case: str) -> None:
     pixels, tags, expected = READ[case]
-    assert_same(seen(dicom(tmp_path / "a", pixels, **tags)), expected)
+    mode = tags.get("PhotometricInterpretation", "MONOCHROME2")
+    path = dicom(tmp_path / "any.name", pixels, **tags)
+    assert_same(seen(path), expected)
+    assert WHOLE.decode(path).mode == mode
 
 
 @pytest.mark.parametrize(
@@ -494,6 +508,53 @@ def test_pydicoms_own_files_look_as_pydicom_shows_them() -> None:
         expected = -shown if dataset.PhotometricInterpretation == "MONOCHROME1" else shown
         found = Preprocessing(max(shown.shape)).decode(path).pixels
         assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] >= 0.997, path.name
+
+
+def test_it_is_read_like_a_png_of_the_same_pixels(tmp_path):
+    """Also where both are decoded at a fraction of their size."""
+    noise = np.random.default_rng(0).integers(0, 256, (500, 700)).astype(np.uint8)
+    pixels = cv2.GaussianBlur(noise, (0, 0), 5)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    dicom(tmp_path / "a.dcm", pixels.astype(np.uint16), bits=8, WindowCenter=128, WindowWidth=256)
+    png, read = (Preprocessing(64).read(tmp_path / name) for name in ("a.png", "a.dcm"))
+    np.testing.assert_array_equal(png, read)
+
+
+@pytest.mark.parametrize(
+    ("name", "mean"), [("SC_rgb_jpeg_gdcm.dcm", 127.7), ("JPEGLSNearLossless_08.dcm", 55.6)]
+)
+def test_compressed_and_colour_images_are_read(name, mean):
+    path = get_testdata_file(name, download=False)
+    assert Preprocessing(64).decode(path).pixels.mean() == pytest.approx(mean, abs=1)
+
+
+def test_other_files_are_not_dicom(tmp_path):
+    (tmp_path / "short.dcm").write_bytes(b"DICM")
+    assert not is_dicom(tmp_path / "short.dcm")
+    assert not is_dicom(__file__)
+    with pytest.raises(FileNotFoundError):
+        is_dicom(tmp_path / "gone.dcm")
+
+
+def test_without_pydicom_a_line_says_what_to_install_and_nothing_is_cached(
+    tmp_path, request, monkeypatch
+):
+    path = dicom(tmp_path / "a.dcm")
+    rows = request.getfixturevalue("table").head(1).assign(path=str(path))
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pydicom", None)
+        with pytest.raises(ImportError, match=r"a\.dcm is DICOM: pip install 'btxrd\[dicom\]'"):
+            open_cache(rows, Preprocessing(64), tmp_path / "cache", progress=False)
+    cache = open_cache(rows, Preprocessing(64), tmp_path / "cache", progress=False)
+    assert cache.index["error"].isna().all()
+
+
+def test_without_a_decoder_a_line_says_what_to_install(monkeypatch):
+    from pydicom.pixels.common import CoderBase
+
+    monkeypatch.setattr(CoderBase, "is_available", False)
+    with pytest.raises(ImportError, match=r"compressed as JPEG Lossless.* 'btxrd\[dicom\]'"):
+        Preprocessing(64).read(get_testdata_file("SC_rgb_jpeg_gdcm.dcm", download=False))
 
 
 # --- nothing, or nothing certain, to see ------------------------------------------------------
@@ -572,6 +633,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         ),
         "JPEG Extended",
     ),
+    "colours of a palette, DICOM": (
+        lambda path: dicom(path, PhotometricInterpretation="PALETTE COLOR"), "PALETTE COLOR",
+    ),
+    "too few pixels": (lambda path: dicom(path, PixelData=b"\0\0"), "pixel data"),
+    "no rows": (lambda path: dicom(path, Rows=None), "Rows"),
     "text": (lambda path: path.write_text("no image"), "no known kind"),
 }  # fmt: skip
 
@@ -595,5 +661,5 @@ def test_a_jpeg_whose_pixels_are_not_those_of_its_header_is_refused(
 ) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.jpeg")
     monkeypatch.setattr(cv2, "imread", lambda *_: np.ascontiguousarray(GREY.T))
-    with pytest.raises(ValueError, match=r"a\.jpeg is damaged.*40 × 60.*60 × 40"):
+    with pytest.raises(ValueError, match=r"a\.jpeg.*40 × 60.*60 × 40"):
         WHOLE.read(tmp_path / "a.jpeg")

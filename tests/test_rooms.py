@@ -45,6 +45,7 @@ WIDTH = {
     "01_eda": 9000,
     "02_splits": 9000,
     "03_train": 12000,
+    "03_probe": 12000,
     "04_evaluate": 10000,
     "05_gradcam": 12000,
     "06_compare": 10000,

@@ -27,9 +27,9 @@ from btxrd.runner.run import (
     note_failure,
 )
 from btxrd.session import StopRequested
-from btxrd.stages import RUN_FILE, RUN_STAGES, STUDY_FILE, TRAIN
+from btxrd.stages import RUN_FILE, RUN_STAGES, STUDY_FILE, TRAIN, run_stages
 
-STAGES = list(RUN_STAGES)
+STAGES = [stage.name for stage in run_stages("finetune")]
 INTERVALS = {"replicates": 20, "level": 0.9}
 SETTINGS = {
     "04_evaluate": {**INTERVALS, "prevalences": [0.05]},
@@ -50,7 +50,7 @@ def task(phantom, cache_dir, split, tmp_path) -> RunTask:
         "training": {"epochs": 1, "warmup_epochs": 0, "lr": 1e-3},
     }
     write_csv(tmp_path / "splits" / "stratified.csv", split)
-    return RunTask(RunParams.parse(params, "test"), SETTINGS, "x", dict.fromkeys(STAGES, "c"))
+    return RunTask(RunParams.parse(params, "test"), SETTINGS, "x", dict.fromkeys(RUN_STAGES, "c"))
 
 
 def record_of(task: RunTask) -> dict:
@@ -136,6 +136,7 @@ def test_only_stages_that_are_not_done_or_whose_files_are_gone_are_done_again(
         (lambda task: replace(task, code=task.code | {"03_train": "new"}), STAGES),
         (lambda task: replace(task, data="y"), STAGES),
         (lambda task: with_params(task, training={"lr": 2e-3}), STAGES),
+        (lambda task: with_params(task, training={"mode": "probe"}), ["03_probe", *STAGES[1:]]),
         (lambda task: other_split(task), STAGES),
     ],
 )
@@ -145,8 +146,8 @@ def test_what_changed_decides_which_stages_are_run_again(task, stages, change, r
     assert record["status"] == "finished"
     assert stages == [*STAGES, *run_again]
     (aside,) = asides(task)
-    assert all((aside / name).is_file() for stage in RUN_STAGES.values() for name in stage.files)
-    trained_again = "03_train" in run_again
+    assert all((aside / name).is_file() for stage in task.stages for name in stage.files)
+    trained_again = run_again[0] in ("03_train", "03_probe")
     model = (task.run_dir / "model.pt").read_text()
     assert (model != (aside / "model.pt").read_text()) == trained_again
 

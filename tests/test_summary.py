@@ -6,13 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from btxrd.evaluation import Bootstrap, bootstrap_metrics, classification_metrics, evaluate
+from btxrd.evaluation import Bootstrap, bootstrap_metrics, classification_metrics
 from btxrd.evaluation.calibration import calibration_summary
 from btxrd.evaluation.intervals import NO_INTERVAL
 from btxrd.evaluation.metrics import PER_CLASS
 from btxrd.evaluation.operating_points import operating_points
 from btxrd.evaluation.summary import FEW as FEW_IMAGES
-from btxrd.evaluation.summary import HEADLINES, few_images, interval_table, parts_of, summarise
+from btxrd.evaluation.summary import (
+    HEADLINES,
+    evaluate,
+    few_images,
+    interval_table,
+    parts_of,
+    summarise,
+)
 from btxrd.predictions import labels, probabilities
 
 FEW = Bootstrap(50, 0.9)

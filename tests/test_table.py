@@ -27,8 +27,8 @@ def test_malignant_wins_over_benign(tmp_path, release):
 
 def test_the_archive_may_be_wrapped_in_its_folder(tmp_path, release):
     (tmp_path / "BTXRD").mkdir()
-    release.to_csv(tmp_path / "BTXRD" / "dataset.csv", index=False)
-    table = read_table(tmp_path)
+    table = read(tmp_path / "BTXRD", release)
+    assert read_table(tmp_path).equals(table)
     assert table["path"][0] == str(tmp_path / "BTXRD" / "images" / release["image_id"][0])
 
 

@@ -1,4 +1,4 @@
-"""The audit of a data set: everything that is damaged or contradictory in it, as one table.
+"""The audit of a data set: what is damaged or contradictory in it and stops or distorts a study.
 
 What makes a table or an annotation unusable stands in `table` and `annotations`.
 """
@@ -21,7 +21,6 @@ from btxrd.data.table import (
     CLASS_COLUMNS,
     FLAG_COLUMNS,
     REGION_COLUMNS,
-    RELEASE_COLUMNS,
     SITE_COLUMNS,
     SUBTYPE_COLUMNS,
     VIEW_COLUMNS,
@@ -45,7 +44,6 @@ __all__ = [
 _FETCH = "Copy the file again from the release's archive."
 _LAYOUT = "Unpack the archive again: table, images/ and Annotations/ stand side by side."
 _CLASSES = "Correct the row's class and subtype columns, or remove the row."
-_HARMLESS = "Nothing needs doing; remove the file to silence this."
 _COMPARE = "Compare the row with its image; nothing is set aside."
 
 _ERRORS = {
@@ -69,39 +67,21 @@ _ERRORS = {
     "annotation-size": ("It is drawn on another size than its image's", _FETCH),
 }  # fmt: skip
 _WARNINGS = {
-    "column-unknown": ("The release does not have these columns", "They are not read."),
     "annotations-folder-missing": ("No tumour has an annotation, so none a lesion mask", _LAYOUT),
     "subtype-count": ("It has not exactly one subtype", _COMPARE),
     "region-count": ("It has not exactly one region", _COMPARE),
     "view-count": ("It has not exactly one view", _COMPARE),
     "region-against-site": ("A bone or joint is of another region", _COMPARE),
-    "site-of-normal": ("A bone or joint is named without a tumour", _COMPARE),
-    "image-extension": ("It has the other of the endings .jpeg and .jpg", "Nothing: it is read."),
-    "image-trailing-bytes": ("Bytes follow the end of the image", "Nothing: they are not read."),
     "image-mode": ("It is not grayscale or RGB", "Look at it: it is read in grayscale."),
     "image-altered": ("It has other bytes than the release's: resized or saved again",
                       "Fetch it again to have what was released; nothing is set aside."),
-    "images-altered": ("Half or more of the images have other bytes than the release's",
-                       "Nothing, if they were resized or saved again on purpose."),
-    "image-without-row": ("No row of the table names this image", _HARMLESS),
     "annotation-missing": ("Its image shows a tumour, and there is no such file",
                            "Fetch it, or go without a lesion mask."),
-    "annotation-without-row": ("No row of the table names its image", _HARMLESS),
     "annotation-of-normal": ("It outlines a lesion, yet its row has no tumour", _COMPARE),
     "annotation-empty": ("It outlines no lesion", "Outline the lesion, or go without mask."),
-    "label-against-subtype": ("Its label is not the row's subtype", _COMPARE),
-    "point-over-edge": ("Points lie up to 2 px outside the image", "Nothing: the mask ends there."),
-    "rectangle-area": ("A rectangle encloses no area", "Delete the shape in LabelMe."),
-    "rectangle-without-polygon": ("Rectangles enclose no polygon", "Nothing: a box is its mask."),
-    "polygon-without-rectangle": ("Polygons have no rectangle", "Nothing: a polygon is its mask."),
-    "rectangle-wide": ("Rectangles are far larger than the polygon that they hold",
-                       "Nothing: the polygon is its mask."),
-    "polygon-repeated": ("Polygons go round their area more than once",
-                         "Nothing: what they enclose is its mask."),
-    "stray-file": ("A lock file, a nested folder or another stray", _HARMLESS),
 }  # fmt: skip
 CHECKS = _ERRORS | _WARNINGS
-"""Every check's key: what it says, and what to do."""
+"""Every check: its key → its sentence, and the remedy."""
 
 BENIGN_SUBTYPES, MALIGNANT_SUBTYPES = SUBTYPE_COLUMNS[:7], SUBTYPE_COLUMNS[7:]
 REGIONS_OF_SITE = {
@@ -109,13 +89,7 @@ REGIONS_OF_SITE = {
     **dict.fromkeys(("foot", "tibia", "fibula", "ankle-joint", "knee-joint"), ("lower limb",)),
     **dict.fromkeys(("femur", "hip bone", "hip-joint"), ("lower limb", "pelvis")),
 }
-"""Where a site may lie: what surrounds the hip is lower limb to some readers, pelvis to others."""
-
-REPEATED = 0.05
-"""A polygon that goes round more than this share of its area more than once is odd.
-
-Not one of the 2,318 polygons of the release does so.
-"""
+"""The regions in which a site may lie: readers differ on what surrounds the hip."""
 
 JPEG_END = b"\xff\xd9"
 TAIL_BYTES = 4096
@@ -149,6 +123,7 @@ def audit(root: str | Path, progress: bool = False) -> pd.DataFrame:
     """Look for everything that is damaged or contradictory in a data set.
 
     Images are judged by header and end, not decoded: damage in a file's middle is not noticed.
+    Files that no row of the table names are not looked at.
 
     Args:
         root: as `read_table` takes it.
@@ -191,8 +166,6 @@ def _natural(subject: str) -> str:
     return re.sub(r"\d+", lambda number: number[0].zfill(12), subject)
 
 
-# --- the table -------------------------------------------------------------------------------
-
 Flags = dict[str, set[str] | None]
 """The flags that are set, by image; None where one of the row's is neither 0 nor 1."""
 
@@ -206,30 +179,25 @@ def _inspect_rows(source: Path) -> tuple[list[Finding], Flags | None]:
         finding(f.check, f"{source.name} row {f.row}" if f.row else source.name, f.image_id, f.what)
         for f in faults
     ]
-    unknown = [str(column) for column in cells.columns if column not in RELEASE_COLUMNS]
-    if unknown:
-        findings.append(finding("column-unknown", source.name, None, listed(unknown)))
     if "image_id" not in cells.columns:
         return findings, None
     ids = cells["image_id"][cells["image_id"].map(is_image_name).astype(bool)]
     flags = cells.reindex(columns=FLAG_COLUMNS)
     flags = flags[flags.isin([0, 1]).all(axis=1)].astype(bool)
+    named = {row: flags.columns[line].tolist() for row, line in flags.iterrows()}
     for check, (broken, columns) in _contradictions(flags).items():
         for row in flags.index[broken]:
-            named = [column for column in columns if flags.loc[row, column]]
-            subject = f"{source.name} row {row}"
-            findings.append(finding(check, subject, ids.get(row), listed(named) or "none"))
-    lines = zip(flags.index, flags.to_numpy(), strict=True)
-    named = {row: set(flags.columns[line]) for row, line in lines}
-    return findings, {image_id: named.get(row) for row, image_id in ids.items()}
+            compared = listed([column for column in named[row] if column in columns]) or "none"
+            findings.append(finding(check, f"{source.name} row {row}", ids.get(row), compared))
+    return findings, {i: set(named[row]) if row in named else None for row, i in ids.items()}
 
 
 def _contradictions(flags: pd.DataFrame) -> dict[str, tuple[pd.Series, tuple[str, ...]]]:
     """Return by check which rows (bool) contradict themselves, and the columns it compares."""
     tumor, benign, malignant = (flags[column] for column in CLASS_COLUMNS)
-    subtypes, sites, regions, views = (
+    subtypes, regions, views = (
         flags[list(columns)].sum(axis=1)
-        for columns in (SUBTYPE_COLUMNS, SITE_COLUMNS, REGION_COLUMNS, VIEW_COLUMNS)
+        for columns in (SUBTYPE_COLUMNS, REGION_COLUMNS, VIEW_COLUMNS)
     )
     strange = benign & flags[list(MALIGNANT_SUBTYPES)].any(axis=1)
     strange |= malignant & flags[list(BENIGN_SUBTYPES)].any(axis=1)
@@ -241,14 +209,10 @@ def _contradictions(flags: pd.DataFrame) -> dict[str, tuple[pd.Series, tuple[str
         "subtype-without-tumor": (~tumor & (subtypes > 0), SUBTYPE_COLUMNS),
         "subtype-against-class": ((benign ^ malignant) & strange, CLASS_COLUMNS + SUBTYPE_COLUMNS),
         "subtype-count": (tumor & (subtypes != 1), SUBTYPE_COLUMNS),
-        "site-of-normal": (~tumor & (sites > 0), SITE_COLUMNS),
         "region-against-site": ((regions > 0) & elsewhere, SITE_COLUMNS + REGION_COLUMNS),
         "region-count": (regions != 1, REGION_COLUMNS),
         "view-count": (views != 1, VIEW_COLUMNS),
     }
-
-
-# --- the files -------------------------------------------------------------------------------
 
 
 Problems = list[tuple[str, str]]
@@ -257,26 +221,11 @@ Problems = list[tuple[str, str]]
 
 def _inspect_files(folder: Path, flags: Flags | None, progress: bool) -> list[Finding]:
     """Return what is wrong with the files: those of the rows, or all where there are no rows."""
-    images, strays = _names_in(folder / "images", (".jpeg", ".jpg"))
-    annotations, other_strays = _names_in(folder / "Annotations", (".json",))
-    strays += other_strays + [path.name for path in folder.glob("~$*")]
-    findings = [finding("stray-file", name) for name in strays]
-    if not images:
-        findings.append(finding("images-folder-missing", "images"))
+    images = _names_in(folder / "images", (".jpeg", ".jpg"))
+    annotations = _names_in(folder / "Annotations", (".json",))
     if flags is None:
         flags = dict.fromkeys(sorted(images))
-    else:
-        stems = {Path(image_id).stem for image_id in flags}
-        findings += [
-            finding("image-without-row", f"images/{name}")
-            for name in images - set(flags)
-            if other_ending(name) not in flags or other_ending(name) in images
-        ]
-        findings += [
-            finding("annotation-without-row", f"Annotations/{name}")
-            for name in annotations
-            if Path(name).stem not in stems
-        ]
+    findings = [] if images else [finding("images-folder-missing", "images")]
     if not annotations and any("tumor" in (named or ()) for named in flags.values()):
         findings.append(finding("annotations-folder-missing", "Annotations"))
     inspect = partial(_inspect_pair, folder=folder, images=images, annotations=annotations)
@@ -286,14 +235,10 @@ def _inspect_files(folder: Path, flags: Flags | None, progress: bool) -> list[Fi
         return findings + [found for pair in bar for found in pair]
 
 
-def _names_in(folder: Path, endings: tuple[str, ...]) -> tuple[set[str], list[str]]:
-    """Return the names in a folder that end as its files do, and the paths of the others."""
-    try:
-        names = {path.name for path in folder.iterdir()}
-    except OSError:
-        return set(), []
-    kept = {name for name in names if name.endswith(endings) and not name.startswith(".")}
-    return kept, [f"{folder.name}/{name}" for name in names - kept]
+def _names_in(folder: Path, endings: tuple[str, ...]) -> set[str]:
+    if not folder.is_dir():
+        return set()
+    return {path.name for path in folder.glob("[!.]*") if path.name.endswith(endings)}
 
 
 def _inspect_pair(
@@ -304,12 +249,10 @@ def _inspect_pair(
     size, about_image, about_annotation = None, [], []
     if name not in images and other_ending(name) in images:
         name = other_ending(name)
-        about_image.append(("image-extension", f"the table calls it {image_id}"))
     if name in images:
-        size, problems = _inspect_image(folder / "images" / name)
-        about_image += problems
+        size, about_image = _inspect_image(folder / "images" / name)
     elif images:
-        about_image.append(("image-missing", ""))
+        about_image = [("image-missing", "")]
     if file in annotations:
         about_annotation = _inspect_annotation(folder / "Annotations" / file, size, flags)
     elif annotations and flags and "tumor" in flags:
@@ -328,27 +271,22 @@ def _inspect_image(path: Path) -> tuple[tuple[int, int] | None, Problems]:
         header = read_header(path)
     except (OSError, ValueError) as error:
         return None, [("image-unreadable", f"{error!s:.160}")]
-    if header.format in JPEG:
-        problems = _end_problems(path, header.start)
-    else:
+    if header.format not in JPEG:
         problems = [("image-not-jpeg", f"it is {header.format}")]
+    else:
+        problems = [] if _has_end(path, header.start) else [("image-truncated", "")]
     if header.mode not in ("L", "RGB"):
         problems.append(("image-mode", header.mode))
     return (header.width, header.height), problems
 
 
-def _end_problems(path: Path, scan: int) -> Problems:
-    """Return the problems of a JPEG that does not end with its end marker, padding apart."""
+def _has_end(path: Path, start: int) -> bool:
+    """Return whether the end marker of a JPEG stands behind `start`, where its pixels begin."""
     with path.open("rb") as file:
         file.seek(-min(TAIL_BYTES, path.stat().st_size), os.SEEK_END)
         if file.read().rstrip(b"\0").endswith(JPEG_END):
-            return []
-    data = path.read_bytes()
-    end = data.rfind(JPEG_END, scan)
-    if end < 0:
-        return [("image-truncated", "")]
-    extra = data[end + len(JPEG_END) :].strip(b"\0")
-    return [("image-trailing-bytes", f"{len(extra)} of them")] if extra else []
+            return True
+    return path.read_bytes().rfind(JPEG_END, start) >= 0
 
 
 def _inspect_annotation(
@@ -361,7 +299,7 @@ def _inspect_annotation(
         annotation, faults = None, [str(error)]
     if annotation is None:
         return [("annotation-invalid", listed(faults))]
-    problems = _shape_problems(annotation) + _row_problems(annotation, flags)
+    problems = _row_problems(annotation, flags)
     size = annotation.width, annotation.height
     if image_size is not None and image_size != size:
         sizes = "{} × {} px, its image {} × {} px".format(*size, *image_size)
@@ -369,27 +307,9 @@ def _inspect_annotation(
     return problems
 
 
-def _shape_problems(annotation: Annotation) -> Problems:
-    boxes, polygons, boxed = annotation.rectangles, annotation.polygons, annotation.boxed()
-    numbers = {
-        "point-over-edge": sum(beyond > 0 for beyond in annotation.overhangs()),
-        "rectangle-area": sum(np.ptp(box.points, axis=0).min() == 0 for box in boxes),
-        "rectangle-without-polygon": boxed.count(None),
-        "rectangle-wide": len(annotation.wide_rectangles()),
-        "polygon-without-rectangle": len(set(range(len(polygons))) - set(boxed)),
-        "polygon-repeated": sum(p.share_repeated > REPEATED for p in polygons),
-    }
-    return [(check, f"{number} of its shapes") for check, number in numbers.items() if number]
-
-
 def _row_problems(annotation: Annotation, flags: set[str] | None) -> Problems:
-    problems = []
     if flags is not None and "tumor" not in flags:
-        problems.append(("annotation-of-normal", ""))
-    elif not annotation.shapes:
-        problems.append(("annotation-empty", ""))
-    subtypes = [column for column in SUBTYPE_COLUMNS if column in (flags or ())]
-    strange = sorted({shape.label for shape in annotation.shapes} - set(subtypes))
-    if subtypes and strange:
-        problems.append(("label-against-subtype", f"{listed(strange)}, not {listed(subtypes)}"))
-    return problems
+        return [("annotation-of-normal", "")]
+    if not any(np.ptp(lesion.outline, axis=0).all() for lesion in annotation.lesions()):
+        return [("annotation-empty", "")]
+    return []

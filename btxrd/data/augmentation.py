@@ -6,7 +6,7 @@ import cv2
 __all__ = ["STRENGTHS", "training_augmentation"]
 
 STRENGTHS = {"light": 0.5, "standard": 1.0, "strong": 2.0}
-"""How far images are changed, as multiples of the study's augmentation."""
+"""The strengths, as multiples of the standard augmentation."""
 
 
 def training_augmentation(

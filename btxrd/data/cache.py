@@ -32,10 +32,10 @@ from btxrd.files import (
 __all__ = ["ImageCache", "data_fingerprint", "file_digests", "image_digests", "open_cache"]
 
 LAYOUT = 3
-"""Raise it when the meaning of the cached arrays changes: old caches are then built anew."""
+"""The version of the cached arrays: raise it where their meaning changes."""
 
 HASHED = Preprocessing(224)
-"""Perceptual hashes are of the pixels that this one decodes, whatever size the cache holds."""
+"""The preprocessing whose decoded pixels are hashed, whatever size the cache holds."""
 
 Decoded = tuple[np.ndarray, np.ndarray, dict[str, Any]]
 """An image's pixels, its lesion mask and its row of the index."""
@@ -50,9 +50,9 @@ class ImageCache:
         masks: uint8 {0, 1} (N, S, S), read-only; all zero where there is no annotation.
         index: one row an image, in the arrays' order: image_id, width, height (pixels of the
             file), lesion_area (share of the image in [0, 1]), phash (uint64; the same in caches
-            of every size), the file's digest, bytes, mode and quantisation, and what was `applied`
-            to see it. `error` says why an image could not be decoded (its pixels are zero then);
-            NaN for the others.
+            of every size), the file's digest, bytes, mode and quantisation, what was `applied`
+            to see it, and `error`, the reason why an image could not be decoded (its pixels are
+            zero then), NaN for the others.
         key: 16 hex digits of the files' contents and the settings.
     """
 
@@ -79,9 +79,8 @@ def open_cache(
 ) -> ImageCache:
     """Open the cache of a table's images; build it first where there is none.
 
-    The key covers the contents of every image and annotation, so a changed file is noticed.
-    Processes that want the same cache wait for the one that builds it. A file that cannot be read
-    gets an `error` in the index.
+    The key covers the contents of every image and annotation, so a changed file is noticed. One
+    process builds, others wait for it. A file that cannot be read gets an `error` in the index.
     """
     cache_dir = Path(cache_dir)
     cache_dir.mkdir(parents=True, exist_ok=True)
@@ -115,26 +114,24 @@ def file_digests(table: pd.DataFrame, cache_dir: str | Path) -> dict[str, str | 
     """
     memo_file = Path(cache_dir) / "file-digests.json"
     memo = read_json(memo_file)
-    changed = False
+    known = dict(memo)
     paths = [Path(path) for path in table["path"]]
     digests: dict[str, str | None] = {}
     for path in [*paths, *map(annotation_file, paths)]:
         digests[str(path)] = None
-        if not path.is_file():
-            continue
-        name, status = str(path.resolve()), path.stat()
-        stamp = [status.st_size, status.st_mtime_ns]
-        if memo.get(name, [None])[0] != stamp:
-            memo[name] = [stamp, file_digest(path)]
-            changed = True
-        digests[str(path)] = memo[name][1]
-    if changed:
+        if path.is_file():
+            name, status = str(path.resolve()), path.stat()
+            stamp = [status.st_size, status.st_mtime_ns]
+            if memo.get(name, [None])[0] != stamp:
+                memo[name] = [stamp, file_digest(path)]
+            digests[str(path)] = memo[name][1]
+    if memo != known:
         write_json(memo_file, memo)
     return digests
 
 
 def image_digests(table: pd.DataFrame, cache_dir: str | Path) -> pd.Series:
-    """Return the digest of each image's file, by image_id; as `file_digests` remembers it."""
+    """Return the digest of each image's file, by image_id."""
     digests = file_digests(table, cache_dir)
     return pd.Series([digests[path] for path in table["path"]], index=table["image_id"])
 
@@ -151,12 +148,12 @@ def _build(
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
     masks = np.lib.format.open_memmap(folder / "masks.npy", "w+", np.uint8, shape)
     cache_one = partial(_cache_one, preprocessing=preprocessing)
-    # Threads suffice: decoding, CLAHE and resizing release the interpreter's lock.
     bar = {"total": len(table), "desc": "image cache", "unit": "image", "disable": not progress}
+    rows = []
     cv2_threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
-    rows = []
     try:
+        # Threads suffice: decoding, CLAHE and resizing release the interpreter's lock.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for image, mask, facts in tqdm(pool.map(cache_one, table["path"]), **bar):
                 images[len(rows)], masks[len(rows)] = image, mask
@@ -203,10 +200,7 @@ def _decode_one(path: Path, preprocessing: Preprocessing) -> Decoded:
 
 
 def _perceptual_hash(path: Path, decoded: Radiograph, preprocessing: Preprocessing) -> int:
-    """Return the 64-bit pHash of an image that `preprocessing` has decoded.
-
-    Its pixels are decoded again where `HASHED` reduces them to another size.
-    """
+    """Return the 64-bit pHash; decodes again where `HASHED` reduces the image to another size."""
     size = decoded.width, decoded.height
     if preprocessing.reduction(*size) != HASHED.reduction(*size):
         decoded = HASHED.decode(path)

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import expit
 
 from btxrd.data.greyscale import SQUARE, Greyscale
+from btxrd.files import in_a_line
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -17,25 +18,17 @@ __all__ = ["is_dicom", "read_dicom"]
 PREAMBLE = 128
 """Bytes before the `DICM` by which a DICOM file is told, whatever its name."""
 BARE = (
-    b"\2\0\0\0UL",
-    b"\2\0\1\0OB",
-    b"\2\0\2\0UI",
-    b"\x08\0\5\0",
-    b"\x08\0\x08\0",
-    b"\x08\0\x16\0",
+    *(b"\2\0\0\0UL", b"\2\0\1\0OB", b"\2\0\2\0UI"),
+    *(b"\x08\0\5\0", b"\x08\0\x08\0", b"\x08\0\x16\0"),
 )
-"""How one begins that lacks them: with its meta information, or with what identifies it."""
+"""The first bytes of a file that lacks them: its meta information, or what identifies it."""
 
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
-"""Each says how high and how wide a pixel is."""
+"""The attributes of a pixel's height and width."""
 
 
 def is_dicom(path: str | Path) -> bool:
-    """Say whether a file is DICOM, by its content.
-
-    Raises:
-        OSError: it cannot be read; a FileNotFoundError where there is none.
-    """
+    """Return whether a file is DICOM, by its content; OSError where it cannot be read."""
     with Path(path).open("rb") as file:
         start = file.read(PREAMBLE + 4)
     return start[PREAMBLE:] == b"DICM" or start.startswith(BARE)
@@ -67,10 +60,10 @@ def read_dicom(path: str | Path) -> Greyscale:
         if not syntax.is_compressed or get_decoder(syntax).is_available:
             return _greyscale(dataset)
     except Exception as error:  # whatever a damaged or foreign file provokes
-        reason = " ".join(str(error).split())
+        reason = in_a_line(error)
         if isinstance(error, RuntimeError):  # what pydicom raises where no decoder succeeds
             reason = f"its pixels, {dataset.BitsStored} bits as {syntax.name}, cannot be decoded"
-        raise ValueError(f"{path} is no readable DICOM image: {reason:.160}") from error
+        raise ValueError(f"{path} is no readable DICOM image: {reason:.120}") from error
     raise ImportError(f"{path} is compressed as {syntax.name}: pip install 'btxrd[dicom]'")
 
 

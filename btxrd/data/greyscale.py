@@ -1,4 +1,4 @@
-"""From the numbers that a file stores to the 8 bits of grey that are shown."""
+"""The 8 bits of grey that are shown of the numbers that a file stores."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ __all__ = ["Greyscale", "ends_of", "require_contrast", "shown_in_8_bits"]
 MIDDLE, NEARLY_ALL = 0.005, 0.001
 """Shares of the values that lie beyond either end of their middle, and of nearly all of them."""
 ONE_LEVEL = 0.99
-"""From this share of equal pixels on there is nothing to see."""
+"""The share of equal pixels from which on there is nothing to see."""
 SQUARE = 0.02
-"""By how much of its width the height of a square pixel may differ from it."""
+"""The height of a square pixel may differ from its width by this share of it."""
 
 
 @dataclass(frozen=True)

@@ -39,23 +39,22 @@ MOST_FAULTS = 20
 def read_listing(source: str | Path, cache_dir: str | Path) -> tuple[pd.DataFrame, list[str]]:
     """Read a CSV or Excel table of images and labels.
 
-    Rows show the same image where their files have the same bytes, whatever the paths. Only the
-    first of them is read; their groups are joined, because the patient is one.
+    Of rows whose files have the same bytes only the first is read; their groups are joined, because
+    the patient is one.
 
     Args:
         source: has the columns `path` (relative ones count from the table's folder) and `label` (a
-            name or number of `CLASS_NAMES`), and may have: `group` (the patient; each
-            image is its own by default), `center`, `age` in years, `gender` (M or F), and the
-            release's columns of region, view and subtype (0 or 1). These names may have capitals.
+            name or number of `CLASS_NAMES`), and may have `group` (the patient; by default each
+            image is its own), `center`, `age` in years, `gender` (M or F), and the release's
+            columns of region, view and subtype (0 or 1). Capitals in these names do not matter.
             Paths, labels, groups, centers and genders are text without the blanks round it, also
             where Excel holds a number; only an empty cell is empty.
         cache_dir: where digests of files are remembered.
 
     Returns:
         One row an image in the file's order: `image_id` (the path as it is written), `path`,
-        `label` (int64), `group` and `center` (str), and the others that the file has; columns that
-        are not read stand there too, untouched. And lines that name the rows that are left out and
-        the groups that are joined.
+        `label` (int64), `group` and `center` (str), and the file's other columns, those that are
+        not read untouched. And lines that name the rows left out and the groups joined.
 
     Raises:
         FileNotFoundError: there is no such file.

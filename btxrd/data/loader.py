@@ -25,18 +25,20 @@ __all__ = [
 
 
 class BatchRequest(NamedTuple):
-    """What a dataset is asked for: sample numbers and the seed of their augmentation."""
+    """A request of one batch: sample numbers and the seed of their augmentation."""
 
     samples: np.ndarray
     seed: int
 
 
 def borrow_masks(annotated: np.ndarray, regions: np.ndarray, seed: int) -> np.ndarray:
-    """Choose whose lesion mask each image is dimmed around: its own, or one of the same region.
+    """Choose for each image the lesion mask that it is dimmed around.
 
     Args:
-        annotated: bool (n,), which images have a mask of their own. They keep it.
-        regions: (n,); a body region without any annotated image borrows from all.
+        annotated: bool (n,), which images have a mask of their own. They keep it; the others
+            borrow one.
+        regions: (n,), body regions. Masks are borrowed within a region, or from all where it has
+            no annotated image.
 
     Returns:
         int64 (n,), numbers of images with a mask.
@@ -68,7 +70,7 @@ class RadiographDataset(Dataset):
         labels: int64 (samples,).
         bright: int64 (samples,), the row in the cache outside whose lesion mask a sample is dimmed;
             -1, and by default, not at all.
-        dim_factor: what pixels are multiplied by there, in [0, 1].
+        dim_factor: pixels are multiplied by this there, in [0, 1].
         augmentation: of each image, and its mask, with the request's seed; none by default.
         masks: whether batches hold the lesion masks too, augmented as the images are.
     """
@@ -155,37 +157,28 @@ def make_datasets(
     if params.shuffle_labels:
         labels = np.random.default_rng(seed).permutation(labels)
     annotated = cache.index["lesion_area"].to_numpy()[rows] > 0
-    regions = None if regions is None else regions[ids].to_numpy()
-    copies, lenders = _dimmed_copies(annotated, regions, params.annotations, seed)
+    copies = lenders = np.flatnonzero(annotated & (params.annotations == "roi_dim"))
+    if params.annotations == "balanced_dim":
+        if regions is None:
+            raise ValueError("annotations: balanced_dim needs the images' regions")
+        copies = np.arange(len(rows))
+        lenders = borrow_masks(annotated, regions[ids].to_numpy(), seed)
+    augmentation = None
+    if augment:
+        # albumentations takes a second to import, and only training needs it.
+        from btxrd.data.augmentation import training_augmentation
+
+        augmentation = training_augmentation(0, params.augmentation, params.source_jitter)
     datasets["train"] = RadiographDataset(
         cache,
         np.concatenate([rows, rows[copies]]),
         np.concatenate([labels, labels[copies]]),
         np.concatenate([np.full(len(rows), -1), rows[lenders]]),
         params.dim_factor,
-        _augmentation(params) if augment else None,
+        augmentation,
         masks,
     )
     return datasets
-
-
-def _augmentation(params: DataParams) -> "A.Compose":
-    # albumentations takes a second to import, and only training needs it.
-    from btxrd.data.augmentation import training_augmentation
-
-    return training_augmentation(0, params.augmentation, params.source_jitter)
-
-
-def _dimmed_copies(
-    annotated: np.ndarray, regions: np.ndarray | None, annotations: str, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return which images have a dimmed copy, and those whose lesion masks stay bright in them."""
-    if annotations == "balanced_dim":
-        if regions is None:
-            raise ValueError("annotations: balanced_dim needs the images' regions")
-        return np.arange(len(annotated)), borrow_masks(annotated, regions, seed)
-    copies = np.flatnonzero(annotated & (annotations == "roi_dim"))
-    return copies, copies
 
 
 def _require_usable(cache: ImageCache, split: pd.DataFrame) -> None:
@@ -208,9 +201,9 @@ class EpochSampler(Sampler[BatchRequest]):
 
     Args:
         samples: their number.
-        shuffle: whether they come in another order each epoch.
-        balance: int64 (samples,), their classes, where an epoch is to have as many of each: the
-            larger ones are drawn from, the smaller ones repeated, in another way each epoch.
+        shuffle: whether their order differs from epoch to epoch.
+        balance: int64 (samples,), their classes, for an epoch with as many samples of each: those
+            of large classes are drawn anew each epoch, those of small ones repeated.
     """
 
     def __init__(
@@ -257,10 +250,7 @@ def make_loader(
     workers: int = 0,
     balanced: bool = False,
 ) -> DataLoader:
-    """Return a loader whose `sampler.epoch` the training loop sets before each epoch.
-
-    With `balanced`, an epoch has as many samples of each class.
-    """
+    """Return a loader whose `sampler.epoch` the training loop sets, perhaps of balanced classes."""
     balance = dataset.labels if balanced else None
     return DataLoader(
         dataset,

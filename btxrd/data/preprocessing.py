@@ -17,7 +17,7 @@ CLAHE_TILES = (8, 8)
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where an image lies in the square, in pixels of the square.
+    """The place of an image in the square, in pixels of the square.
 
     `transform`, float64 (2, 3), takes pixel-edge coordinates x, y of the image to the square's.
     """
@@ -31,7 +31,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What happens to an image before any network sees it, the same in every stage.
+    """The settings by which every stage prepares an image for a network.
 
     Attributes:
         image_size: side of the square in pixels.
@@ -68,10 +68,7 @@ class Preprocessing:
         return Geometry(inner_width, inner_height, left, top, transform)
 
     def read(self, path: str | Path) -> np.ndarray:
-        """Decode one image file and preprocess it: uint8 (image_size, image_size).
-
-        Takes what `read_radiograph` takes and raises what it raises.
-        """
+        """Decode and fit an image file: uint8 (image_size, image_size). Raises as `decode` does."""
         return self.fit(self.decode(path))
 
     def decode(self, path: str | Path) -> Radiograph:

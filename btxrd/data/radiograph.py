@@ -1,12 +1,12 @@
 """The one reader of an image file: JPEG, what else Pillow opens, and DICOM, in 8 bits of grey.
 
-What decides how an image looks is asked for once and applied once: which way up it is, which end
-of its numbers is white, what of it is image. What cannot be read rightly is refused.
+Which way up an image is, which end of its numbers is white and what of it is image are each found
+once and applied once. A file that cannot be read rightly is refused.
 """
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from btxrd.data.dicom import is_dicom, read_dicom
 from btxrd.data.greyscale import Greyscale, require_contrast, shown_in_8_bits
+from btxrd.files import in_a_line
 
 __all__ = ["JPEG", "REDUCTIONS", "Header", "Radiograph", "read_header", "read_radiograph"]
 
 JPEG = ("JPEG", "MPO")
-"""Pillow's names of JPEG files; the second is of those with previews behind the image."""
+"""Pillow's names of JPEG files, MPO where previews follow the image."""
 
 REDUCED_DECODING = {
     1: cv2.IMREAD_GRAYSCALE,
@@ -42,13 +43,12 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda pixels: np.rot90(pixels, 2).T,
     8: np.rot90,
 }
-"""What EXIF's orientations ask for; the other numbers ask for nothing."""
+"""EXIF's orientations → the turn that rights an image; other numbers turn nothing."""
 SIDEWAYS = (5, 6, 7, 8)
 """Orientations that swap width and height."""
 
 XMP_ORIENTATION = re.compile(r"""tiff:Orientation(?:\s*=\s*["']|\s*>\s*)([1-8])""")
 TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_FORMAT = 256, 257, 258, 262, 339
-"""Numbers of TIFF's tags."""
 WHITE_IS_ZERO = 0
 
 
@@ -59,8 +59,7 @@ class Radiograph:
     Attributes:
         pixels: uint8 (height', width'); possibly decoded at 1/2, 1/4 or 1/8.
         width, height: the whole image in square pixels.
-        mode: Pillow's name of the file's colour mode (`L`, `RGB`); of a DICOM file its
-            photometric interpretation.
+        mode: Pillow's name of the colour mode, or DICOM's photometric interpretation.
         quantisation: mean of the file's first JPEG quantisation table; NaN without one.
         applied: what was done to the stored pixels to see them, in words; empty for most.
     """
@@ -75,7 +74,7 @@ class Radiograph:
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file other than DICOM says of itself before its pixels are decoded.
+    """The properties that an image file other than DICOM states before its pixels.
 
     Attributes:
         format, mode: Pillow's names.
@@ -103,18 +102,17 @@ def read_header(path: str | Path) -> Header:
         FileNotFoundError: there is no such file.
         ValueError: the file is no image, or is damaged; names it.
     """
-    with _opened(path) as (_, header):
-        return header
+    with _named(path), Path(path).open("rb") as file, Image.open(file) as image:
+        return _header(image)
 
 
 def read_radiograph(path: str | Path, reduction: Callable[[int, int], int]) -> Radiograph:
     """Read an image file: JPEG, what else Pillow opens, or DICOM.
 
-    The orientation may stand in EXIF, in XMP or in a text of a PNG. What numbers of more than 8
-    bits look like is said by a DICOM file's window or look-up table, and else by
-    `btxrd.data.greyscale.ends_of`. Transparent pixels are black. Pixels become square where a
-    DICOM, TIFF or PNG file says that they are not; a JPEG's resolution is not read, as LabelMe and
-    viewers do not read it either.
+    The orientation may stand in EXIF, in XMP or in a text of a PNG. Numbers of more than 8 bits are
+    shown as a DICOM file's window or look-up table says, else as `btxrd.data.greyscale.ends_of`.
+    Transparent pixels are black. Pixels become square where a DICOM, TIFF or PNG file says that
+    they are not; a JPEG's resolution is not read, nor do LabelMe and viewers read it.
 
     Args:
         path: the file; its content decides what it is.
@@ -127,37 +125,30 @@ def read_radiograph(path: str | Path, reduction: Callable[[int, int], int]) -> R
         ValueError: the file is no single image, is damaged, cannot be read rightly, or shows
             nothing; names it.
     """
-    if Path(path).is_file() and is_dicom(path):
-        return _shown(path, read_dicom(path), 1, reduction)
-    with _opened(path) as (image, header):
-        if header.format in JPEG:
-            return _decoded(path, header, reduction(header.width, header.height))
-        try:
+    dicom = read_dicom(path) if Path(path).is_file() and is_dicom(path) else None
+    with _named(path):
+        if dicom is not None:
+            return _shown(dicom, 1, reduction)
+        # By its name, Pillow would map an uncompressed TIFF into memory, and turn it wrongly.
+        with Path(path).open("rb") as file, Image.open(file) as image:
+            header = _header(image)
+            if header.format in JPEG:
+                return _decoded(path, header, reduction(header.width, header.height))
             stored = _stored(path, image, header)
-        except Exception as error:  # Pillow's decoders raise whatever the bytes provoke
-            raise ValueError(f"{path} is not a readable image: {_in_a_line(error)}") from error
-    return _shown(path, stored, 1 if header.is_turned else header.orientation, reduction)
+        return _shown(stored, 1 if header.is_turned else header.orientation, reduction)
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[Image.Image, Header]]:
-    with ExitStack() as stack:
-        try:
-            # By its name, Pillow would map an uncompressed TIFF into memory, and turn it wrongly.
-            file = stack.enter_context(Path(path).open("rb"))
-            image = stack.enter_context(Image.open(file))
-            header = _header(image)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"no image {path}") from None
-        except UnidentifiedImageError:
-            raise ValueError(f"{path} is not a readable image: it is of no known kind") from None
-        except Exception as error:  # Pillow's parsers raise whatever the bytes provoke
-            raise ValueError(f"{path} is not a readable image: {_in_a_line(error)}") from error
-        yield image, header
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
+def _named(path: str | Path) -> Iterator[None]:
+    """Name the file in errors: Pillow's decoders raise whatever the bytes provoke."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no image {path}") from None
+    except Exception as error:
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "it is of no known kind" if unknown else in_a_line(error)
+        raise ValueError(f"{path} is not a readable image: {reason}") from error
 
 
 def _header(image: Image.Image) -> Header:
@@ -185,22 +176,19 @@ def _header(image: Image.Image) -> Header:
 
 
 def _orientation(said: Any, info: dict[str, Any]) -> int:
-    """Return an orientation from 1 to 8, given EXIF's and what else the file says."""
-    blocks = [info.get("XML:com.adobe.xmp"), info.get("xmp"), *_profiles(info)]
-    for block in filter(None, blocks):
+    """Return the orientation, 1 to 8, that EXIF said, or else XMP or a text of a PNG."""
+    for block in filter(None, [info.get("XML:com.adobe.xmp"), info.get("xmp"), *_profiles(info)]):
         if said is None:
             said = _orientation_in(block.encode() if isinstance(block, str) else block)
     if isinstance(said, bytes):  # EXIF of type BYTE
         said = said[0] if said else 1
-    try:
-        number = int(said or 1)
-    except (TypeError, ValueError):
-        return 1
-    return number if number in TURNS else 1
+    with suppress(TypeError, ValueError):
+        return int(said) if int(said) in TURNS else 1
+    return 1
 
 
 def _profiles(info: dict[str, Any]) -> Iterator[bytes]:
-    """Yield what ImageMagick keeps in texts of a PNG: a name, a length, and EXIF or XMP in hex."""
+    """Yield ImageMagick's texts in a PNG: a name, a length, and EXIF or XMP in hex digits."""
     for name, text in info.items():
         if str(name).startswith("Raw profile type "):
             with suppress(ValueError):
@@ -208,7 +196,6 @@ def _profiles(info: dict[str, Any]) -> Iterator[bytes]:
 
 
 def _orientation_in(block: bytes) -> Any:
-    """Return what a block of EXIF or XMP calls the orientation, None where it does not."""
     if block.startswith(b"Exif"):
         exif = Image.Exif()
         exif.load(block)
@@ -230,36 +217,24 @@ def _decoded(path: str | Path, header: Header, factor: int) -> Radiograph:
     flags = REDUCED_DECODING[factor] | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = cv2.imread(str(path), flags)
     if pixels is None or pixels.dtype != np.uint8:
-        raise ValueError(f"{path} could not be decoded: damaged or truncated?")
+        raise ValueError("it could not be decoded: damaged or truncated?")
     pixels = _turned(pixels, header.orientation)
     # Scaled decoding rounds up.
     expected = -(-header.height // factor), -(-header.width // factor)
     if pixels.shape != expected:
         raise ValueError(
-            f"{path} is damaged: its header says {header.width} × {header.height} pixels, and at "
-            f"1/{factor} of that there are {pixels.shape[1]} × {pixels.shape[0]}"
+            f"its header says {header.width} × {header.height} pixels, and at 1/{factor} of that "
+            f"there are {pixels.shape[1]} × {pixels.shape[0]}"
         )
-    try:
-        require_contrast(pixels)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    require_contrast(pixels)
     applied = "; ".join(_words(header.orientation))
-    return Radiograph(
-        pixels, header.width, header.height, header.mode, header.quantisation, applied
-    )
+    size = header.width, header.height
+    return Radiograph(pixels, *size, header.mode, header.quantisation, applied)
 
 
-def _shown(
-    path: str | Path,
-    stored: Greyscale,
-    orientation: int,
-    reduction: Callable[[int, int], int],
-) -> Radiograph:
+def _shown(stored: Greyscale, orientation: int, reduction: Callable[[int, int], int]) -> Radiograph:
     """Turn stored values into pixels, and these, at as small a size as suffices, into the image."""
-    try:
-        pixels, applied = shown_in_8_bits(stored)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    pixels, applied = shown_in_8_bits(stored)
     pixels = _turned(pixels, orientation)
     height, width = pixels.shape
     factor = reduction(width, height)
@@ -273,7 +248,7 @@ def _stored(path: str | Path, image: Image.Image, header: Header) -> Greyscale:
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         raise ValueError(f"it holds {frames} pages or frames, one is expected")
-    ratio, applied, inverted = _pixel_ratio(image, header), _words(header.orientation), False
+    applied = _words(header.orientation)
     if header.format == "PNG":
         colours = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if colours is None:
@@ -281,13 +256,14 @@ def _stored(path: str | Path, image: Image.Image, header: Header) -> Greyscale:
         values, is_transparent = _grey(colours, cv2.COLOR_BGR2GRAY)
     else:
         values, is_transparent = _grey(_colours(image), cv2.COLOR_RGB2GRAY)
-    if header.format == "TIFF" and values.dtype != np.uint8:
-        inverted = image.tag_v2.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO
+    deep_tiff = header.format == "TIFF" and values.dtype != np.uint8
+    inverted = deep_tiff and image.tag_v2.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO
     if inverted:
         applied = (*applied, "white is zero, inverted")
     if is_transparent:
         applied = (*applied, "transparent pixels black")
     ends = (0, 255) if values.dtype == np.uint8 else None
+    ratio = _pixel_ratio(image, header)
     return Greyscale(values, ends, inverted, None, ratio, header.mode, applied)
 
 

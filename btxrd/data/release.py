@@ -1,4 +1,4 @@
-"""A BTXRD release on disk as the study uses it: audited, bad rows set aside, decoded once."""
+"""A data set opened for a study: audited, its bad rows set aside, its images decoded once."""
 
 import os
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ from btxrd.files import atomic_path, digest, file_digest, read_csv, write_csv
 __all__ = ["Release", "open_images", "open_release", "usable_table"]
 
 INSPECTORS = ("annotations.py", "audit.py", "table.py")
-"""Whose code decides what is found."""
+"""The modules whose code decides what is found."""
 
 MOST_SET_ASIDE = 0.02
-"""A study goes on without bad rows up to this share of all; beyond, something larger is wrong."""
+"""The share of bad rows up to which a study goes on; beyond, something larger is wrong."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """What later stages read of a data set.
+    """The usable part of a data set, which later stages read.
 
     `table` holds the usable rows (of a listing with their `group`), `cache` at least their images;
     `findings` are the audit's, and the images that could not be decoded; `notes` are those of
@@ -42,8 +42,7 @@ class Release:
 def usable_table(root: str | Path, cache_dir: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Audit a data set and read its table without the rows that cannot be used.
 
-    The outcome is kept in `cache_dir`: while no file changes its size or time, nothing is
-    inspected again.
+    The outcome is kept in `cache_dir` until a file changes its size or time.
 
     Returns:
         The table, as `read_table` returns it, and the findings, as `audit` returns them.
@@ -105,7 +104,7 @@ def open_release(
 def open_images(
     source: str | Path, preprocessing: Preprocessing, cache_dir: str | Path, progress: bool = True
 ) -> Release:
-    """Open a data set in the release's layout, as `open_release`, or the images that a CSV lists.
+    """Open a data set in the release's layout as `open_release` does, or else a listing.
 
     Of a CSV or Excel table, which `read_listing` reads, nothing is set aside: its owner can mend
     it.
@@ -113,7 +112,7 @@ def open_images(
     Raises:
         FileNotFoundError: there is neither.
         ImportError: an image is DICOM, and what reads it is not installed.
-        ValueError: as `open_release` and `read_listing` do; or names the images of the CSV that
+        ValueError: as `open_release` and `read_listing` do; or names the images of the listing that
             cannot be decoded, and why.
     """
     if Path(source).is_dir():

@@ -1,4 +1,4 @@
-"""Which images of a data set are the published release's files, byte for byte.
+"""The comparison of a data set's images with the published release's files, byte for byte.
 
 `release_files.txt` has a line an image, IMG000001 first: the first 16 hex digits of the SHA-256 of
 the released file, as `file_digest` returns them, and its size in bytes.
@@ -28,13 +28,11 @@ __all__ = [
     "release_lines",
 ]
 
-RELEASED, ALTERED, MISSING, FOREIGN = STATES = (
-    *("as released", "other bytes", "missing"),
-    "not of the release",
-)
+STATES = ("as released", "other bytes", "missing", "not of the release")
+RELEASED, ALTERED, MISSING, FOREIGN = STATES
 
 MOST_NAMED = 20
-"""Images of a state that are named; of the others only the number is said."""
+"""The most images of a state that are named; the others are counted."""
 
 
 def release_digests() -> dict[str, tuple[str, int]]:
@@ -56,7 +54,7 @@ def release_files(root: str | Path, progress: bool = False) -> pd.DataFrame:
         progress: show a progress bar.
 
     Returns:
-        One row a file in `images/`, and one an image of the release that is not there: image (the
+        One row a file in `images/`, and one an image of the release that is missing: image (the
         name without ending), file (None where it is missing) and state (one of `STATES`; a file
         that cannot be read has other bytes). No rows for drawn data, which have no release.
     """
@@ -66,55 +64,39 @@ def release_files(root: str | Path, progress: bool = False) -> pd.DataFrame:
     released = release_digests()
     inside = (folder / "images").glob("[!.]*")
     paths = [path for path in inside if path.suffix in (".jpeg", ".jpg") and path.is_file()]
-
-    def state(path: Path) -> str:
-        if path.stem not in released:
-            return FOREIGN
-        return RELEASED if _holds(path, *released[path.stem]) else ALTERED
-
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        compared = pool.map(state, paths)
-        bar = tqdm(compared, "digests", total=len(paths), unit="image", disable=not progress)
-        rows = [(path.stem, path.name, found) for path, found in zip(paths, bar, strict=True)]
+        states = pool.map(lambda path: _state(path, released.get(path.stem)), paths)
+        bar = tqdm(states, "digests", total=len(paths), unit="image", disable=not progress)
+        rows = [(path.stem, path.name, state) for path, state in zip(paths, bar, strict=True)]
     rows += [(image, None, MISSING) for image in released.keys() - {path.stem for path in paths}]
     files = pd.DataFrame(rows, columns=["image", "file", "state"])
     return files.sort_values(["image", "file"], ignore_index=True)
 
 
-def _holds(path: Path, digest: str, size: int) -> bool:
+def _state(path: Path, released: tuple[str, int] | None) -> str:
+    if released is None:
+        return FOREIGN
     try:
-        return path.stat().st_size == size and file_digest(path) == digest
+        same = path.stat().st_size == released[1] and file_digest(path) == released[0]
     except OSError:
-        return False
+        same = False
+    return RELEASED if same else ALTERED
 
 
 def release_findings(files: pd.DataFrame) -> pd.DataFrame:
-    """Warn of images with other bytes: of each, or once where they are half of all or more.
+    """Return a warning, as `audit` does, for each image of a release with other bytes than it has.
 
-    Fewer are damage to a copy of the release; the others are another edition of it.
-
-    Args:
-        files: as `release_files` returns them.
-
-    Returns:
-        As `audit` does. An image that is missing or not of the release is no finding.
+    There is none where half of the images or more have other bytes: that is another edition of the
+    release, no damage to a copy. `files` is as `release_files` returns it.
     """
     altered = files["file"][files["state"] == ALTERED]
-    compared = int(files["state"].isin([RELEASED, ALTERED]).sum())
-    if altered.empty:
+    if 2 * len(altered) >= files["state"].isin([RELEASED, ALTERED]).sum():
         return findings_table([])
-    if len(altered) * 2 >= compared:
-        share = f"{len(altered):,} of {compared:,}"
-        return findings_table([finding("images-altered", "images", None, share)])
     return findings_table(finding("image-altered", f"images/{name}", name) for name in altered)
 
 
 def release_lines(files: pd.DataFrame) -> Iterator[str]:
-    """Say how many images are as released, then name up to 20 of each kind that is not.
-
-    Args:
-        files: as `release_files` returns them.
-    """
+    """Yield how many images are as released, then up to 20 names of each kind that is not."""
     if files.empty:
         yield "The images are drawn: there is no release to compare them with."
         return

@@ -1,7 +1,7 @@
 """Patient groups and the splits into train, val and test.
 
-A strategy has one fold or several. The table of one with several has a column `fold` more, and a
-row an image and fold: the rows of a fold are what the table of a single-fold strategy is.
+A strategy has one fold or several. With several its table also has a column `fold`, and a row an
+image and fold; the rows of one fold are like the table of a strategy without folds.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from btxrd import CLASS_NAMES
+from btxrd import CLASS_OF_LABEL
 from btxrd.data.table import REGION_COLUMNS, SITE_COLUMNS, SUBTYPE_COLUMNS
 from btxrd.files import read_csv
 from btxrd.strategies import SPLITS
@@ -29,10 +29,10 @@ __all__ = [
 ]
 
 NEAR_DISTANCE = 4
-"""Bits of a 64-bit pHash by which near-duplicates differ at most."""
+"""The most bits of a 64-bit pHash by which near-duplicates differ."""
 
 BLOCK = 128
-"""Hashes compared with all others at a time."""
+"""The number of hashes that are compared with all others at a time."""
 
 SAME_GROUP = ["center", "age", "gender", *SITE_COLUMNS, *REGION_COLUMNS, "label", *SUBTYPE_COLUMNS]
 """Columns that agree in consecutive rows of one patient group."""
@@ -75,10 +75,9 @@ def conflicting_pairs(table: pd.DataFrame, duplicates: pd.DataFrame) -> pd.DataF
 
     Columns image_a, class_a, image_b, class_b and distance (bits).
     """
-    names = table.set_index("image_id")["label"].map(dict(enumerate(CLASS_NAMES)))
-    pairs = duplicates.assign(
-        class_a=duplicates["image_a"].map(names), class_b=duplicates["image_b"].map(names)
-    ).dropna(subset=["class_a", "class_b"])
+    classes = table.set_index("image_id")["label"].map(CLASS_OF_LABEL)
+    pairs = duplicates.assign(**{f"class_{x}": duplicates[f"image_{x}"].map(classes) for x in "ab"})
+    pairs = pairs.dropna(subset=["class_a", "class_b"])
     columns = ["image_a", "class_a", "image_b", "class_b", "distance"]
     return pairs[pairs["class_a"] != pairs["class_b"]][columns].reset_index(drop=True)
 
@@ -167,7 +166,7 @@ def make_split(
 def _halve(frame: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     # Stratified by name, because scikit-learn draws class by class in sorted order: numbers would
     # shuffle otherwise than the published split did.
-    names = frame["label"].map(dict(enumerate(CLASS_NAMES)))
+    names = frame["label"].map(CLASS_OF_LABEL)
     try:
         return tuple(train_test_split(frame, test_size=share, stratify=names, random_state=seed))
     except ValueError as error:
@@ -192,8 +191,9 @@ def _by_first_member(frame: pd.DataFrame, strategy: str, seed: int) -> pd.Series
 
 def _random(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
     train, held_out = _halve(frame, 0.20, seed)
-    parts = [train.assign(part="train"), held_out.assign(part="val")]
-    return pd.concat([*parts, held_out.assign(part="test")]).sort_index(kind="stable")
+    rows = {"train": train, "val": held_out, "test": held_out}
+    parts = [frame.assign(part=part) for part, frame in rows.items()]
+    return pd.concat(parts).sort_index(kind="stable")
 
 
 def _grouped(frame: pd.DataFrame, held_out: Sequence[str], seed: int) -> pd.Series:
@@ -223,14 +223,10 @@ def _dealt(frame: pd.DataFrame, folds: int, seed: int) -> pd.Series:
 
 def _each_group_tested(frame: pd.DataFrame, folds: Sequence[int], seed: int) -> pd.DataFrame:
     dealt = _dealt(frame, len(folds), seed).reindex(frame.index)
-    following = dict(zip(folds, (*folds[1:], folds[0]), strict=True))
-    parts = [
-        frame.assign(
-            fold=fold,
-            part=np.select([dealt == fold, dealt == following[fold]], ["test", "val"], "train"),
-        )
-        for fold in folds
-    ]
+    parts = []
+    for fold, following in zip(folds, (*folds[1:], folds[0]), strict=True):
+        part = np.select([dealt == fold, dealt == following], ["test", "val"], "train")
+        parts.append(frame.assign(fold=fold, part=part))
     return pd.concat(parts)
 
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from btxrd.files import in_a_line
+
 __all__ = [
     "CELL_RULES",
     "CLASS_COLUMNS",
@@ -55,13 +57,13 @@ GRID: dict[str, Any] = {
     "keep_default_na": False,
     "na_values": [""],
 }
-"""How pandas reads a table's cells, its first row among them, as they are written."""
+"""The options with which pandas reads a table's cells as they are written, header included."""
 
 IMAGE_NAME = re.compile(r"[\w-][\w.-]{0,200}\.jpe?g", re.ASCII)
 
 
 def is_image_name(cell: Any) -> bool:
-    """Return whether a cell is the plain name of a .jpeg or .jpg file: no folder, no blank."""
+    """Return whether a cell is the plain name of a .jpeg or .jpg file, without folder or blank."""
     return isinstance(cell, str) and IMAGE_NAME.fullmatch(cell) is not None
 
 
@@ -72,13 +74,13 @@ CELL_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "gender": ("M or F", lambda cell: cell in ("M", "F")),
     **dict.fromkeys(FLAG_COLUMNS, ("0 or 1", lambda cell: cell in (0, 1))),
 }
-"""A row of the release: what a cell of each column must be, in words and as a test."""
+"""The rule for the cells of each column, in words and as a test."""
 
 
 class Fault(NamedTuple):
-    """Something that makes a table, or a row of it, unusable: the audit's check, and it in words.
+    """A fault that makes a table, or a row of it, unusable: the audit's check, and it in words.
 
-    `row` is as the file counts its rows, None where the whole table is meant.
+    `row` is as the file counts its rows, None for the whole table.
     """
 
     check: str
@@ -124,9 +126,9 @@ def read_table(root: str | Path, set_aside: Collection[str] = ()) -> pd.DataFram
 
 
 def table_file(root: str | Path) -> Path:
-    """Return the table of a data set: in `root`, or in a `BTXRD/` in it.
+    """Return the path of a data set's table, in `root` or in a `BTXRD/` in it.
 
-    Where there is none, the path does not exist and says where one should be.
+    Where there is no table, it is the path where one should be.
     """
     folders = [Path(root), Path(root) / "BTXRD"]
     tables = [folder / name for folder in folders for name in ("dataset.xlsx", "dataset.csv")]
@@ -140,17 +142,25 @@ def inspect_table(
     """Read the cells of an .xlsx or .csv table and find everything that makes it unusable.
 
     Returns:
-        The cells, as `read_cells` returns them (empty where it cannot be read); and the faults,
-        those of the whole table first.
+        The cells, as `read_cells` does (empty where it cannot), and the faults, those of the whole
+        table first.
     """
     try:
         cells = read_cells(source, texts=("image_id", "gender"))
     except ValueError as error:
         return pd.DataFrame(), [Fault("table-unreadable", str(error))]
-    faults = list(_table_faults(cells))
-    if set_aside and "image_id" in cells.columns:
+    faults = []
+    missing = [column for column in RELEASE_COLUMNS if column not in cells.columns]
+    if missing:
+        what = f"it lacks columns of the release's 37: {listed(missing)}"
+        faults.append(Fault("column-missing", what))
+    if cells.empty:
+        faults.append(Fault("table-empty", "it has no rows"))
+    if "image_id" in cells.columns:
         cells = cells[~cells["image_id"].isin(set_aside)]
-    return cells, [*faults, *_cell_faults(cells), *_duplicates(cells)]
+    ids = cells.get("image_id", pd.Series(dtype=object))
+    ids = ids[[isinstance(cell, str) for cell in ids]]
+    return cells, [*faults, *_cell_faults(cells, ids), *_duplicates(ids)]
 
 
 def read_cells(source: Path, texts: Sequence[str], names: Collection[str] = ()) -> pd.DataFrame:
@@ -161,7 +171,7 @@ def read_cells(source: Path, texts: Sequence[str], names: Collection[str] = ()) 
         names: of columns that are found whatever the case of their letters in the file.
 
     Returns:
-        The cells as they stand in the file, None where they are empty (`NA` and the like are text),
+        The cells as they stand in the file, None for empty ones (`NA` and the like are text),
         indexed by the file's row numbers; the columns' names without blanks round them.
 
     Raises:
@@ -171,8 +181,7 @@ def read_cells(source: Path, texts: Sequence[str], names: Collection[str] = ()) 
     try:
         grid = _read_csv(source) if is_csv else pd.read_excel(source, **GRID)
     except Exception as error:  # zip, XML and CSV parsers raise whatever the bytes provoke
-        reason = " ".join(str(error).split())
-        raise ValueError(f"it cannot be read: {reason:.160}") from error
+        raise ValueError(f"it cannot be read: {in_a_line(error)}") from error
     grid.index += 1
     cells = grid.iloc[1:].set_axis(_column_names(grid, names), axis=1)
     if is_csv:
@@ -206,39 +215,23 @@ def _column_names(grid: pd.DataFrame, names: Collection[str]) -> list[str]:
     return list(found)
 
 
-def _table_faults(cells: pd.DataFrame) -> Iterator[Fault]:
-    missing = [column for column in RELEASE_COLUMNS if column not in cells.columns]
-    if missing:
-        yield Fault("column-missing", f"it lacks columns of the release's 37: {listed(missing)}")
-    if cells.empty:
-        yield Fault("table-empty", "it has no rows")
-
-
-def _cell_faults(cells: pd.DataFrame) -> Iterator[Fault]:
+def _cell_faults(cells: pd.DataFrame, ids: pd.Series) -> Iterator[Fault]:
     columns = [column for column in RELEASE_COLUMNS if column in cells.columns]
     good = pd.DataFrame({c: cells[c].map(CELL_RULES[c][1]) for c in columns}, dtype=bool)
-    names = _names(cells)
     for row in good.index[~good.all(axis=1)]:
         wrong = []
         for column, cell in cells.loc[row, good.columns[~good.loc[row]]].items():
             found = "empty" if cell is None else f"{cell!r:.40}, not {CELL_RULES[column][0]}"
             wrong.append(f"{column} is {found}")
-        yield Fault("cell", listed(wrong), row, names.get(row))
+        yield Fault("cell", listed(wrong), row, ids.get(row))
 
 
-def _duplicates(cells: pd.DataFrame) -> Iterator[Fault]:
-    """Compare the names without their endings: one annotation serves both endings."""
-    names = _names(cells)
-    stems = names.map(lambda name: Path(name).stem)
+def _duplicates(ids: pd.Series) -> Iterator[Fault]:
+    """Yield the rows of one image: either ending names the same one, with one annotation."""
+    stems = ids.map(lambda name: Path(name).stem)
     for row in stems.index[stems.duplicated(keep=False)]:
         rows = listed([*map(str, stems.index[stems == stems[row]])])
-        yield Fault("id-duplicate", f"{stems[row]} stands in rows {rows}", row, names[row])
-
-
-def _names(cells: pd.DataFrame) -> pd.Series:
-    """Return the image_ids that are text, by row."""
-    ids = cells.get("image_id", pd.Series(dtype=object))
-    return ids[ids.map(lambda cell: isinstance(cell, str)).astype(bool)]
+        yield Fault("id-duplicate", f"{stems[row]} stands in rows {rows}", row, ids[row])
 
 
 def listed(names: Sequence[str]) -> str:

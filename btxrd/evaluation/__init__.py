@@ -1,10 +1,11 @@
-"""Predictions in, numbers out: metrics, intervals, comparisons, heat maps' scores, shortcuts.
+"""Metrics, intervals, comparisons, scores of heat maps and of shortcuts, from predictions.
 
-Predictions are frames with the columns of `predictions.csv`, as `read_predictions` returns them:
-`val` and `test` are their rows of one part, `frame` of any one. Every interval is made by a
-`Bootstrap`, and has its ends in the columns `low` and `high`, or `<name>_low` and `<name>_high`
-beside a column `<name>`. None has the width 0: where nothing varies, the ends are NaN. Values are
-float64, NaN where undefined.
+Predictions are frames with the columns of `predictions.csv`, as `read_predictions` returns and
+checks them: `val` and `test` are their rows of one part, `frame` of any one. Every interval is
+made by a `Bootstrap`, and has its ends in the columns `low` and `high`, or `<name>_low` and
+`<name>_high` beside a column `<name>`. None has the width 0: where nothing varies, the ends are
+NaN. Values are float64, NaN where undefined. The call for all numbers of a run is
+`btxrd.evaluation.summary.evaluate`.
 
 This package itself loads neither matplotlib nor torch. Methods are named by author and year:
 
@@ -49,6 +50,5 @@ This package itself loads neither matplotlib nor torch. Methods are named by aut
 
 from btxrd.evaluation.intervals import Bootstrap, bootstrap_metrics
 from btxrd.evaluation.metrics import classification_metrics
-from btxrd.evaluation.summary import evaluate
 
-__all__ = ["Bootstrap", "bootstrap_metrics", "classification_metrics", "evaluate"]
+__all__ = ["Bootstrap", "bootstrap_metrics", "classification_metrics"]

@@ -1,9 +1,8 @@
-"""Whether a probability means what it says: reliability, temperature scaling, abstaining.
+"""Calibration of the probabilities: reliability, temperature scaling, abstaining.
 
 Bins hold equally many images each (as nearly as they divide), so that no point of a reliability
 diagram rests on a handful. An outcome, (n,) booleans with n ≥ 1, says whether what was predicted
-with a confidence, (n,) in [0, 1], happened: each class against the rest, and `TOP_LABEL`. Where
-these are of the wrong form, functions that take them raise a ValueError.
+with a confidence, (n,) in [0, 1], happened: each class against the rest, and `TOP_LABEL`.
 """
 
 import numpy as np
@@ -17,6 +16,7 @@ from btxrd.evaluation.intervals import Bootstrap, Sample
 from btxrd.evaluation.metrics import cumulative_weights, ratio
 from btxrd.predictions import (
     LOGIT_COLUMNS,
+    Floats,
     fold_pairs,
     labels,
     predictions_frame,
@@ -31,7 +31,6 @@ __all__ = [
     "calibration_summary",
     "fit_temperature",
     "fitted_temperatures",
-    "reliability_table",
     "reliability_tables",
     "selective_prediction",
     "squared_calibration_error",
@@ -45,7 +44,6 @@ TEMPERATURE_BOUNDS = (0.01, 100.0)
 
 BINS = 10
 
-Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
 
 
@@ -100,21 +98,21 @@ def apply_temperature(frame: pd.DataFrame, temperature: ArrayLike) -> pd.DataFra
     No predicted class changes, nor does the frame's index.
 
     Args:
-        temperature: of all images, or (n,) of each.
-
-    Raises:
-        ValueError: a temperature is not finite or not above 0.
+        temperature: above 0, one of all images or (n,) of each.
     """
-    divisor = np.asarray(temperature, dtype=np.float64)
-    wrong = ~(np.isfinite(divisor) & (divisor > 0))
-    if wrong.any():
-        raise ValueError(f"temperature must be finite and above 0, found {divisor[wrong][0]}")
-    logits = _logits(frame) / divisor.reshape(-1, 1)
+    logits = _logits(frame) / np.reshape(temperature, (-1, 1))
     return predictions_frame(frame, logits).set_axis(frame.index)
 
 
+def calibration_outcomes(frame: pd.DataFrame) -> dict[str, tuple[Booleans, Floats]]:
+    """Return each class's name and `TOP_LABEL` → its outcomes and confidences, (n,) each."""
+    truth, chances = labels(frame), probabilities(frame)
+    by_class = {name: (truth == c, chances[:, c]) for c, name in enumerate(CLASS_NAMES)}
+    return by_class | {TOP_LABEL: (truth == chances.argmax(axis=1), chances.max(axis=1))}
+
+
 def squared_calibration_error(
-    outcome: ArrayLike, confidence: ArrayLike, weights: ArrayLike | None = None, bins: int = BINS
+    outcome: Booleans, confidence: Floats, weights: Floats | None = None, bins: int = BINS
 ) -> Floats:
     """Average how far the observed share lies from the mean confidence, squared, over bins.
 
@@ -124,45 +122,32 @@ def squared_calibration_error(
     Args:
         weights: (R, n) whole numbers ≥ 0, how often each image counts; once each by default. Each
             row has its own bins.
-        bins: how many, 1 or more; no more than images are used.
+        bins: 1 or more; no more than images are used.
 
     Returns:
         (R,) floats in [0, 1]; NaN where no image counts.
 
-    >>> error = squared_calibration_error([True, False, True, True], [0.5, 0.5, 0.8, 1], bins=2)
-    >>> error.round(3)  # half of (1 - 0.9)²
+    >>> outcome, chances = np.array([True, False, True, True]), np.array([0.5, 0.5, 0.8, 1])
+    >>> squared_calibration_error(outcome, chances, bins=2).round(3)  # half of (1 - 0.9)²
     array([0.005])
     """
-    happened, chances = _check_outcomes(outcome, confidence)
-    counts = np.ones((1, len(chances))) if weights is None else np.asarray(weights, float)
-    order = np.argsort(chances, kind="stable")
+    counts = np.ones((1, len(confidence))) if weights is None else np.asarray(weights, float)
+    order = np.argsort(confidence, kind="stable")
     errors = np.empty(len(counts))
     for row, count in enumerate(counts[:, order]):
-        n, confident, observed = _bin_sums(happened[order], chances[order], count, bins)
+        n, confident, observed = _bin_sums(outcome[order], confidence[order], count, bins)
         errors[row] = ratio((observed - confident) ** 2, n).sum()
     return ratio(errors, counts.sum(axis=1))
-
-
-def _without_bias(squared: Floats) -> Floats:
-    """Take the bias off squared calibration errors, (1 + R,), and off their replicates.
-
-    A squared mean exceeds that of the truth by its own variance, which the mean of the replicates
-    exceeds it by once more. (The bias of absolute distances is not found so: Kumar et al. 2019.)
-    """
-    bias = squared[1:].mean() - squared[0]
-    return np.concatenate([squared[:1] - bias, squared[1:] - 2 * bias])
 
 
 def _bin_sums(
     happened: Booleans, chances: Floats, count: Floats, bins: int
 ) -> tuple[Floats, Floats, Floats]:
-    """Images, sum of their chances and of their outcomes in each bin; images in ascending order.
+    """Return images, sum of chances and sum of outcomes of each bin; images in ascending order.
 
     The bins are those of `np.array_split` over the images repeated `count` times: cumulative sums
     are linear within an image, so they are read off at the bins' edges.
     """
-    if bins < 1:
-        raise ValueError(f"bins must be 1 or more, found {bins}")
     reached = np.concatenate([[0], np.cumsum(count)])
     total = int(reached[-1])
     parts = min(bins, max(1, total))
@@ -176,61 +161,36 @@ def _bin_sums(
     return sizes.astype(float), *sums
 
 
-def reliability_table(
-    outcome: ArrayLike,
-    confidence: ArrayLike,
-    groups: ArrayLike,
-    weights: Floats,
-    bootstrap: Bootstrap,
-) -> pd.DataFrame:
-    """Tabulate the points of a reliability diagram.
+def _without_bias(squared: Floats) -> Floats:
+    """Take the bias off squared calibration errors, (1 + R,), and off their replicates.
 
-    Args:
-        groups: (n,) patient groups.
-        weights: (1 + R, n) as `bootstrap` draws them.
-
-    Returns:
-        One row a bin, by confidence: `n` images, mean `confidence`, `observed` share, and its
-        interval `low`, `high`. The bins are those of all images, in the replicates too.
+    The square of an estimated mean is too high by the variance of the estimate. The replicates
+    vary about the estimate as the estimate varies about the truth, so they are too high twice.
+    (The bias of absolute distances is not found so: Kumar et al. 2019.)
     """
-    happened, chances = _check_outcomes(outcome, confidence)
-    bins = np.array_split(np.argsort(chances, kind="stable"), min(BINS, len(chances)))
-    members = np.stack([np.isin(np.arange(len(chances)), images) for images in bins], axis=1)
-    observed = ratio(weights @ (members & happened[:, None]), weights @ members)
-    return pd.DataFrame(
-        {"n": members.sum(axis=0), "confidence": [chances[images].mean() for images in bins]}
-        | bootstrap.columns("observed", observed, sample=Sample.of(members, groups))
-    )
-
-
-def _check_outcomes(outcome: ArrayLike, confidence: ArrayLike) -> tuple[Booleans, Floats]:
-    happened, chances = np.asarray(outcome), np.asarray(confidence, dtype=np.float64)
-    if happened.ndim != 1 or len(happened) == 0 or chances.shape != happened.shape:
-        raise ValueError(
-            "outcome and confidence must both have shape (n,) with n ≥ 1, found "
-            f"{happened.shape} and {chances.shape}"
-        )
-    if not np.isin(happened, (0, 1)).all():
-        raise ValueError(f"outcome must be True or False, found dtype {happened.dtype}")
-    if not ((chances >= 0) & (chances <= 1)).all():
-        raise ValueError("confidence must lie in [0, 1] and not be NaN")
-    return happened.astype(bool), chances
-
-
-def calibration_outcomes(frame: pd.DataFrame) -> dict[str, tuple[Booleans, Floats]]:
-    """Return each class's name and `TOP_LABEL` → its outcomes and confidences, (n,) each."""
-    truth, chances = labels(frame), probabilities(frame)
-    by_class = {name: (truth == c, chances[:, c]) for c, name in enumerate(CLASS_NAMES)}
-    return by_class | {TOP_LABEL: (truth == chances.argmax(axis=1), chances.max(axis=1))}
+    bias = squared[1:].mean() - squared[0]
+    return np.concatenate([squared[:1] - bias, squared[1:] - 2 * bias])
 
 
 def reliability_tables(frame: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, pd.DataFrame]:
-    """Return each outcome's name → its `reliability_table`."""
+    """Tabulate the points of a reliability diagram of each outcome, by name.
+
+    Returns:
+        Tables of one row a bin, by confidence: `n` images, mean `confidence`, `observed` share,
+        and its interval `low`, `high`. The bins are those of all images, in the replicates too.
+    """
     weights = bootstrap.weights(labels(frame), frame["group"])
-    return {
-        name: reliability_table(*outcome, frame["group"], weights, bootstrap)
-        for name, outcome in calibration_outcomes(frame).items()
-    }
+    tables = {}
+    for name, (happened, chances) in calibration_outcomes(frame).items():
+        bins = np.array_split(np.argsort(chances, kind="stable"), min(BINS, len(chances)))
+        members = np.stack([np.isin(np.arange(len(chances)), images) for images in bins], axis=1)
+        observed = ratio(weights @ (members & happened[:, None]), weights @ members)
+        sample = Sample.of(members, frame["group"])
+        tables[name] = pd.DataFrame(
+            {"n": members.sum(axis=0), "confidence": [chances[images].mean() for images in bins]}
+            | bootstrap.columns("observed", observed, sample=sample)
+        )
+    return tables
 
 
 def calibration_summary(
@@ -247,9 +207,6 @@ def calibration_summary(
         fixed in the intervals; in a pool the mean over the images), `when` (before or after it),
         `calibration_error` (in [0, 1]) and `brier` (one-vs-rest, Brier 1950, in [0, 1]) with their
         ends. Where `val` is empty, only the rows before, and no temperature.
-
-    Raises:
-        ValueError: `test` is empty.
     """
     weights = bootstrap.weights(labels(test), test["group"])
     temperatures = fitted_temperatures(val, test) if len(val) else np.array([np.nan])
@@ -271,28 +228,20 @@ def calibration_summary(
 
 
 def selective_prediction(frame: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
-    """Trace the accuracy on the images that remain when the least confident are left to others.
+    """Compute the accuracy on the images that remain when the least confident are left to others.
 
     The risk-coverage curve of El-Yaniv and Wiener (2010), as accuracy, with the highest
     probability as confidence (Geifman and El-Yaniv 2017).
 
     Returns:
         One row a distinct confidence, from the highest down: `coverage`, the share of images
-        with at least the confidence `threshold`; `n` of them; `accuracy` among these, with `low`,
-        `high`.
-
-    Raises:
-        ValueError: `frame` is empty.
+        with at least the confidence `threshold`; `accuracy` among these, with `low`, `high`.
     """
-    if frame.empty:
-        raise ValueError("selective prediction needs one prediction or more, found none")
     correct, confidence = calibration_outcomes(frame)[TOP_LABEL]
     weights = bootstrap.weights(labels(frame), frame["group"])
     right, kept = cumulative_weights(correct, confidence, weights)
+    sample = Sample.above(confidence, frame["group"])
     return pd.DataFrame(
-        {"coverage": kept[0] / len(frame), "n": kept[0].astype(int)}
-        | bootstrap.columns(
-            "accuracy", ratio(right, kept), sample=Sample.above(confidence, frame["group"])
-        )
-        | {"threshold": np.unique(confidence)[::-1]}
+        {"coverage": kept[0] / len(frame), "threshold": np.unique(confidence)[::-1]}
+        | bootstrap.columns("accuracy", ratio(right, kept), sample=sample)
     )

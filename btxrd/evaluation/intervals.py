@@ -1,8 +1,8 @@
-"""How sure a figure is: one cluster bootstrap, from which every interval comes.
+"""The cluster bootstrap, from which every interval comes.
 
-Views of one patient are not independent, so whole patient groups are drawn, not images; and they
-are drawn within each class, so that no replicate is without malignant images: the cluster
-bootstrap of Field and Welsh (2007), stratified as in Efron and Tibshirani (1993, section 8).
+Images of one patient are not independent, so whole groups are drawn, not images; and they are
+drawn within each class, so that no replicate is without malignant images: the cluster bootstrap
+of Field and Welsh (2007), stratified as in Efron and Tibshirani (1993, section 8).
 
 A proportion has the interval of Korn and Graubard (1998), which has a width at 0 and at 1 too: of
 0 in 5, the truth may be 0.4. Other figures have percentile intervals (Efron and Tibshirani 1993,
@@ -17,43 +17,27 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincinv, stdtrit
 
-from btxrd import CLASS_NAMES
-from btxrd.evaluation.metrics import (
-    METRIC_NAMES,
-    cumulative_weights,
-    metric_table,
-    proportion_members,
-    ratio,
-)
-from btxrd.predictions import check_predictions
+from btxrd.evaluation.metrics import METRIC_NAMES, metric_table, proportion_members, ratio
+from btxrd.predictions import Floats
 
-__all__ = [
-    "NO_INTERVAL",
-    "ROUNDING",
-    "Bootstrap",
-    "Sample",
-    "bootstrap_curves",
-    "bootstrap_metrics",
-]
+__all__ = ["NO_INTERVAL", "ROUNDING", "Bootstrap", "Sample", "bootstrap_metrics"]
 
 NO_INTERVAL = (
     "the replicates of the bootstrap are equal, as at perfect separation or of a single study"
 )
-"""Why an estimate has none."""
+"""The reason why an estimate has no interval."""
 
 ROUNDING = 1e-9
 """Replicates that differ by less are equal."""
 
-Floats = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class Sample:
-    """What proportions are of: how many images, in how many patient groups.
+    """The images that proportions are shares of, and the groups that these images form.
 
     Attributes:
-        images: (…) the denominators.
-        groups: (…) how many groups these images form.
+        images: (…) numbers of images, the denominators.
+        groups: (…) numbers of groups.
         degrees: (…) of freedom of the bootstrap's variance; None for `groups` - 1.
     """
 
@@ -96,7 +80,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """What draws, and what turns replicates into an interval.
+    """A bootstrap: it draws replicates, and turns them into intervals.
 
     Attributes:
         replicates: R, 1 or more.
@@ -112,7 +96,7 @@ class Bootstrap:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
+        """Refuse numbers of replicates and levels that cannot be."""
         if self.replicates < 1:
             raise ValueError(f"replicates must be 1 or more, found {self.replicates}")
         if not 0 < self.level < 1:
@@ -120,7 +104,7 @@ class Bootstrap:
 
     @property
     def name(self) -> str:
-        """The level as reports write it."""
+        """Return the level as reports write it, such as "95 %"."""
         return f"{100 * self.level:g} %"
 
     def weights(self, y_true: ArrayLike, groups: ArrayLike | None = None) -> Floats:
@@ -156,16 +140,12 @@ class Bootstrap:
         return multiplicity[:, codes]
 
     def shares(self, trainings: int, number: int = 0) -> Floats:
-        """Draw replicates of trainings (seeds), as the share of each in their mean.
+        """Draw replicates of S trainings (seeds), as the share of each in their mean.
 
-        One fewer than there are is drawn, with replacement, so that the mean of a replicate has
-        the variance s²/S, and not (S - 1)/S of it (Rao and Wu 1988). One training does not vary.
+        S - 1 of them are drawn, with replacement, so that the mean of a replicate has the
+        variance s²/S, and not (S - 1)/S of it (Rao and Wu 1988). One training does not vary.
         Together with `weights` it is the pigeonhole bootstrap (Owen 2007), which errs on the wide
-        side.
-
-        Args:
-            trainings: S, how many.
-            number: draws of different numbers are independent.
+        side. Draws with different `number` are independent.
 
         Returns:
             (1 + R, S) float64 ≥ 0 whose rows sum to 1: first equal shares, then the replicates.
@@ -180,13 +160,13 @@ class Bootstrap:
     ) -> tuple[Floats, Floats, Floats]:
         """Return the estimate and the low and high end of its interval; NaN where undefined.
 
-        The ends are NaN also where they are equal: replicates that do not vary, as of an AUC of
-        1, say nothing of how sure it is. A proportion has ends all the same.
+        The ends are NaN also where they are equal, as of an AUC of 1, whose replicates do not
+        vary; a proportion has ends all the same.
 
         Args:
             values: (1 + R, …) the statistic for each row of `weights`. Replicates in which it is
                 NaN are left out.
-            sample: of a proportion, as in `proportion`; None for what is none.
+            sample: of a proportion, as in `proportion`; None where the statistic is none.
 
         >>> Bootstrap(replicates=2, level=0.5).estimate(np.array([0.4, 0.0, 1.0]))
         (np.float64(0.4), np.float64(0.25), np.float64(0.75))
@@ -212,14 +192,14 @@ class Bootstrap:
         the quantiles of t at `level` and the degrees of freedom d of the variance. The design
         effect is the variance over the replicates as a multiple of that of n independent images
         with the same mean; K groups drawn with replacement have (K - 1) / K of the variance, so
-        it is divided by that first. An effect below 1 is taken for chance: images of one group
-        are not surer than independent ones. Where the replicates do not vary (none or all are
-        hit, or there is a single group), n_eff is K, as if the images of a group were one.
-        `tests/benchmarks/test_coverage.py` counts how often these intervals hold the truth.
+        it is divided by that first. An effect below 1 is taken for chance. Where the replicates do
+        not vary (none or all are hit, or there is a single group), n_eff is K, as if the images
+        of a group were one. Notebook 04 computes one such interval by hand, and
+        `tests/benchmarks/test_coverage.py` counts how often they hold the truth.
 
         Args:
             values: (1 + R, …) in [0, 1], as in `estimate`.
-            sample: what each is of, (…) or what broadcasts to it.
+            sample: the images of each, (…) or what broadcasts to it.
 
         Returns:
             Three (…) float64: the proportion, low, high, all in [0, 1]; NaN where it is NaN.
@@ -250,7 +230,7 @@ class Bootstrap:
     def columns(
         self, name: str, values: Floats, prefix: str = "", sample: Sample | None = None
     ) -> dict[str, Floats]:
-        """Return what `estimate` does as columns of a table: `name` and its (prefixed) ends."""
+        """Return the result of `estimate` as columns: `name`, and its ends after the prefix."""
         ends = (name, f"{prefix}low", f"{prefix}high")
         return dict(zip(ends, self.estimate(values, sample), strict=True))
 
@@ -294,82 +274,13 @@ def bootstrap_metrics(
     Returns:
         A frame indexed by `metric` with the float columns `estimate`, `low`, `high`.
     """
-    labels, scores = check_predictions(y_true, probabilities)
-    table = metric_table(labels, scores, bootstrap.weights(labels, groups), names)
-    known = proportion_members(labels, scores)
-    shares = [name for name in table if name in known]
-    others = [name for name in table if name not in known]
-    frames = []
-    for alike in filter(None, (others, shares)):
-        of = None
-        if alike is shares:
-            of = Sample.of(np.stack([known[name] for name in shares], axis=1), groups)
-        values = np.stack([table[name] for name in alike], axis=1)
-        index = pd.Index(alike, name="metric")
-        frames.append(pd.DataFrame(bootstrap.columns("estimate", values, sample=of), index))
-    return pd.concat(frames).loc[list(table)]
-
-
-def bootstrap_curves(
-    y_true: ArrayLike, probabilities: ArrayLike, groups: ArrayLike | None, bootstrap: Bootstrap
-) -> pd.DataFrame:
-    """Give the ROC and the precision-recall curve of each class a pointwise band.
-
-    The ROC curve is read at fixed false-positive rates (vertical averaging, Fawcett 2006);
-    precision at fixed recalls, in steps (Davis and Goadrich 2006). Both are proportions.
-    Arguments and errors as in `bootstrap_metrics`.
-
-    Returns:
-        A frame with the columns `curve` ("roc" or "pr"), `class_name`, `x` (1 - specificity below
-        1, or recall, in steps of 0.01), `low`, `high` (sensitivity, or precision); a class
-        without both positives and negatives has no rows.
-    """
-    labels, scores = check_predictions(y_true, probabilities)
-    weights = bootstrap.weights(labels, groups)
-    grid = np.linspace(0, 1, 101)
-    bands = [pd.DataFrame(columns=["curve", "class_name", "x", "low", "high"])]
-    for c, name in enumerate(CLASS_NAMES):
-        positive = labels == c
-        if positive.all() or not positive.any():
-            continue
-        above, everyone = cumulative_weights(positive, scores[:, c], weights)
-        # Where every image is called, nothing is uncertain.
-        curves = {
-            "roc": (_sensitivity_at, grid[:-1], Sample.of(positive, groups)),
-            "pr": (_precision_at, grid, _called(above[0], grid, scores[:, c], groups)),
-        }
-        for curve, (read, x, sample) in curves.items():
-            values = np.stack([read(*row, x) for row in zip(above, everyone, strict=True)])
-            _, low, high = bootstrap.proportion(values, sample)
-            band = {"curve": curve, "class_name": name, "x": x, "low": low, "high": high}
-            bands.append(pd.DataFrame(band))
-    return pd.concat(bands[1:] or bands, ignore_index=True)
-
-
-def _called(above: Floats, grid: Floats, scores: Floats, groups: ArrayLike | None) -> Sample:
-    """Count what the precision at each recall of `grid` is of: the images that are called."""
-    sample, reached = Sample.above(scores, groups), _reached(above, grid)
-    return Sample(sample.images[reached], sample.groups[reached])
-
-
-def _sensitivity_at(above: Floats, everyone: Floats, grid: Floats) -> Floats:
-    """Sensitivity at each false-positive rate of `grid`; NaN where a class has no weight."""
-    false_alarms = everyone - above
-    if above[-1] == 0 or false_alarms[-1] == 0:
-        return np.full(len(grid), np.nan)
-    return np.interp(grid, np.r_[0, false_alarms / false_alarms[-1]], np.r_[0, above / above[-1]])
-
-
-def _precision_at(above: Floats, everyone: Floats, grid: Floats) -> Floats:
-    """Precision at the highest threshold that reaches each recall of `grid`."""
-    if above[-1] == 0:
-        return np.full(len(grid), np.nan)
-    reached = _reached(above, grid)
-    return above[reached] / everyone[reached]
-
-
-def _reached(above: Floats, grid: Floats) -> NDArray[np.int64]:
-    """Place of the highest threshold that reaches each recall of `grid`."""
-    # The first threshold that finds anyone stands for recall 0.
-    needed = np.maximum(grid * above[-1] * (1 - 1e-12), np.finfo(np.float64).tiny)
-    return np.searchsorted(above, needed)
+    table = metric_table(y_true, probabilities, bootstrap.weights(y_true, groups), names)
+    members = proportion_members(y_true, probabilities)
+    shares = [name for name in table if name in members]
+    rows = {name: bootstrap.estimate(table[name]) for name in table if name not in members}
+    if shares:
+        sample = Sample.of(np.stack([members[name] for name in shares], axis=1), groups)
+        values = np.stack([table[name] for name in shares], axis=1)
+        rows |= zip(shares, np.transpose(bootstrap.proportion(values, sample)), strict=True)
+    index = pd.Index(table, name="metric")
+    return pd.DataFrame([rows[name] for name in table], index, ["estimate", "low", "high"])

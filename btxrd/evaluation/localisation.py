@@ -1,13 +1,14 @@
-"""How well maps find lesions, against what it takes no trained network to reach.
+"""Scores of maps against lesion masks, and the scores that need no trained network.
 
 Three references stand beside every score: chance (the area of the mask), a bump at the centre of
 the image, and the maps of the same network with weights drawn anew (Adebayo et al. 2018).
 
 Maps are float (N, S, S) and at least 0, raw or scaled where nothing else is said; masks are
-uint8 {0, 1} or bool (N, S, S). Other shapes, and thresholds outside (0, 1], are a ValueError.
+uint8 {0, 1} or bool (N, S, S).
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from btxrd.evaluation.metrics import ratio
 __all__ = [
     "SCORES",
     "SOURCES",
+    "Source",
     "best_threshold",
     "cam_mask_iou",
     "center_prior",
@@ -33,26 +35,32 @@ __all__ = [
 SCORES = ("iou", "iou_best", "pointing", "energy")
 """The scores of a map by column; all lie in [0, 1]."""
 
+
+class Source(NamedTuple):
+    """A source of maps, as `SOURCES` lists them by name.
+
+    Attributes:
+        ending: of the columns of its scores: `iou_center`, `energy_chance`, …
+        is_trained: it has learnt something, and is compared with those that have not.
+        words: in which people read that a map of it points at something.
+    """
+
+    ending: str
+    is_trained: bool
+    words: str
+
+
 SOURCES = {
-    "network": "",
-    "attention": "_attention",
-    "chance": "_chance",
-    "center prior": "_center",
-    "randomised weights": "_randomised",
+    "network": Source("", True, "by the network"),
+    "attention": Source("_attention", True, "by the network's attention"),
+    "chance": Source("_chance", False, "by chance"),
+    "center prior": Source("_center", False, "by betting on the middle"),
+    "randomised weights": Source("_randomised", False, "by the network with random weights"),
 }
-"""Whose scores they are, and the ending of their columns: `iou_center`, `energy_chance`, …
-
-The attention is that of a network that was taught it by the lesion masks, where it has one.
-"""
-
-TRAINED = ("network", "attention")
-"""The sources that have learnt something; the others are what they are compared with."""
-
-HITTING = [source for source in SOURCES if source != "chance"]
-"""The sources whose maps have a peak that hits or does not."""
+"""The sources of maps by name. Only some networks have an attention; lesion masks taught it."""
 
 DEFAULT_THRESHOLD = 0.5
-THRESHOLDS = tuple(np.arange(1, 20) / 20)
+THRESHOLDS = np.arange(1, 20) / 20
 
 
 def normalise_maps(maps: np.ndarray) -> np.ndarray:
@@ -65,38 +73,46 @@ def normalise_maps(maps: np.ndarray) -> np.ndarray:
 
 
 def cam_mask_iou(maps: np.ndarray, masks: np.ndarray, threshold: float = 0.5) -> np.ndarray:
-    """Overlap of the hot part of each map (min-max scaled, at least `threshold`) with the lesion.
+    """Return the overlap of the hot part of each map with the lesion.
 
-    Intersection over union (Selvaraju et al. 2017), with the mask itself instead of a box: (N,)
+    Hot is where the min-max scaled map is at least `threshold`, in (0, 1]. The overlap is the
+    intersection over union (Selvaraju et al. 2017), with the mask itself instead of a box: (N,)
     in [0, 1]; NaN where the mask is empty; 0 where the map is constant.
 
     >>> maps = np.array([[[0.0, 1.0], [0.2, 0.8]]])
     >>> cam_mask_iou(maps, np.array([[[0, 1], [0, 0]]]))
     array([0.5])
     """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold must lie in (0, 1], not {threshold}")
-    lesion = _lesions(maps, masks)
-    hot = normalise_maps(maps) >= threshold
-    intersection, area = _areas(hot & lesion), _areas(lesion)
-    return _share(intersection, _areas(hot) + area - intersection, area > 0)
+    return _overlap(normalise_maps(maps) >= threshold, masks.astype(bool))
+
+
+def _overlap(hot: np.ndarray, lesion: np.ndarray) -> np.ndarray:
+    # Image by image: a sum over two axes takes ten times as long.
+    both, of_hot, area = (
+        np.array([np.count_nonzero(flag) for flag in flags], dtype=np.int64)
+        for flags in (hot & lesion, hot, lesion)
+    )
+    return _share(both, of_hot + area - both, area > 0)
+
+
+def _share(part: np.ndarray, whole: np.ndarray, defined: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=defined)
 
 
 def pointing_game(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Whether the highest point of each map, the first of equals, lies in the lesion: (N,) bool.
+    """Return whether the highest point of each map, the first of equals, hits the lesion: (N,).
 
     The pointing game of Zhang et al. (2018), without their margin. A constant map points nowhere
     and an empty mask cannot be hit: both give False.
     """
-    lesion = _lesions(maps, masks)
     size = maps.shape[1] * maps.shape[2]
     peaks = maps.reshape(len(maps), size).argmax(axis=1)
-    hit = np.take_along_axis(lesion.reshape(len(maps), size), peaks[:, None], axis=1)[:, 0]
+    hit = masks.astype(bool).reshape(len(maps), size)[np.arange(len(maps)), peaks]
     return hit & (maps.max(axis=(1, 2)) > maps.min(axis=(1, 2)))
 
 
 def energy_inside(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Share of each raw map's sum that lies inside the lesion; min-max scaled maps give another.
+    """Return the share of each raw map's sum inside the lesion; scaled maps give another.
 
     The energy-based pointing game of Wang et al. (2020), with the mask instead of a box: (N,) in
     [0, 1]; NaN where the map or the mask is empty.
@@ -104,25 +120,10 @@ def energy_inside(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
     >>> energy_inside(np.array([[[0.0, 1.0], [0.0, 3.0]]]), np.array([[[0, 1], [1, 0]]]))
     array([0.25])
     """
-    lesion = _lesions(maps, masks)
+    lesion = masks.astype(bool)
     total = maps.sum(axis=(1, 2), dtype=np.float64)
     inside = np.where(lesion, maps, 0).sum(axis=(1, 2), dtype=np.float64)
     return _share(inside, total, lesion.any(axis=(1, 2)) & (total > 0))
-
-
-def _lesions(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    if maps.ndim != 3 or maps.shape != masks.shape:
-        raise ValueError(f"maps {maps.shape} and masks {masks.shape} must both be (N, S, S)")
-    return masks.astype(bool)
-
-
-def _areas(flags: np.ndarray) -> np.ndarray:
-    # Image by image: a sum over two axes takes ten times as long.
-    return np.array([np.count_nonzero(flag) for flag in flags], dtype=np.int64)
-
-
-def _share(part: np.ndarray, whole: np.ndarray, defined: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=defined)
 
 
 def localisation_scores(maps: np.ndarray, masks: np.ndarray, threshold: float) -> pd.DataFrame:
@@ -174,23 +175,9 @@ def best_threshold(maps: np.ndarray, masks: np.ndarray) -> float:
     annotated = masks.any(axis=(1, 2))
     if not annotated.any():
         return DEFAULT_THRESHOLD
-    maps, masks = maps[annotated], masks[annotated]
-    pairs = zip(maps, _lesions(maps, masks), strict=True)
-    overlaps = np.mean([_overlaps(heat, lesion) for heat, lesion in pairs], axis=0)
-    return float(THRESHOLDS[np.argmax(overlaps)])
-
-
-def _overlaps(heat: np.ndarray, lesion: np.ndarray) -> np.ndarray:
-    """Return `cam_mask_iou` of one map, (S, S), at each of `THRESHOLDS`, from one look at it."""
-    reached = np.searchsorted(THRESHOLDS, normalise_maps(heat[None])[0], side="right")
-    hot, hit = (_at_least(counts) for counts in (reached.ravel(), reached[lesion]))
-    return hit / (hot + lesion.sum() - hit)
-
-
-def _at_least(counts: np.ndarray) -> np.ndarray:
-    """Return how many of these numbers of thresholds are at least 1, 2, …, all of them."""
-    of_each = np.bincount(counts, minlength=len(THRESHOLDS) + 1)
-    return of_each[::-1].cumsum()[-2::-1]
+    scaled, lesions = normalise_maps(maps[annotated]), masks[annotated].astype(bool)
+    overlaps = np.stack([_overlap(scaled >= cut, lesions) for cut in THRESHOLDS], axis=1)
+    return float(THRESHOLDS[overlaps.mean(axis=0).argmax()])
 
 
 def reference_scores(
@@ -199,20 +186,16 @@ def reference_scores(
     """Score the maps of several sources, and chance, side by side.
 
     Args:
-        maps: source (of `SOURCES`, without chance; those there are) → raw maps.
-        thresholds: source → threshold of its `iou_best`.
+        maps: name of a source (some of `SOURCES`, without chance) → raw maps.
+        thresholds: name of the source → threshold of its `iou_best`.
 
     Returns:
         N rows; for each source the columns `SCORES` with its ending: `iou`, …, `iou_chance`, ….
     """
-    frames = [
-        chance_scores(masks).add_suffix(ending)
-        if source == "chance"
-        else localisation_scores(maps[source], masks, thresholds[source]).add_suffix(ending)
-        for source, ending in SOURCES.items()
-        if source == "chance" or source in maps
-    ]
-    return pd.concat(frames, axis=1)
+    scores = {name: localisation_scores(maps[name], masks, thresholds[name]) for name in maps}
+    scores["chance"] = chance_scores(masks)
+    named = [scores[name].add_suffix(of.ending) for name, of in SOURCES.items() if name in scores]
+    return pd.concat(named, axis=1)
 
 
 def localisation_table(
@@ -223,8 +206,7 @@ def localisation_table(
     Leads are paired: the difference is taken image by image, under the same replicates. Where the
     score of the network, or of its attention, is the same for all images, such as a peak that never
     hits, its leads have no interval: the replicates would vary by the reference alone. The share of
-    peaks that hit is a proportion. Without maps of the network there are scores of the references
-    alone.
+    peaks that hit is a proportion. Without maps of the network only the references have scores.
 
     Args:
         scores: columns of `reference_scores`, `label` (0, 1, 2) and `group`; images without an
@@ -232,60 +214,65 @@ def localisation_table(
         by: column that cuts the images into parts; one part, `all`, by default.
 
     Returns:
-        One row a part, source and score: `part`, `n` images, `groups`, `source` (of `SOURCES`, or
-        one of `TRAINED` − a reference), `score`, `estimate` (a mean), `low`, `high`.
+        One row a part, source and score, then one a part, trained source, reference and score:
+        `part`, `n` images, `groups`, `source`, `reference` (empty where the row is a plain score,
+        and not a lead), `score`, `estimate` (a mean), `low`, `high`.
 
     Raises:
         ValueError: no image has an annotated lesion.
 
     >>> scores = pd.DataFrame({"iou": [0.2, 0.4], "iou_chance": [0.1, 0.1], "label": [1, 1],
     ...                        "group": ["a", "b"]})
-    >>> localisation_table(scores, Bootstrap(99))[["source", "score", "estimate"]].round(2)
-                 source score  estimate
-    0           network   iou       0.3
-    1            chance   iou       0.1
-    2  network − chance   iou       0.2
+    >>> table = localisation_table(scores, Bootstrap(99))
+    >>> table[["source", "reference", "score", "estimate"]].round(2)
+        source reference score  estimate
+    0  network             iou       0.3
+    1   chance             iou       0.1
+    2  network    chance   iou       0.2
     """
     scores = scores[scores["iou_chance"].notna()]
     if scores.empty:
         raise ValueError("no image has an annotated lesion: there is nothing to score")
-    values = _sources_and_leads(scores)
+    values = _scores_and_leads(scores)
     weights = bootstrap.weights(scores["label"], scores["group"])
     parts = pd.Series("all", scores.index) if by is None else scores[by]
     tables = []
     for part, rows in scores.groupby(parts, observed=True):
         here = scores.index.get_indexer(rows.index)
-        total = weights[:, here].sum(axis=1, keepdims=True)
-        sums = weights[:, here] @ values.iloc[here].to_numpy()
-        means = ratio(sums, total)
-        sizes = {"part": part, "n": len(rows), "groups": rows["group"].nunique()}
-        table = values.columns.to_frame(index=False).assign(**sizes)
+        own, groups = values.iloc[here], rows["group"].nunique()
+        means = ratio(weights[:, here] @ own.to_numpy(), weights[:, here].sum(axis=1)[:, None])
+        table = own.columns.to_frame(index=False).assign(part=part, n=len(rows), groups=groups)
         table = table.assign(**bootstrap.columns("estimate", means))
-        hits = ((table["score"] == "pointing") & table["source"].isin(HITTING)).to_numpy()
-        shares = bootstrap.proportion(means[:, hits], Sample(len(rows), sizes["groups"]))
+        is_lead, source = table["reference"] != "", table["source"]
+        # A peak hits or does not; by chance, an area is hit.
+        hits = ~is_lead & (table["score"] == "pointing") & (source != "chance")
+        shares = bootstrap.proportion(means[:, hits], Sample(len(rows), groups))
         table.loc[hits, ["low", "high"]] = np.stack(shares[1:], axis=1)
-        for source in TRAINED:
-            own = [score for score in SCORES if score + SOURCES[source] in rows]
-            same = [score for score in own if np.ptp(rows[score + SOURCES[source]]) == 0]
-            leads = table["source"].str.startswith(f"{source} −") & table["score"].isin(same)
-            table.loc[leads, ["low", "high"]] = np.nan
+        pairs = zip(source, table["score"], strict=True)
+        is_same = np.array([np.ptp(own[name, "", score]) == 0 for name, score in pairs])
+        table.loc[is_lead & is_same, ["low", "high"]] = np.nan
         tables.append(table)
-    columns = ["part", "n", "groups", "source", "score", "estimate", "low", "high"]
+    columns = ["part", "n", "groups", "source", "reference", "score", "estimate", "low", "high"]
     return pd.concat(tables, ignore_index=True)[columns]
 
 
-def _sources_and_leads(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return one column for each (source, score): those there are, and the leads."""
+def _scores_and_leads(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return one column for each (source, reference, score): the plain scores, then the leads."""
     columns = {
-        (source, score): scores[score + ending]
-        for source, ending in SOURCES.items()
+        (name, "", score): scores[score + source.ending]
+        for name, source in SOURCES.items()
         for score in SCORES
-        if score + ending in scores
+        if score + source.ending in scores
     }
+    trained, references = (
+        [name for name, source in SOURCES.items() if source.is_trained == learnt]
+        for learnt in (True, False)
+    )
     leads = {
-        (f"{trained} − {source}", score): columns[trained, score] - reference
-        for trained in TRAINED
-        for (source, score), reference in columns.items()
-        if source not in TRAINED and (trained, score) in columns
+        (own, other, score): columns[own, "", score] - columns[other, "", score]
+        for own in trained
+        for other in references
+        for score in SCORES
+        if (own, "", score) in columns and (other, "", score) in columns
     }
-    return pd.DataFrame(columns | leads).rename_axis(columns=["source", "score"])
+    return pd.DataFrame(columns | leads).rename_axis(columns=["source", "reference", "score"])

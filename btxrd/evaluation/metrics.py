@@ -1,9 +1,10 @@
 """Every figure of merit of a classifier, for one set of images or for thousands of reweightings.
 
-Functions take (n,) integer labels and (n, 3) probabilities, and raise what `check_predictions`
-does. The predicted class is the one with the highest probability (the first of equals). AUC,
-average precision, sensitivity, specificity, PPV, NPV and F1 are one-vs-rest. What a set of images
-cannot tell (the AUC of a class it lacks, say) is NaN, never an exception and never a silent zero.
+Functions take (n,) integer labels and (n, 3) probabilities as a frame of predictions holds them,
+which was checked when it was read; only `classification_metrics` checks them. The predicted class
+is the one with the highest probability (the first of equals). AUC, average precision, sensitivity,
+specificity, PPV, NPV and F1 are one-vs-rest. What a set of images cannot tell (the AUC of a class
+it lacks, say) is NaN, never an exception and never a silent zero.
 
 Definitions agree with scikit-learn's, `sample_weight` included; they are computed here because
 the bootstrap needs them for 2,000 weight vectors at once.
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from btxrd import CLASS_NAMES
-from btxrd.predictions import MALIGNANT, check_predictions
+from btxrd.predictions import MALIGNANT, Floats, check_predictions
 
 __all__ = [
     "METRIC_NAMES",
@@ -44,7 +45,6 @@ CHUNK_ELEMENTS = 250_000
 
 NORMAL = CLASS_NAMES.index("Normal")
 
-Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
@@ -62,6 +62,9 @@ def classification_metrics(y_true: ArrayLike, probabilities: ArrayLike) -> dict[
 
         Balanced accuracy and macro F1 are means over the classes that have one, as in
         scikit-learn; the macro AUC is defined only where every class has one.
+
+    Raises:
+        ValueError: these are no labels or no probabilities, as `check_predictions` says.
     """
     labels, scores = check_predictions(y_true, probabilities)
     ones = np.ones((1, len(labels)))
@@ -102,8 +105,7 @@ def metric_table(
         Metric name → (R,) float64, in the order of `names`.
 
     Raises:
-        ValueError: the weights have another shape, are negative or not finite; or there is no
-            metric of that name.
+        ValueError: there is no metric of that name.
 
     >>> table = metric_table([0, 1], [[0.9, 0.1, 0], [0.6, 0.4, 0]], [[1, 1], [3, 1]])
     >>> table["accuracy"].tolist()
@@ -112,8 +114,8 @@ def metric_table(
     for name in names:
         if name not in METRIC_NAMES:
             raise ValueError(f"unknown metric {name!r}; allowed: {', '.join(METRIC_NAMES)}")
-    labels, scores = check_predictions(y_true, probabilities)
-    weights = _check_weights(weights, len(labels))
+    labels, scores = np.asarray(y_true), np.asarray(probabilities)
+    weights = np.asarray(weights, dtype=np.float64)
     rows = max(1, CHUNK_ELEMENTS // len(labels))
     chunks = [
         _threshold_metrics(_confusion_matrices(labels, scores, chunk))
@@ -125,7 +127,7 @@ def metric_table(
 
 
 def proportion_members(y_true: ArrayLike, probabilities: ArrayLike) -> dict[str, NDArray[np.bool_]]:
-    """Say which metrics are proportions, and of which images: those in the denominator.
+    """Return the images in the denominator of each metric that is a proportion.
 
     Returns:
         Metric name, as in `metric_table`, → (n,) booleans.
@@ -133,8 +135,7 @@ def proportion_members(y_true: ArrayLike, probabilities: ArrayLike) -> dict[str,
     >>> proportion_members([0, 1], [[0.9, 0.1, 0], [0.6, 0.4, 0]])["precision/Normal"]
     array([ True,  True])
     """
-    labels, scores = check_predictions(y_true, probabilities)
-    predicted = scores.argmax(axis=1)
+    labels, predicted = np.asarray(y_true), np.asarray(probabilities).argmax(axis=1)
     members = {"accuracy": np.full(len(labels), True), "malignant_as_normal": labels == MALIGNANT}
     for c, name in enumerate(CLASS_NAMES):
         members |= {
@@ -146,17 +147,8 @@ def proportion_members(y_true: ArrayLike, probabilities: ArrayLike) -> dict[str,
     return members
 
 
-def _check_weights(weights: ArrayLike, n: int) -> Floats:
-    array = np.asarray(weights, dtype=np.float64)
-    if array.ndim != 2 or array.shape[1] != n or len(array) == 0:
-        raise ValueError(f"weights must have shape (R, {n}) with R ≥ 1, found {array.shape}")
-    if not np.isfinite(array).all() or (array < 0).any():
-        raise ValueError("weights must be finite and not negative")
-    return array
-
-
 def ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """Divide, with NaN where the denominator is 0."""
+    """Return quotients, NaN where the denominator is 0."""
     numerator, denominator = np.broadcast_arrays(numerator, denominator)
     quotient = np.full(numerator.shape, np.nan)
     return np.divide(numerator, denominator, out=quotient, where=denominator > 0)
@@ -170,7 +162,7 @@ def _confusion_matrices(labels: Integers, scores: Floats, weights: Floats) -> Fl
 
 
 def _threshold_metrics(matrices: Floats) -> dict[str, Floats]:
-    """Metrics of the predicted class, from (R, C, C) confusion matrices."""
+    """Return the metrics of the predicted class, from (R, C, C) confusion matrices."""
     total = matrices.sum(axis=(1, 2))
     actual, predicted = matrices.sum(axis=2), matrices.sum(axis=1)
     hits = np.diagonal(matrices, axis1=1, axis2=2)
@@ -184,24 +176,28 @@ def _threshold_metrics(matrices: Floats) -> dict[str, Floats]:
         "npv": ratio(rejections, predicted @ others),
         "f1": ratio(2 * hits, actual + predicted),
     }
-    table = {
+    return {
         "accuracy": ratio(hits.sum(axis=1), total),
         "balanced_accuracy": _mean_of_defined(by_class["sensitivity"]),
         "macro_f1": _mean_of_defined(by_class["f1"]),
         "quadratic_kappa": _quadratic_kappa(matrices),
         "malignant_as_normal": ratio(matrices[:, MALIGNANT, NORMAL], actual[:, MALIGNANT]),
+        **{
+            f"{metric}/{name}": values[:, c]
+            for metric, values in by_class.items()
+            for c, name in enumerate(CLASS_NAMES)
+        },
     }
-    return table | _flatten(by_class)
 
 
 def _mean_of_defined(values: Floats) -> Floats:
-    """Mean over the classes of (R, C) values, leaving NaN out."""
+    """Return the mean over the classes of (R, C) values, leaving NaN out."""
     defined = ~np.isnan(values)
     return ratio(np.where(defined, values, 0).sum(axis=1), defined.sum(axis=1))
 
 
 def _quadratic_kappa(matrices: Floats) -> Floats:
-    """Cohen's kappa with squared distances between labels as disagreement (Cohen 1968)."""
+    """Return Cohen's kappa with squared distances between labels as disagreement (1968)."""
     steps = np.arange(matrices.shape[1])
     distance = (steps[:, None] - steps) ** 2
     expected = matrices.sum(axis=2)[:, :, None] * matrices.sum(axis=1)[:, None, :]
@@ -210,7 +206,7 @@ def _quadratic_kappa(matrices: Floats) -> Floats:
 
 
 def _probability_metrics(labels: Integers, scores: Floats, weights: Floats) -> dict[str, Floats]:
-    """Brier score and log loss: weighted means of a loss of each image."""
+    """Return Brier score and log loss: weighted means of a loss of each image."""
     truth = np.eye(scores.shape[1])[labels]
     tiny = np.finfo(np.float64).eps
     of_truth = np.clip(scores[np.arange(len(labels)), labels], tiny, 1 - tiny)
@@ -222,7 +218,7 @@ def _probability_metrics(labels: Integers, scores: Floats, weights: Floats) -> d
 def _ranking_metrics(
     labels: Integers, scores: Floats, weights: Floats, names: Collection[str]
 ) -> dict[str, Floats]:
-    """One-vs-rest AUC and average precision, those that are wanted, and the mean of the AUCs."""
+    """Return the wanted one-vs-rest AUCs and average precisions, and the mean of the AUCs."""
     aucs = [f"auc/{name}" for name in CLASS_NAMES]
     wanted = {*names, *(aucs if "macro_auc" in names else ())}
     table = {
@@ -239,7 +235,7 @@ def _ranking_metrics(
 def cumulative_weights(
     positive: NDArray[np.bool_], scores: Floats, weights: Floats
 ) -> tuple[Floats, Floats]:
-    """Weight of the positives, and of all images, at or above each distinct score.
+    """Return the weight of the positives, and of all images, at or above each distinct score.
 
     These are the points of the ROC and of the precision-recall curve: images with equal scores
     cross the threshold together.
@@ -268,10 +264,9 @@ def cumulative_weights(
 
 
 def _auc(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
-    """Share of pairs of a positive and a negative that are in order; ties count a half.
+    """Return the share of pairs of a positive and a negative in order; ties count a half.
 
-    The area under the ROC curve (Hanley and McNeil 1982). Pairs of whole weights are counted
-    without rounding, whatever the order of the images.
+    Pairs of whole weights are counted without rounding, whatever the order of the images.
     """
     order = np.argsort(scores[~positive], kind="stable")
     negatives = weights[:, ~positive][:, order]
@@ -286,23 +281,15 @@ def _auc(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats
 
 
 def _average_precision(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
-    """Precision at each distinct score, weighted by the recall gained there (in steps)."""
+    """Return the mean precision at each distinct score, weighted by the recall gained there."""
     above, everyone = cumulative_weights(positive, scores, weights)
     gained = np.diff(above, axis=1, prepend=0)
     precision = np.divide(above, everyone, out=np.zeros_like(above), where=everyone > 0)
     return ratio(np.einsum("rg,rg->r", gained, precision), weights @ positive)
 
 
-def _flatten(by_class: dict[str, Floats]) -> dict[str, Floats]:
-    return {
-        f"{metric}/{name}": values[:, c]
-        for metric, values in by_class.items()
-        for c, name in enumerate(CLASS_NAMES)
-    }
-
-
 def _notes(flat: dict[str, float], counts: Floats) -> list[str]:
-    """Say in sentences what is undefined, and why."""
+    """Return a sentence for each thing that is undefined."""
     total, actual, predicted = counts.sum(), counts.sum(axis=1), counts.sum(axis=0)
     notes = []
     for c, name in enumerate(CLASS_NAMES):

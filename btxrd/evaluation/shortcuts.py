@@ -1,10 +1,8 @@
-"""Baselines that never see a lesion: how much of a model's AUC could each explain?
+"""Baselines that never see a lesion, and the AUC that each reaches.
 
 A model that scores no better than these may have learned who was imaged, where, and how the file
 was exported, and nothing about tumours (Zech et al. 2018; DeGrave et al. 2021).
 """
-
-from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -23,6 +21,7 @@ from btxrd.data.cache import ImageCache
 from btxrd.data.table import REGION_COLUMNS, SITE_COLUMNS, VIEW_COLUMNS
 from btxrd.evaluation.intervals import Bootstrap
 from btxrd.evaluation.metrics import metric_table
+from btxrd.predictions import Floats
 
 __all__ = ["SHORTCUTS", "shortcut_features", "shortcut_table"]
 
@@ -33,21 +32,18 @@ SHORTCUTS = {
     "thumbnail": "the image shrunk to 8 × 8 pixels",
     "border": "the outer sixteenth of the image, as 60 mean grey levels",
 }
-"""Name of each baseline and what it sees, in the words of the reports."""
-
-PIXEL_SHORTCUTS = ("thumbnail", "border")
+"""The baselines by name, with what each sees in the words of the reports."""
 
 CELLS = 16
-"""Cells a side into which an image is averaged: the border is the outer ring of them, 6.25 %."""
+"""Cells a side into which an image is averaged: the outer ring of them is the border."""
 
-Floats = NDArray[np.float64]
 Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 def shortcut_features(
     table: pd.DataFrame, cache: ImageCache | None = None
 ) -> dict[str, pd.DataFrame | np.ndarray]:
-    """Collect what each shortcut sees of every image.
+    """Collect the features that each shortcut sees of every image.
 
     Args:
         cache: holds at least the table's images; None leaves out what needs files or pixels.
@@ -73,30 +69,27 @@ def shortcut_features(
     if cache is None:
         return features
     rows = cache.rows(table["image_id"])
+    file = cache.index.iloc[rows].set_axis(table.index)
+    width, height = file["width"].astype(float), file["height"].astype(float)
     size = (CELLS, CELLS)
     shrunk = [cv2.resize(cache.images[row], size, interpolation=cv2.INTER_AREA) for row in rows]
     cells = np.array(shrunk, dtype=np.float64)
     ring = np.ones((CELLS, CELLS), bool)
     ring[1:-1, 1:-1] = False
     return features | {
-        "file": _file_properties(cache.index.iloc[rows]).set_index(table.index),
+        "file": pd.DataFrame(
+            {
+                "width": width,
+                "height": height,
+                "aspect": width / height,
+                "bytes_per_pixel": file["bytes"] / (width * height),
+                "colour": (file["mode"] != "L").astype(float),
+                "quantisation": file["quantisation"].astype(float),
+            }
+        ),
         "thumbnail": cells.reshape(-1, 8, 2, 8, 2).mean(axis=(2, 4)).reshape(-1, 64),
         "border": cells[:, ring],
     }
-
-
-def _file_properties(index: pd.DataFrame) -> pd.DataFrame:
-    width, height = index["width"].astype(float), index["height"].astype(float)
-    return pd.DataFrame(
-        {
-            "width": width,
-            "height": height,
-            "aspect": width / height,
-            "bytes_per_pixel": index["bytes"] / (width * height),
-            "colour": (index["mode"] != "L").astype(float),
-            "quantisation": index["quantisation"].astype(float),
-        }
-    )
 
 
 def shortcut_table(
@@ -105,41 +98,35 @@ def shortcut_table(
     bootstrap: Bootstrap,
     cache: ImageCache | None = None,
     folds: int = 5,
+    seed: int = 42,
 ) -> pd.DataFrame:
-    """Cross-validate every shortcut, with patient groups torn apart and with them kept whole.
+    """Cross-validate every shortcut, with groups torn apart and with groups kept whole.
 
     Table and file columns go to gradient-boosted trees, grey levels to logistic regression. Out-of-
     fold probabilities are pooled before the AUC is taken. Folds are fewer where a class has too
-    few images (or patient groups) for them, or where a fold would train without a class.
+    few images (or groups) for them, or where a fold would train without a class.
 
     Args:
-        groups: (n,) patient groups, as `patient_groups` returns them.
-        bootstrap: its seed is also that of the folds.
+        groups: (n,) the group of each image.
         cache: as in `shortcut_features`.
-        folds: of the cross-validation, at most; 2 or more.
+        folds: number of folds of the cross-validation, at most; 2 or more.
+        seed: of the deal of images into folds.
 
     Returns:
         One row a shortcut and split: `shortcut`, `sees`, `split` (`image`: folds by image, as a
-        random split makes them; `group`: whole patient groups), `n` images, and the macro AUC
+        random split makes them; `group`: whole groups), `n` images, and the macro AUC
         (one-vs-rest): `estimate`, `low`, `high`, NaN where not even two folds can be made.
-
-    Raises:
-        ValueError: `folds` is below 2, or `groups` does not fit the table.
     """
-    if folds < 2:
-        raise ValueError(f"folds must be 2 or more, found {folds}")
-    labels, units = table["label"].to_numpy(), pd.Series(groups).to_numpy()
-    if units.shape != labels.shape:
-        raise ValueError(f"groups must have shape {labels.shape}, found {units.shape}")
+    labels, units = table["label"].to_numpy(), np.asarray(groups)
     deals = {
-        "image": _deal(StratifiedKFold, labels, None, folds, bootstrap.seed),
-        "group": _deal(StratifiedGroupKFold, labels, units, folds, bootstrap.seed),
+        "image": _deal(StratifiedKFold, labels, None, folds, seed),
+        "group": _deal(StratifiedGroupKFold, labels, units, folds, seed),
     }
     weights = bootstrap.weights(labels, units)
     rows = []
     for name, features in shortcut_features(table, cache).items():
         for split, deal in deals.items():
-            interval: Sequence[float] = [np.nan] * 3
+            interval = [np.nan] * 3
             if deal:
                 chances = _out_of_fold(name, np.asarray(features), labels, deal)
                 values = metric_table(labels, chances, weights, ["macro_auc"])
@@ -150,16 +137,16 @@ def shortcut_table(
 
 
 def _deal(
-    splitter: Callable[..., StratifiedKFold | StratifiedGroupKFold],
+    splitter: type[StratifiedKFold | StratifiedGroupKFold],
     labels: np.ndarray,
     groups: np.ndarray | None,
     folds: int,
     seed: int,
 ) -> list[Fold]:
     """Deal the images into as many folds as leave every class to train on; none if no two do."""
-    units = pd.Series(np.arange(len(labels)) if groups is None else groups)
-    units_of_class = units.groupby(labels).nunique().reindex(range(len(CLASS_NAMES)), fill_value=0)
-    for count in range(min(folds, units_of_class.min()), 1, -1):
+    units = np.arange(len(labels)) if groups is None else groups
+    units_of_class = [len(np.unique(units[labels == c])) for c in range(len(CLASS_NAMES))]
+    for count in range(min(folds, *units_of_class), 1, -1):
         dealer = splitter(count, shuffle=True, random_state=seed)
         deal = list(dealer.split(labels, labels, groups))
         if all(len(test) and set(labels[train]) == set(labels) for train, test in deal):
@@ -178,6 +165,6 @@ def _out_of_fold(name: str, features: np.ndarray, labels: np.ndarray, deal: list
 
 
 def _classifier(name: str) -> ClassifierMixin:
-    if name in PIXEL_SHORTCUTS:
+    if name in ("thumbnail", "border"):
         return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     return HistGradientBoostingClassifier(max_iter=60, min_samples_leaf=10, random_state=0)

@@ -14,7 +14,10 @@ from btxrd.predictions import fold_pairs, labels, probabilities
 __all__ = ["FEW", "HEADLINES", "evaluate", "few_images", "interval_table", "parts_of", "summarise"]
 
 FEW = 30
-"""Fewer images of a class bear no figure: 15 of 30 called right may be a third or two thirds."""
+"""The number of images of a class below which its figures say little.
+
+15 of 30 called right may be a third or two thirds.
+"""
 
 HEADLINES = (
     "accuracy",
@@ -36,6 +39,7 @@ def evaluate(
     """Compute all that notebook 04 writes from predictions alone, and `btxrd verify` checks.
 
     Args:
+        predictions: as `read_predictions` returns and checks them.
         prevalences: shares of malignant images for further predictive values.
 
     Returns:
@@ -51,7 +55,7 @@ def evaluate(
 
 
 def parts_of(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Cut predictions into the parts that are reported.
+    """Return the rows of each part that is reported, by its name.
 
     These are `val` and `test`; where the test images come from several centers that val (of their
     fold) does not have, each of those too, as `test, center 2`.
@@ -71,7 +75,7 @@ def _is_from_elsewhere(val: pd.DataFrame, test: pd.DataFrame) -> bool:
 
 
 def few_images(summary: dict[str, dict[str, Any]]) -> list[str]:
-    """Name, for each part of a summary, the classes with fewer than `FEW` images.
+    """Return, for each part of a summary, the classes with fewer than `FEW` images.
 
     >>> few_images({"test": {"per_class": {"Normal": {"n": 27}, "Benign": {"n": 201}}}})
     ['test: 27 Normal']
@@ -88,8 +92,8 @@ def summarise(predictions: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, dict
 
     Returns:
         part → the dict of `classification_metrics`, with `intervals` (flat metric name →
-        [estimate, low, high]) and `groups` (the number of patient groups); its `notes` also say
-        which estimates have no interval.
+        [estimate, low, high]) and `groups` (their number); its `notes` also say which estimates
+        have no interval.
     """
     summary = {}
     for part, frame in parts_of(predictions).items():
@@ -107,7 +111,7 @@ def summarise(predictions: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, dict
 
 
 def interval_table(summary: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Lay a summary (of `summarise`, or `metrics.json` read back) out in rows.
+    """Return a summary (of `summarise`, or `metrics.json` read back) as rows of a table.
 
     Returns:
         A row for each part and each of `HEADLINES`, whose `class` is empty, then for each class

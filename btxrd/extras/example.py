@@ -4,11 +4,12 @@ Only the example (`data/phantom`, `reports/notebooks`) is ever made here. Anythi
 missing is an error of whoever named it.
 """
 
+from itertools import takewhile
 from pathlib import Path
 
 from btxrd.files import PROJECT_ROOT, project_path
 from btxrd.params import RunParams
-from btxrd.stages import STAGES
+from btxrd.stages import COMPARE, EDA, PROBE, SPLITS, run_stages
 
 __all__ = ["ensure_example"]
 
@@ -37,7 +38,9 @@ def ensure_example(notebook: str, path: str | Path) -> None:
         print(f"drawing {EXAMPLE_IMAGES} phantom images in {EXAMPLE.dataset_root} …")
         make_phantom(data, n_images=EXAMPLE_IMAGES)
     folders = {"study": study, "run": EXAMPLE.run_dir}
-    for stage in list(STAGES.values())[: list(STAGES).index(notebook)]:
+    mode = "probe" if notebook == PROBE.name else "finetune"
+    stages = EDA, SPLITS, *run_stages(mode), COMPARE
+    for stage in takewhile(lambda stage: stage.name != notebook, stages):
         product = folders[stage.of] / stage.writes[-1]
         if not product.is_file():
             print(f"running {stage.name} with its defaults, for its {stage.writes[-1]} …")

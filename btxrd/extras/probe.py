@@ -39,7 +39,7 @@ from btxrd.models.weights import body_digest
 from btxrd.params import RunParams
 from btxrd.session import check_stop
 from btxrd.stages import FEATURES_FILE
-from btxrd.training import EpochMetrics, Fit, memory_advice
+from btxrd.training import Fit, epoch_metrics, memory_advice
 
 __all__ = ["KeptFeatures", "feature_loaders", "fit_head", "head_logits", "open_features"]
 
@@ -341,10 +341,11 @@ def _fit_all(
         seconds.append(time.perf_counter() - started)
         history = pd.DataFrame(rows)
         write_csv(run.run_dir / "history.csv", history)
-        write_csv(run.run_dir / "seconds.csv", history[["C"]].assign(seconds=seconds))
+        speed = history[["C"]].assign(seconds=seconds)
+        write_csv(run.run_dir / "seconds.csv", speed)
         for callback in on_step:
             callback(row | {"seconds": seconds[-1]})
-    return Fit(history, np.array(seconds)), heads[history["val_loss"].idxmin()]
+    return Fit(history, speed), heads[history["val_loss"].idxmin()]
 
 
 def _folded(regression: LogisticRegression, scaler: StandardScaler) -> Head:
@@ -362,9 +363,8 @@ def _scores(
     class_weights: torch.Tensor | None,
 ) -> dict[str, float]:
     logits, truth = F.linear(torch.from_numpy(features), *head), torch.tensor(labels)
-    metrics = EpochMetrics(part, logits.shape[1])
-    metrics.update(F.cross_entropy(logits, truth, class_weights), logits, truth)
-    return metrics.compute_and_reset()
+    loss = F.cross_entropy(logits, truth, class_weights) * len(truth)
+    return epoch_metrics(part, [loss], logits, truth)
 
 
 @torch.no_grad()
@@ -379,8 +379,7 @@ def _known_fit(network: BTXRDClassifier, run: RunParams, path: Path) -> Fit:
     run.require_own(checkpoint["config"], path)
     network.load_state_dict(checkpoint["model_state_dict"])
     print(f"already trained: {path}")
-    history, seconds = (read_csv(run.run_dir / f"{name}.csv") for name in ("history", "seconds"))
-    return Fit(history, seconds["seconds"].to_numpy())
+    return Fit(*(read_csv(run.run_dir / f"{name}.csv") for name in ("history", "seconds")))
 
 
 @torch.inference_mode()

@@ -113,11 +113,21 @@ class BTXRDClassifier(nn.Module):
             module.eval()
         return self
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map normalised images, float (B, 3, H, W), to logits, float (B, num_classes)."""
+    def forward(self, images: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
+        """Map normalised images, float (B, 3, H, W), to logits, float (B, num_classes).
+
+        A network with attention also takes a list of their `stage_maps`.
+        """
         if self.attention is None:
             return self.model(images)
-        return self.attention(stage_maps(self.model, images))[0]
+        return self.logits_and_attention(images)[0]
+
+    def logits_and_attention(
+        self, images: torch.Tensor | list[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map images, or their `stage_maps`, to what the `MaskGuidedHead` returns."""
+        stages = images if isinstance(images, list) else stage_maps(self.model, images)
+        return self.attention(stages)
 
     @property
     def gradcam_target_layer(self) -> nn.Module:

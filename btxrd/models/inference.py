@@ -16,6 +16,7 @@ __all__ = [
     "linear_head",
     "logits_of",
     "mixed_precision",
+    "network_inputs",
     "predict_logits",
     "to_input",
 ]
@@ -39,6 +40,19 @@ def to_input(
     )
     pixels = images.unsqueeze(1).float().div_(255)
     return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def network_inputs(
+    network: BTXRDClassifier, given: torch.Tensor | list[torch.Tensor]
+) -> torch.Tensor | list[torch.Tensor]:
+    """Return a network's input on its device: images as `to_input` makes it of them.
+
+    A list, of the `stage_maps` of images, stays as it is.
+    """
+    device = next(network.parameters()).device
+    if isinstance(given, list):
+        return [maps.to(device, non_blocking=True) for maps in given]
+    return to_input(given.to(device, non_blocking=True), network.normalization)
 
 
 def mixed_precision(device: torch.device) -> torch.dtype | None:

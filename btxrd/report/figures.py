@@ -30,7 +30,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve, roc_curve
 
 from btxrd import CLASS_NAMES
-from btxrd.evaluation.intervals import Bootstrap, bootstrap_curves
+from btxrd.evaluation.curves import bootstrap_curves
+from btxrd.evaluation.intervals import Bootstrap
 from btxrd.predictions import labels, probabilities
 from btxrd.report.tables import format_interval, title_of
 

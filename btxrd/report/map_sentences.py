@@ -6,7 +6,7 @@ import pandas as pd
 
 from btxrd import CLASS_NAMES
 from btxrd.data.table import SUBTYPE_COLUMNS, VIEW_COLUMNS, one_hot_name
-from btxrd.evaluation.localisation import SOURCES, TRAINED
+from btxrd.evaluation.localisation import SOURCES
 from btxrd.report.tables import TITLES, format_interval
 
 __all__ = ["case_titles", "localisation_finding"]
@@ -21,14 +21,14 @@ def localisation_finding(table: pd.DataFrame) -> str:
     said that the masks taught it.
     """
     n, groups = table[["n", "groups"]].iloc[0]
-    where = f"On {n} annotated test tumours of {groups} studies"
+    where = f"On {n} annotated test tumours of {groups} patient groups"
     there = set(table["source"])
     if "network" not in there:
         return f"{where} there are no maps of the network to score."
-    references = [source for source in SOURCES if source in there - set(TRAINED)]
+    references = [name for name in SOURCES if name in there and not SOURCES[name].is_trained]
     cells = {
         (row.source, row.score): format_interval(row.estimate, row.low, row.high)
-        for row in table.itertuples()
+        for row in table[table["reference"] == ""].itertuples()
     }
     said = [f"{where}: {_against('network', references, cells, table)}"]
     if "attention" in there:
@@ -51,9 +51,10 @@ def _against(
         for score in ("iou", "pointing")
         if (trained, score) in cells
     ]
+    own = table[table["source"] == trained]
     verdicts = [
-        f"against {source} {_verdict(table[table['source'] == f'{trained} − {source}'])}"
-        for source in references
+        f"against {reference} {_verdict(own[own['reference'] == reference])}"
+        for reference in references
     ]
     return f"{'; '.join(figures)}. Paired image by image, the {trained} is {'; '.join(verdicts)}."
 

@@ -10,6 +10,7 @@ import pandas as pd
 from btxrd import CLASS_NAMES
 from btxrd.evaluation.comparison import strongest_shortcut
 from btxrd.evaluation.intervals import Bootstrap
+from btxrd.evaluation.localisation import SOURCES
 from btxrd.report.fragments import render
 from btxrd.report.tables import TITLES, format_interval
 from btxrd.strategies import ANSWERS, OTHER_CENTERS, SPLITS
@@ -36,8 +37,8 @@ SAMPLES = {
 }
 """Test images in words, by what a split keeps apart."""
 
-REFERENCES = {"chance": "by chance", "center prior": "by betting on the middle"}
-"""What the peaks of heat maps are held against, of `SOURCES`, in plain words."""
+REFERENCES = ("chance", "center prior")
+"""The references, of `SOURCES`, that the peaks of heat maps are held against."""
 
 LEAKAGE = "#What-leakage-and-shortcuts-could-have-bought"
 CENTERS = "#Does-it-hold-in-another-center?"
@@ -223,14 +224,16 @@ def _shortcut(blind: pd.Series | None, inside: pd.Series) -> dict[str, Any]:
 def _maps(maps: pd.DataFrame) -> dict[str, Any]:
     """Say whether heat maps point at lesions, by their peaks."""
     doubt = {"question": "Does it look at the lesion?", "link": RUNS, "more": "heat maps"}
-    peaks = maps[maps["score"] == "pointing"].set_index("source") if len(maps) else maps
-    if "network" not in peaks.index:
+    pointing = maps[maps["score"] == "pointing"] if len(maps) else maps
+    if "network" not in set(pointing.get("source", ())):
         return doubt | {"verdict": "Not known", "text": "There are no heat maps of it."}
+    peaks = pointing[pointing["reference"] == ""].set_index("source")
+    leads = pointing[pointing["source"] == "network"].set_index("reference")
     own = peaks.loc["network"]
     references = [name for name in REFERENCES if name in peaks.index]
-    beaten = [name for name in references if peaks["low"].get(f"network − {name}", np.nan) > 0]
+    beaten = [name for name in references if leads.loc[name, "low"] > 0]
     against = " and ".join(
-        f"{peaks.loc[name, 'estimate']:.0%} {REFERENCES[name]}" for name in references
+        f"{peaks.loc[name, 'estimate']:.0%} {SOURCES[name].words}" for name in references
     )
     sure = "" if np.isnan(own["low"]) else f" ({own['low']:.0%}–{own['high']:.0%})"
     return doubt | {

@@ -202,11 +202,11 @@ def _write_heat_maps(
 ) -> list[str]:
     """Return for each map that cannot be had why: no reason is worth the classification."""
     # The grad-cam package takes a second to import, and only heat maps need it.
-    from btxrd.evaluation.gradcam import class_activation_maps
+    from btxrd.evaluation.gradcam import coarse_maps, upsampled
     from btxrd.evaluation.localisation import normalise_maps
 
     try:
-        maps = class_activation_maps(
+        coarse = coarse_maps(
             classifier.network,
             np.stack([row["pixels"] for row in rows]),
             [CLASS_NAMES.index(row["predicted"]) for row in rows],
@@ -215,8 +215,8 @@ def _write_heat_maps(
         )
     except Exception as error:
         return [in_a_line(error)] * len(rows)
-    reasons = []
-    for row, heat in zip(rows, normalise_maps(maps), strict=True):
+    reasons, maps = [], normalise_maps(upsampled(coarse, len(rows[0]["pixels"])))
+    for row, heat in zip(rows, maps, strict=True):
         colours = cv2.applyColorMap(np.rint(255 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO)
         opacity = 0.6 * heat[..., None]
         overlay = np.rint(opacity * colours + (1 - opacity) * row["pixels"][..., None])

@@ -16,7 +16,14 @@ from rich.table import Column
 
 from btxrd.files import read_csv, read_json
 from btxrd.params import ResultParams, StudyParams
-from btxrd.stages import FEATURES_FILE, LOCK_FILE, RUN_FILE, RUN_STAGES, STUDY_FILE
+from btxrd.stages import (
+    FEATURES_FILE,
+    LOCK_FILE,
+    RUN_FILE,
+    RUN_STAGES,
+    STUDY_FILE,
+    run_stages,
+)
 
 __all__ = ["RunState", "StudyProgress", "run_state", "seconds_left", "study_status"]
 
@@ -104,8 +111,8 @@ def _run_state(parameters: str, stamps: tuple[object, ...]) -> RunState:
         once = float(seconds.sum()) + features.get("seconds", 0)
         other = max(0.0, sum(record.get("stage_seconds", {}).values()) - once)
     if state == "running":
-        first, *_ = RUN_STAGES
-        state = RUN_STAGES[record.get("stage", first)].doing
+        first, *_ = run_stages(run.training.mode)
+        state = RUN_STAGES[record.get("stage", first.name)].doing
     return RunState(
         experiment=run.experiment,
         state=state,
@@ -228,7 +235,8 @@ def _status_by_hand(study_dir: Path) -> list[str]:
     lines = []
     for folder in sorted({path.parent for path in study_dir.glob("runs/**/history.csv")}):
         history = _column(folder / "history.csv", "val_loss")
-        made = [s.title for s in RUN_STAGES.values() if (folder / s.writes[-1]).is_file()]
+        left = (s.title for s in RUN_STAGES.values() if (folder / s.writes[-1]).is_file())
+        made = dict.fromkeys(left)  # both notebooks that train leave the same files
         name = " · ".join(folder.relative_to(study_dir / "runs").parts)
         last = f"val loss {history[-1]:.3f}" if len(history) else ""
         lines.append(_joined(f"{name}: {' and '.join(made) or 'training not finished'}", last))

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from btxrd.evaluation.pools import POOL_FILES, write_pool
 from btxrd.files import (
@@ -27,7 +27,7 @@ from btxrd.provenance import code_version, now, package_versions
 from btxrd.runner.code_digest import code_digest
 from btxrd.runner.notebooks import execute_notebook
 from btxrd.session import SESSION_VARIABLE, THREAD_VARIABLES, StopRequested, check_stop
-from btxrd.stages import EVALUATE, GRADCAM, RUN_FILE, RUN_STAGES, Stage
+from btxrd.stages import EVALUATE, GRADCAM, RUN_FILE, RUN_STAGES, Stage, run_stages
 
 __all__ = [
     "MOST_ATTEMPTS",
@@ -53,14 +53,11 @@ class RunTask:
     """A run of a study, with what else its numbers depend on.
 
     Attributes:
-        stages: what is done for it, in order.
         params: the training's parameters.
         settings: what the later stages are given besides the run's folder, by stage.
         data: fingerprint of the images, annotations and table.
         code: digest of each stage's code.
     """
-
-    stages: ClassVar[tuple[Stage, ...]] = tuple(RUN_STAGES.values())
 
     params: ResultParams
     settings: Mapping[str, Mapping[str, Any]]
@@ -78,6 +75,11 @@ class RunTask:
         settings = {name: params.model_dump(exclude={"run_dir"}) for name, params in given.items()}
         code = {name: code_digest(stage) for name, stage in RUN_STAGES.items()}
         return [cls(run, settings, data, code) for run in runs]
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of the run, in order."""
+        return run_stages(self.params.training.mode)
 
     @property
     def run_dir(self) -> Path:
@@ -102,7 +104,7 @@ class RunTask:
         Evaluation and heat maps follow from the training, but not the other way round: a change
         of them does not train again.
         """
-        first, *later = RUN_STAGES
+        first, *later = (stage.name for stage in self.stages)
         split = file_digest(self.split_file)
         training = digest([self.params.fingerprint(), self.data, split, self.code[first]])
         follow = {name: digest([training, self.settings[name], self.code[name]]) for name in later}
@@ -146,9 +148,12 @@ class PoolTask(RunTask):
         runs: their folders.
     """
 
-    stages: ClassVar[tuple[Stage, ...]] = (EVALUATE,)
-
     runs: tuple[Path, ...] = ()
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The one stage of a pool: it is evaluated."""
+        return (EVALUATE,)
 
     @classmethod
     def of(cls, pool: ResultParams, tasks: Iterable[RunTask]) -> Self:
@@ -293,7 +298,7 @@ def _make_room(task: RunTask) -> dict[str, float]:
     done = {
         name: seconds
         for name, seconds in known.get("stage_seconds", {}).items()
-        if known["stage_hashes"][name] == hashes[name]
+        if known["stage_hashes"][name] == hashes.get(name)
         and all((run_dir / file).is_file() for file in RUN_STAGES[name].files)
     }
     if known.get("hash") == task.hash():

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from btxrd.evaluation import Bootstrap, evaluate
+from btxrd.evaluation import Bootstrap
 from btxrd.evaluation.comparison import compare_runs
 from btxrd.evaluation.pools import pool_runs
 from btxrd.evaluation.runs import collect_runs
+from btxrd.evaluation.summary import evaluate
 from btxrd.files import file_digest, read_csv, read_json, write_csv, write_json
 from btxrd.params import EvaluateParams, ResultParams
 from btxrd.predictions import read_predictions

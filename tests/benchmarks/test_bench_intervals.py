@@ -1,5 +1,4 @@
-"""Bootstrap of all metrics against a loop of scikit-learn calls, of some against that of all; of
-many thresholds against one after the other.
+"""Bootstrap of all metrics against a loop of scikit-learn calls, of some against that of all.
 
 Run with `pytest tests/benchmarks/test_bench_intervals.py --override-ini addopts=`.
 """
@@ -11,7 +10,6 @@ import pytest
 from sklearn import metrics as sk
 
 from btxrd.evaluation import Bootstrap, bootstrap_metrics
-from btxrd.evaluation.operating_points import operating_points, threshold_table
 from btxrd.evaluation.subgroups import SUBGROUP_METRICS
 from btxrd.predictions import labels, probabilities
 
@@ -69,21 +67,3 @@ def test_a_subgroups_metrics_take_less_than_half_of_all(benchmark, predicted):
     print(f"\n{benchmark.name}: {benchmark.extra_info}")
     assert found.equals(expected.loc[list(SUBGROUP_METRICS)])
     assert ratio >= 2
-
-
-@pytest.mark.benchmark(timer=time.process_time)
-def test_all_thresholds_take_a_tenth_of_one_after_the_other(benchmark, predicted):
-    """A row of the table against a call of `operating_points`, which draws anew for each."""
-    val, test = predicted(SIZES, 1, part="val"), predicted(SIZES)
-    bootstrap = Bootstrap(REPLICATES)
-    naive = []
-    for _ in range(5):
-        start = time.process_time()
-        points = operating_points(val, test, bootstrap, [0.9])
-        naive.append(time.process_time() - start)
-    arguments = (test, points, bootstrap)
-    table = benchmark.pedantic(threshold_table, arguments, rounds=5, warmup_rounds=1)
-    ratio = round(len(table) * min(naive) / benchmark.stats.stats.min, 1)
-    benchmark.extra_info |= {"thresholds": len(table), "ratio": ratio}
-    print(f"\n{benchmark.name}: {benchmark.stats.stats.min:.3f} s, {benchmark.extra_info}")
-    assert ratio >= 10

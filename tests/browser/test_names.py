@@ -17,17 +17,17 @@ from btxrd.stages import (
     EDA,
     EVALUATE,
     GRADCAM,
+    PROBE,
     RUN_FILE,
     SPLITS,
     STUDY_FILE,
     STUDY_STAGES,
-    TRAIN,
 )
 
 ODD = "x<b id=c>1 $a$ *P*_1_ [x](javascript:y) `t` &amp; \"q\" 'r' 50%41#? u@v"
 """A name of a file, were it not for its markup."""
 RUN = f"runs/{ODD}/stratified/seed-42"
-PROBE = {
+PROBED = {
     "model": {"backbone": "test_resnet", "pretrained": False},
     "data": {"image_size": 64},
     "training": {"mode": "probe"},
@@ -57,7 +57,7 @@ def odd_study(phantom, cache_dir, tmp_path_factory) -> Path:
     execute_notebook(EDA, folder, places | {"image_size": 64, "replicates": 20})
     execute_notebook(SPLITS, folder, places | {"image_size": 64})
     run = folder / "runs" / "odd" / "stratified" / "seed-42"
-    execute_notebook(TRAIN, run, places | {"experiment": "odd"} | PROBE)
+    execute_notebook(PROBE, run, places | {"experiment": "odd"} | PROBED)
     for stage in (EVALUATE, GRADCAM):
         execute_notebook(stage, run, {"run_dir": str(run), "replicates": 20})
     (folder / "runs" / "odd").rename(folder / "runs" / ODD)
@@ -100,7 +100,7 @@ def odd_evaluation(odd_study, phantom, cache_dir, tmp_path_factory) -> Path:
 
 
 def test_a_study_names_its_data_runs_and_errors_as_they_are(odd_study, open_page):
-    run = [f"{RUN}/{name}" for name in (TRAIN.page, EVALUATE.page, GRADCAM.page, CASES_FILE)]
+    run = [f"{RUN}/{name}" for name in (PROBE.page, EVALUATE.page, GRADCAM.page, CASES_FILE)]
     for name in (*(stage.page for stage in STUDY_STAGES.values()), *run):
         page = open_page(odd_study / name)
         assert page.locator(PLANTED).count() == 0, name

@@ -10,7 +10,17 @@ from axe_playwright_python.sync_playwright import Axe
 from click.testing import CliRunner
 
 from btxrd.runner.cli import main
-from btxrd.stages import CASES_FILE, COMPARE, EDA, EVALUATE, GRADCAM, RUNS_SCRIPT, SPLITS, TRAIN
+from btxrd.stages import (
+    CASES_FILE,
+    COMPARE,
+    EDA,
+    EVALUATE,
+    GRADCAM,
+    PROBE,
+    RUNS_SCRIPT,
+    SPLITS,
+    TRAIN,
+)
 
 RUN = "runs/E4_resnet50_cbam/stratified/seed-42"
 A4 = 680
@@ -35,7 +45,7 @@ def pages(folder: Path) -> list[Path]:
 KINDS = (
     *(EDA.page, SPLITS.page, COMPARE.page),
     *(f"{RUN}/{stage.page}" for stage in (TRAIN, EVALUATE, GRADCAM)),
-    f"runs/E0_lite0_probe/stratified/seed-42/{TRAIN.page}",
+    f"runs/E0_lite0_probe/stratified/seed-42/{PROBE.page}",
     f"runs/E0_lite0_probe/center_cv/pooled/seed-42/{EVALUATE.page}",
     f"{RUN}/{CASES_FILE}",
 )

@@ -1,4 +1,4 @@
-"""What needs a script in the page: the browser of cases, and thresholds to move."""
+"""The parts of a report that need a script: the case browser and the threshold explorer."""
 
 from pathlib import Path
 

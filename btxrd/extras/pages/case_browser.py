@@ -1,9 +1,10 @@
 """`cases.html`: every test image of a run, a pool or an external evaluation, to look at.
 
-The page holds what is known of each case; its pictures are files beside the runs of the study,
-which all of them share, and its heat maps are those that notebook 05 leaves in each run's folder.
+The page holds what is known of each case. Its pictures are files that all runs of the study share,
+and its heat maps are those that notebook 05 leaves in each run's folder.
 """
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,21 +14,19 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from numpy.typing import NDArray
 
 from btxrd import CLASS_NAMES, RESEARCH_ONLY
 from btxrd.data.cache import ImageCache
 from btxrd.data.release import Release
-from btxrd.data.splits import read_split
-from btxrd.data.table import SITE_COLUMNS, is_image_name
-from btxrd.evaluation.cases import case_table, relatives
+from btxrd.data.splits import NO_PAIRS, read_split
+from btxrd.data.table import SITE_COLUMNS
 from btxrd.evaluation.subgroups import subgroup_attributes
 from btxrd.extras.pages import TEMPLATES
+from btxrd.extras.pages.cases import case_table, relatives
 from btxrd.files import atomic_path, project_path, read_csv, write_files
 from btxrd.params import POOLED, ResultParams
 from btxrd.provenance import data_name
-from btxrd.report.figures import HEAT_MAP
 from btxrd.report.fragments import render
 from btxrd.report.links import link_to, place_in_study
 from btxrd.report.names import as_text
@@ -38,54 +37,40 @@ __all__ = ["case_links", "lesion_outline", "write_cases", "write_pictures"]
 
 PICTURES = "pictures"
 QUALITY = 85
-"""Of JPEG, 0 to 100. WebP files are a third smaller and take twenty times as long."""
-
-UNITS = 1000
-"""In which outlines count: the side of the square."""
+"""JPEG quality, 0 to 100. WebP files are a third smaller and take twenty times as long."""
 FINER = 4
-"""How much finer than pixels an outline is found, so that it runs along their edges."""
-DIGITS = 6
-"""Significant ones of probabilities and losses."""
+"""Outlines are found on a grid so many times finer than pixels, to run along the pixels' edges."""
 
-FILTERS = {
+FILTERS = (
+    *("true", "predicted", "outcome", "center", "region", "view", "subtype"),
+    *("lesion_size", "age_band", "sex", "confidence", "in_training"),
+)
+"""The columns that cases are chosen by, each of categories."""
+FACTS = (
+    *("center", "age", "sex", "region", "sites", "view", "subtype", "lesion_size"),
+    *("lesion_percent", "group", "fold", "loss", "temperature", "applied"),
+)
+"""The columns that stand beside the picture of a case."""
+TITLES = {
     "true": "True class",
     "predicted": "Called",
     "outcome": "Right or wrong",
-    "center": "Center",
-    "region": "Region",
-    "view": "View",
-    "subtype": "Subtype",
-    "lesion_size": "Lesion size",
     "age_band": "Age",
-    "sex": "Sex",
     "confidence": "Highest probability",
-    "in_training": "Study in training",
-}
-"""What cases are chosen by → the title; each is a column of categories."""
-
-FACTS = {
-    "center": "Center",
+    "in_training": "Group in training",
     "age": "Age in years",
-    "sex": "Sex",
-    "region": "Region",
-    "sites": "Sites",
-    "view": "View",
-    "subtype": "Subtype",
-    "lesion_size": "Lesion size",
     "lesion_percent": "Lesion, % of the image",
-    "group": "Patient group",
-    "fold": "Fold",
     "loss": "Log loss (nats)",
     "temperature": "Calibration temperature",
     "applied": "Applied to show it",
 }
-"""What stands of a case beside its picture → the title."""
+"""The titles of columns that their names do not tell."""
 
 
 def case_links(folder: Path, image_ids: Iterable[str]) -> str:
     """Return a line of Markdown: links to some cases of a run, and to all of them.
 
-    Where notebook 04 has not made the page yet, only the names of the images.
+    Where notebook 04 has not made the page yet, it is the names of the images alone.
     """
     texts = {name: as_text(Path(name).stem) for name in image_ids}
     page = link_to(folder, CASES_FILE)
@@ -105,25 +90,27 @@ def write_cases(
     """Write `cases.html` and the pictures that it shows and that are not there yet.
 
     Args:
-        folder: of the run, pool or evaluation.
-        run: what the predictions are of.
+        folder: the folder of the run, pool or evaluation.
+        run: the run or pool that predicted.
         training: the content of its `training.json`.
-        predictions: as `read_predictions` returns them.
-        release: what was predicted, preprocessed as for the network.
+        predictions: a frame as `read_predictions` returns it.
+        release: the images that were predicted, preprocessed as for the network.
     """
-    test = predictions[predictions["part"] == "test"]
     study = _study_of(folder, run)
-    kin = _relatives(study, run, test)
-    kin = kin[kin["relative"].isin(release.table["image_id"])]
-    pictures = (study or folder) / PICTURES / release.cache.key
-    files = write_pictures(
-        pictures, release.cache, dict.fromkeys([*test["image_id"], *kin["relative"]])
-    )
+    kin = _relatives(study, run, predictions[predictions["part"] == "test"], release)
     cases = _described(predictions, release, kin)
-    members = _members(run, training, study, folder)
-    places = {
-        "folder": _relative(pictures, folder),
-        "heatmaps": [f"{member}/{HEATMAPS_FILE}" for member in members],
+    pictures = (study or folder) / PICTURES / release.cache.key
+    write_pictures(pictures, release.cache, {*cases["row"], *kin["row"]})
+    titles = {name: TITLES.get(name) or title_of(name) for name in cases}
+    values = {name: cases[name].cat.remove_unused_categories() for name in FILTERS if name in cases}
+    filters = {name: found.cat.categories for name, found in values.items()}
+    content = {
+        "cases": json.loads(cases.to_json(orient="records")),
+        "classes": CLASS_NAMES,
+        "facts": [[name, titles[name]] for name in FACTS if name in cases],
+        "units": FINER * release.cache.images.shape[1],
+        "pictures": _address(pictures, folder),
+        "heatmaps": _heatmaps(study, run, training, folder),
     }
     text = render(
         "cases.html.j2",
@@ -132,39 +119,14 @@ def write_cases(
         data_name=data_name(project_path(run.dataset_root)),
         note=RESEARCH_ONLY,
         warnings=training.get("warnings", []),
-        filters=_filters(cases),
-        orders=_orders(),
+        titles=titles,
+        filters={name: found for name, found in filters.items() if len(found) > 1},
         study=place_in_study(folder / CASES_FILE),
         evaluation=EVALUATE.page,
-        content=_content(cases, release.table, files) | places,
+        content=content,
     )
     with atomic_path(folder / CASES_FILE) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def _content(cases: pd.DataFrame, table: pd.DataFrame, files: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the page's script reads; files and addresses aside."""
-    classes = table.set_index("image_id")["label"].map(dict(enumerate(CLASS_NAMES)))
-    others = set(files) - set(cases["image_id"])
-    return {
-        "classes": CLASS_NAMES,
-        "columns": {name: _plain(cases[name]) for name in cases},
-        "facts": {name: title for name, title in FACTS.items() if name in cases},
-        "others": {name: classes[name] for name in files if name in others},
-        "pictures": {name: file for name, file in files.items() if file != name},
-        "units": UNITS,
-        "colours": np.rint(255 * colormaps[HEAT_MAP](np.arange(256))[:, :3]).astype(int).tolist(),
-    }
-
-
-def _filters(cases: pd.DataFrame) -> dict[str, tuple[str, list[str]]]:
-    """Return what cases can be chosen by: column → title and values, where there are several."""
-    filters = {}
-    for name, title in FILTERS.items():
-        if name in cases:
-            counts = cases[name].value_counts(sort=False)
-            filters[name] = title, list(counts.index[counts > 0])
-    return {name: found for name, found in filters.items() if len(found[1]) > 1}
 
 
 def _study_of(folder: Path, run: ResultParams) -> Path | None:
@@ -173,106 +135,74 @@ def _study_of(folder: Path, run: ResultParams) -> Path | None:
     return folder.parents[len(place) - 1] if folder.parts[-len(place) :] == place else None
 
 
-def _relative(path: Path, folder: Path) -> str:
+def _address(path: Path, folder: Path) -> str:
     return quote(os.path.relpath(path, folder))
 
 
-def _relatives(study: Path | None, run: ResultParams, test: pd.DataFrame) -> pd.DataFrame:
-    """Find the relatives of the test images, as far as is known where they stand."""
-    split = test.assign(part="test")
-    pairs = pd.DataFrame(columns=["image_a", "image_b", "distance"])
-    if study and (file := study / "splits" / f"{run.split}.csv").is_file():
-        pooled = run.fold == POOLED
-        split = read_csv(file) if pooled else read_split(study, run.split, run.fold)
-    if study and (file := study / "splits" / "duplicates.csv").is_file():
-        pairs = read_csv(file)
-    return relatives(test, split, pairs)
-
-
-def _members(
-    run: ResultParams, training: Mapping[str, Any], study: Path | None, folder: Path
+def _heatmaps(
+    study: Path | None, run: ResultParams, training: Mapping[str, Any], folder: Path
 ) -> list[str]:
-    """Return where the runs are whose heat maps are shown: of each fold the first seed's."""
+    """Return the addresses of the heat maps: the run's own, of a pool each fold's first seed's."""
     if study is None:
         return []
-    if not run.is_pool:
-        return ["."]
-    first = {member["fold"]: member for member in reversed(training.get("members", []))}
+    members = training["members"] if run.is_pool else [{"fold": run.fold}]
+    first = {member["fold"]: member for member in reversed(members)}
     places = [run.model_copy(update=member).place.path for _, member in sorted(first.items())]
-    return [_relative(study / place, folder) for place in places]
+    return [_address(study / place / HEATMAPS_FILE, folder) for place in places]
+
+
+def _relatives(
+    study: Path | None, run: ResultParams, test: pd.DataFrame, release: Release
+) -> pd.DataFrame:
+    """Find the relatives of the test images, as far as is known where they stand.
+
+    Returns:
+        The columns of `relatives`, and of each relative its `class`, its `row` in the cache, and
+        `trained`: it was in train.
+    """
+    split, pairs = test.assign(part="test"), NO_PAIRS
+    if study:
+        is_pool = run.fold == POOLED
+        file = study / "splits" / f"{run.split}.csv"
+        split = read_csv(file) if is_pool else read_split(study, run.split, run.fold)
+        pairs = read_csv(file.with_name("duplicates.csv"))
+    kin = relatives(test, split, pairs)
+    classes = release.table.set_index("image_id")["label"].map(dict(enumerate(CLASS_NAMES)))
+    kin = kin[kin["relative"].isin(classes.index)].copy()
+    kin["class"] = kin["relative"].map(classes)
+    kin["row"] = release.cache.rows(kin["relative"])
+    kin["trained"] = kin["part"].str.contains("train")
+    return kin
 
 
 def _described(predictions: pd.DataFrame, release: Release, kin: pd.DataFrame) -> pd.DataFrame:
-    """Return all that the page says of each test image, in its order."""
-    cases = case_table(predictions)
-    cases = cases.iloc[release.cache.rows(cases["image_id"]).argsort()].reset_index(drop=True)
+    """Return all that the page tells of each test image, in the order of the table."""
     index = release.cache.index.set_index("image_id")
     attributes = subgroup_attributes(release.table, index["lesion_area"])
-    cases = cases.join(attributes, on="image_id")
-    table = release.table.set_index("image_id").loc[cases["image_id"]]
+    cases = attributes.join(case_table(predictions).set_index("image_id"), how="inner")
+    index, table = index.loc[cases.index], release.table.set_index("image_id").loc[cases.index]
+    cases["row"] = release.cache.rows(cases.index)
     if "age" in table:
-        cases["age"] = table["age"].to_numpy()
+        cases["age"] = table["age"]
     if set(SITE_COLUMNS) <= set(table):
         flags = table[list(SITE_COLUMNS)] == 1
         cases["sites"] = [", ".join(flags.columns[row]) or "none" for row in flags.to_numpy()]
-    area = index["lesion_area"].loc[cases["image_id"]].to_numpy()
-    cases["lesion_percent"] = np.where(area > 0, (100 * area).round(2), np.nan)
-    applied = index["applied"].loc[cases["image_id"]]
-    if applied.notna().any():
-        cases["applied"] = applied.fillna("nothing").to_numpy()
-    rows = release.cache.rows(cases["image_id"])
-    cases["outline"] = [
-        lesion_outline(release.cache.masks[row]) if share > 0 else ""
-        for row, share in zip(rows, area, strict=True)
-    ]
-    trained = set(kin["image_id"][kin["part"].str.contains("train")])
-    cases["in_training"] = pd.Categorical(
-        np.where(cases["image_id"].isin(trained), "yes", "no"), ["yes", "no"]
-    )
-    found: dict[str, list[list[Any]]] = {name: [] for name in cases["image_id"]}
-    for name, relative, part, bits in kin.itertuples(index=False):
-        found[name].append([relative, part, None if np.isnan(bits) else int(bits)])
-    cases["relatives"] = list(found.values())
-    return cases
+    cases["lesion_percent"] = (100 * index["lesion_area"]).where(index["lesion_area"] > 0)
+    if index["applied"].notna().any():
+        cases["applied"] = index["applied"].fillna("nothing")
+    cases["outline"] = [lesion_outline(release.cache.masks[row]) for row in cases["row"]]
+    trained = cases.index.isin(kin["image_id"][kin["trained"]])
+    cases["in_training"] = pd.Categorical(np.where(trained, "yes", "no"), ["yes", "no"])
+    of_image = kin.drop(columns="image_id").groupby(kin["image_id"], sort=False)
+    found = {name: rows.to_dict("records") for name, rows in of_image}
+    cases["relatives"] = [found.get(name, []) for name in cases.index]
+    return cases.reset_index()
 
 
-def _plain(column: pd.Series) -> list[Any]:
-    """Return a column as JSON has it: numbers with `DIGITS` digits, None where nothing is known."""
-    if pd.api.types.is_float_dtype(column):
-        return [None if pd.isna(x) else float(f"{x:.{DIGITS}g}") for x in column]
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype(object).where(column.notna(), None)
-    return column.tolist()
-
-
-def _orders() -> dict[str, str]:
-    """Return what cases are ordered by: column and direction → in words."""
-    rising = {f"p_{name}:up": f"{title_of(f'p_{name}')}, lowest first" for name in CLASS_NAMES}
-    falling = {f"p_{name}:down": f"{title_of(f'p_{name}')}, highest first" for name in CLASS_NAMES}
-    pairs = [pair for both in zip(falling.items(), rising.items(), strict=True) for pair in both]
-    return {"": "Id", "loss:down": "Loss, worst first", "loss:up": "Loss, best first"} | dict(pairs)
-
-
-def write_pictures(folder: Path, cache: ImageCache, image_ids: Iterable[str]) -> dict[str, str]:
-    """Write some images of the cache, as a network sees them, as JPEG files; skip those there.
-
-    Args:
-        folder: of the pictures of this cache.
-        cache: whose images.
-        image_ids: of the images.
-
-    Returns:
-        image_id → name of the file: the id itself where it is the plain name of a JPEG in the whole
-        data set, and else the image's row in the cache.
-    """
-    names = list(image_ids)
-    rows = cache.rows(names)
-    plain = cache.index["image_id"].map(is_image_name).all()
-    files = {name: name if plain else f"{row}.jpeg" for name, row in zip(names, rows, strict=True)}
-    there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-    new = {file: row for file, row in zip(files.values(), rows, strict=True) if file not in there}
-    write_files(folder, ((file, _jpeg(cache.images[row])) for file, row in new.items()))
-    return files
+def write_pictures(folder: Path, cache: ImageCache, rows: Iterable[int]) -> None:
+    """Write images of the cache, as a network sees them, as `<row>.jpeg`; skip those there."""
+    missing = [row for row in rows if not (folder / f"{row}.jpeg").is_file()]
+    write_files(folder, ((f"{row}.jpeg", _jpeg(cache.images[row])) for row in missing))
 
 
 def _jpeg(image: NDArray[np.uint8]) -> bytes:
@@ -280,7 +210,7 @@ def _jpeg(image: NDArray[np.uint8]) -> bytes:
 
 
 def lesion_outline(mask: NDArray[np.uint8]) -> str:
-    """Return the outline of a lesion mask as the path of an SVG, `UNITS` to the side of the image.
+    """Return the outline of a lesion mask as the path of an SVG, `FINER` units to a pixel.
 
     Args:
         mask: uint8 {0, 1} (S, S).
@@ -291,19 +221,9 @@ def lesion_outline(mask: NDArray[np.uint8]) -> str:
     >>> mask = np.zeros((100, 100), np.uint8)
     >>> mask[20:50, 40:80] = 1
     >>> lesion_outline(mask)
-    'M401,204 404,499 799,496 796,201Z'
+    'M160,81 161,199 319,198 318,80Z'
     """
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    if not len(rows):
-        return ""
-    part = np.pad(255 * mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)
-    fine = cv2.resize(part, None, fx=FINER, fy=FINER, interpolation=cv2.INTER_LINEAR)
+    fine = cv2.resize(255 * mask, None, fx=FINER, fy=FINER, interpolation=cv2.INTER_LINEAR)
     found, _ = cv2.findContours((fine > 127).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    scale = UNITS / (FINER * len(mask))
-    corner = np.array([columns[0] - 1, rows[0] - 1]) * FINER
-    paths = []
-    for contour in found:
-        points = cv2.approxPolyDP(contour, FINER / 2, closed=True)[:, 0]
-        places = np.rint((corner + points + 0.5) * scale).astype(int)
-        paths.append("M" + " ".join(f"{x},{y}" for x, y in places) + "Z")
-    return "".join(paths)
+    polygons = [cv2.approxPolyDP(contour, FINER / 2, closed=True)[:, 0] for contour in found]
+    return "".join("M" + " ".join(f"{x},{y}" for x, y in points) + "Z" for points in polygons)

@@ -15,7 +15,7 @@ from btxrd.extras.phantom.plan import CENTERS, SUBTYPES, Record
 
 __all__ = ["draw"]
 
-WIDE = {"frontal": 1.0, "oblique": 0.85, "lateral": 0.7}
+WIDE = {"frontal": 1.0, "oblique": 0.8, "lateral": 0.6}
 """A region's width in a view, compared with the frontal one."""
 
 LONGEST = 640
@@ -58,7 +58,7 @@ def draw(record: Record, rng: np.random.Generator) -> tuple[np.ndarray, list[np.
         float64 (x, y) in pixels.
     """
     shared, region = np.random.default_rng(record.patient_seed), REGIONS[record.region]
-    girth, flesh, side = shared.uniform(0.9, 1.1), shared.uniform(0.8, 1.2), shared.choice([-1, 1])
+    girth, flesh, side = *shared.uniform(0.8, 1.2, 2), shared.choice([-1, 1])
     places = [
         Place.of(region.bones[name], region.ends[name], distance, side)
         for name, distance in record.lesions.items()
@@ -118,12 +118,12 @@ class Film:
     ) -> None:
         """Make an empty film, turned and zoomed, with the first lesion well inside."""
         size = np.round(np.multiply(record.size, min(1, LONGEST / max(record.size)))).astype(int)
-        box, tilt = np.array(REGIONS[record.region].box), 6 * CENTERS[record.center].rough
-        self.unit = float((size / box).max() * rng.uniform(0.95, 1.15))
+        box, tilt = np.array(REGIONS[record.region].box), 10 + 4 * CENTERS[record.center].rough
+        self.unit = float((size / box).max() * rng.uniform(0.9, 1.3))
         angle = np.radians(rng.uniform(-tilt, tilt))
         matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         matrix *= self.unit * np.array([(-1 if record.left else 1) * girth * WIDE[record.view], 1])
-        offset = size / 2 - matrix @ (box * (0.5 + rng.uniform(-0.06, 0.06, 2)))
+        offset = size / 2 - matrix @ (box * (0.5 + rng.uniform(-0.12, 0.12, 2)))
         if places:
             spot = matrix @ places[0].point + offset
             margin = np.minimum(15 * self.unit, 0.4 * size)
