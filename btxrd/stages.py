@@ -35,7 +35,7 @@ __all__ = [
 RUN_FILE = "run.json"
 """A run's provenance and state, in its folder."""
 FEATURES_FILE = "features.json"
-"""How far the features of a probe are, in its run's folder: `share` in [0, 1], and `seconds`."""
+"""The progress of a probe's features, in its run's folder: `share` in [0, 1], and `seconds`."""
 STUDY_FILE = "study.json"
 """A study's parameters and sessions, in its folder."""
 RUNS_SCRIPT = "runs.js"
@@ -47,9 +47,9 @@ CASES_FILE = "cases.html"
 HEATMAPS_FILE = "heatmaps.js"
 """The heat maps of a run's test images, which that page loads, in its folder."""
 PUBLISHED_FILE = "params/published.csv"
-"""What others have published of the same data, for orientation, in the clone."""
+"""Published results on the same data, for orientation, in the clone."""
 CLAIM_FILE = "params/claim.csv"
-"""Where a study answers which item of the CLAIM checklist (Tejani et al. 2024), in the clone."""
+"""The places of a study that answer the CLAIM checklist (Tejani et al. 2024), in the clone."""
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ def _predicted(member: _Member, release: Release, cache_dir: Path) -> pd.DataFra
     dataset = RadiographDataset(cache, cache.rows(table["image_id"]), table["label"].to_numpy())
     loader = make_loader(dataset, BATCH_SIZE, seed=0, shuffle=False)
     network = classifier.network.to(get_device())
-    logits = predict_logits(network, loader, classifier.normalization)
+    logits = predict_logits(network, loader)
     lacking = table["image_id"][~np.isfinite(logits).all(axis=1)]
     if len(lacking):
         raise ValueError(f"{member.path} gives no numbers for {listed(list(lacking))}: damaged?")

@@ -209,7 +209,7 @@ def _classified(
         return rows, []
     stacked = np.stack(images)
     batches = [(torch.from_numpy(stacked),)]
-    logits = predict_logits(classifier.network, batches, classifier.normalization)
+    logits = predict_logits(classifier.network, batches)
     is_number = np.isfinite(logits).all(axis=1)
     probabilities = torch.softmax(torch.from_numpy(logits).double(), dim=1).numpy()
     predicted = probabilities.argmax(axis=1)
