@@ -155,8 +155,8 @@ def test_a_file_that_lost_tensors_is_refused_with_the_first_that_lack(
     kept = {name: imagenet_resnet18[name] for name in names[: round(0.55 * len(names))]}
     all_but_one = {name: imagenet_resnet18[name] for name in names if name != "conv1.weight"}
     for state, lacking in (
-        (kept, r"layer3\.0\.bn2\.weight, .* and 40 more\. "),
-        (all_but_one, r"conv1\.weight\. "),
+        (kept, r"layer3\.0\.bn2\.weight, .* and 40 more\.$"),
+        (all_but_one, r"conv1\.weight\.$"),
     ):
         torch.save(state, tmp_path / "theirs.pth")
         with pytest.raises(ValueError, match=rf"holds no weights of resnet18: it lacks {lacking}"):
@@ -170,7 +170,7 @@ def test_names_under_another_prefix_are_refused_with_theirs_and_the_right_ones(
     torch.save({"state_dict": prefixed(imagenet_resnet18, prefix)}, tmp_path / "theirs.pth")
     left = f"left over: {prefix.removeprefix('module.')}conv1.weight"
     with pytest.raises(
-        ValueError, match=rf"lacks conv1\.weight, .*; {left}.* such as conv1\.weight"
+        ValueError, match=rf"lacks conv1\.weight, .*; {left}.* timm's names, as conv1\.weight"
     ):
         network(tmp_path / "theirs.pth")
 
@@ -180,7 +180,7 @@ def test_a_layer_too_many_is_no_head_where_the_file_has_none(
 ) -> None:
     state = {name: t for name, t in imagenet_resnet18.items() if not name.startswith("fc.")}
     torch.save(state | {"layer4.2.conv1.weight": torch.zeros(1)}, tmp_path / "theirs.pth")
-    with pytest.raises(ValueError, match=r"resnet18: left over: layer4\.2\.conv1\.weight\. "):
+    with pytest.raises(ValueError, match=r"resnet18: left over: layer4\.2\.conv1\.weight\.$"):
         network(tmp_path / "theirs.pth")
 
 

@@ -152,6 +152,7 @@ def read_weights(
         wanted = {name: tensor for name, tensor in wanted.items() if name not in added}
     known = {*network.state_dict(), *(name for name, _ in network.named_buffers())}
     left = [n for n in state if n not in known and not n.startswith(_heads(network))]
+    left = [name for name in left if not name.endswith("num_batches_tracked")]
     _require_whole(path, state, wanted, left, network)
     return (
         {name: state[name] for name in wanted},
@@ -183,11 +184,11 @@ def _require_whole(
     faults["left over:"] = left if lacking else own
     if any((lacking, misfits, own)):
         said = "; ".join(f"{what} {_named(names)}" for what, names in faults.items() if names)
-        name = network.pretrained_cfg["architecture"]
+        right = f" Right are timm's names, as {next(iter(wanted))}, alone or in a state_dict."
+        architecture = network.pretrained_cfg["architecture"]
         raise ValueError(
-            f"model.weights: {path} holds no weights of {name}: {said}. Its tensors must have "
-            f"timm's names, such as {next(iter(wanted))}, at the top of the file or under "
-            "state_dict or model"
+            f"model.weights: {path} holds no weights of {architecture}: {said}."
+            f"{right if len(lacking) == len(wanted) else ''}"
         )
 
 
