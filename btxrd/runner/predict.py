@@ -187,7 +187,7 @@ def _read(path: Path, preprocessing: Preprocessing) -> dict[str, Any]:
 def _classify(classifier: Classifier, rows: list[dict[str, Any]]) -> None:
     """Add to each row its class and probabilities, or an error."""
     images = torch.from_numpy(np.stack([row["pixels"] for row in rows]))
-    logits = predict_logits(classifier.network, [(images,)], classifier.normalization)
+    logits = predict_logits(classifier.network, [(images,)])
     probabilities = torch.softmax(torch.from_numpy(logits).double(), dim=1).numpy()
     for row, numbers, shares in zip(rows, logits, probabilities, strict=True):
         if np.isfinite(numbers).all():
