@@ -1,1 +1,1 @@
-"""What people read: tables, figures, sentences and the page that holds them."""
+"""Tables, figures, sentences and the page that holds them: all that people read."""

@@ -66,7 +66,7 @@ def scorecard(
     under the same protocol: the strongest shortcut, and what others have published.
 
     Args:
-        best, split: as `recommend` and `answer_split` return them.
+        best, split: as `btxrd.evaluation.comparison.answer` returns them.
         figures, gaps: of `compare_runs`.
         leakage, shortcuts: `leakage_table` and `shortcut_table`.
         maps: `localisation_table` of the answer's `map_scores`; no rows where there are none.
