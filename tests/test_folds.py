@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from btxrd.data import make_split
-from btxrd.evaluation import Bootstrap, evaluate
+from btxrd.evaluation import Bootstrap
 from btxrd.evaluation.pools import POOLED
 from btxrd.evaluation.runs import compare_runs
+from btxrd.evaluation.summary import evaluate
 from btxrd.files import project_path, read_json, write_csv, write_json
 from btxrd.params import RunParams, StudyParams
 from btxrd.predictions import PARTS, read_predictions, write_predictions
