@@ -8,7 +8,6 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from btxrd.evaluation import Bootstrap, bootstrap_metrics
 from btxrd.evaluation.differences import (
     EXPERIMENT_KEYS,
     METRICS,
@@ -20,6 +19,7 @@ from btxrd.evaluation.differences import (
     holm,
     seed_summary,
 )
+from btxrd.evaluation.intervals import Bootstrap, bootstrap_metrics
 from btxrd.params import RunParams
 from btxrd.predictions import (
     labels,

@@ -17,11 +17,10 @@ from sklearn.metrics import (
 )
 
 from btxrd import CLASS_NAMES
-from btxrd.evaluation import Bootstrap, bootstrap_metrics
 from btxrd.evaluation.calibration import reliability_tables, selective_prediction
 from btxrd.evaluation.curves import bootstrap_curves
 from btxrd.evaluation.differences import compare_experiments, generalisation_gap, seed_summary
-from btxrd.evaluation.intervals import Sample
+from btxrd.evaluation.intervals import Bootstrap, Sample, bootstrap_metrics
 from btxrd.evaluation.localisation import localisation_table
 from btxrd.evaluation.subgroups import subgroup_table
 from btxrd.evaluation.summary import evaluate, interval_table

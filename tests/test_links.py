@@ -2,8 +2,7 @@
 
 import pytest
 
-from btxrd.report.links import link_to, with_links
-from btxrd.report.names import as_text
+from btxrd.report.links import link_to, linked
 from btxrd.session import NOTEBOOK_VARIABLE
 
 
@@ -19,8 +18,7 @@ def study(tmp_path):
     ("place", "found"),
     [
         ("eda.html", "eda.html"),
-        ("runs/E 1/cases.html#a b.jpeg", "runs/E%201/cases.html#a%20b.jpeg"),
-        ("runs/E%201/cases.html#a%23b.jpeg", "runs/E%201/cases.html#a%23b.jpeg"),
+        ("runs/E 1/cases.html", "runs/E%201/cases.html"),
         ("splits.html", None),
         ("runs", None),
     ],
@@ -38,15 +36,9 @@ def test_a_link_counts_from_where_the_notebook_is_read(study, monkeypatch, reade
     assert link_to(study, place) == (found and up + found)
 
 
-def test_only_links_to_what_is_there_stay_links(study, monkeypatch):
+def test_only_links_to_what_is_there_are_links(study, monkeypatch):
     monkeypatch.setenv(NOTEBOOK_VARIABLE, str(study / "runs"))
-    text = "[data](eda.html), [splits](splits.html), [DataTables](https://datatables.net), [x](#x)"
-    expected = "[data](../eda.html), splits, [DataTables](https://datatables.net), [x](#x)"
-    assert with_links(text, study) == expected
-
-
-def test_a_name_makes_no_link_and_breaks_none(study, monkeypatch):
-    monkeypatch.setenv(NOTEBOOK_VARIABLE, str(study))
-    names = f"{as_text('[x](splits.html)')} [{as_text('a]b')}](eda.html) {as_text('[y](eda.html)')}"
-    assert with_links(names, study) == names
-    assert with_links(f"[{as_text('a]b')}](splits.html)", study) == as_text("a]b")
+    assert linked("data", study, "eda.html") == "[data](../eda.html)"
+    assert linked("splits", study, "splits.html") == "splits"
+    case = linked("case", study, "runs/E 1/cases.html", "a b#.jpeg")
+    assert case == "[case](E%201/cases.html#a%20b%23.jpeg)"

@@ -8,8 +8,13 @@ import pytest
 from sklearn import metrics as sk
 
 from btxrd import CLASS_NAMES
-from btxrd.evaluation import classification_metrics
-from btxrd.evaluation.metrics import METRIC_NAMES, PER_CLASS, metric_table, proportion_members
+from btxrd.evaluation.metrics import (
+    METRIC_NAMES,
+    PER_CLASS,
+    classification_metrics,
+    metric_table,
+    proportion_members,
+)
 from btxrd.predictions import labels, probabilities
 
 LABELS = range(3)

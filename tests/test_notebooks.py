@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from btxrd import CLASS_NAMES
-from btxrd.evaluation import classification_metrics
 from btxrd.evaluation.intervals import NO_INTERVAL
+from btxrd.evaluation.metrics import classification_metrics
 from btxrd.files import file_digest, write_json
 from btxrd.models import create_model, load_checkpoint, save_checkpoint
 from btxrd.params import RunParams

@@ -31,19 +31,10 @@ def made(tmp_path):
     return make
 
 
-@pytest.mark.parametrize(("kind", "data"), [("image/png", PNG), ("image/svg+xml", SVG)])
-@pytest.mark.parametrize(
-    ("metadata", "alt"),
-    [
-        ({}, "Figure: A figure"),
-        ({"alt": "0.8 (0.7–0.9)"}, "0.8 (0.7–0.9)"),
-        ({"kind": {"alt": 'says "so" & more', "width": 300}}, 'says "so" & more'),
-    ],
-)
-def test_a_figure_says_what_it_shows(made, kind, data, metadata, alt):
-    metadata = {kind if key == "kind" else key: value for key, value in metadata.items()}
-    page = made({"data": {kind: data}, "metadata": metadata})
-    assert [image["alt"] for image in page.find_all("img")] == [alt]
+@pytest.mark.parametrize(("kind", "data"), [("image/jpeg", PNG), ("image/svg+xml", SVG)])
+def test_a_figure_says_what_it_shows(made, kind, data):
+    page = made({"data": {kind: data}, "metadata": {kind: {"alt": 'says "so" & more'}}})
+    assert [image["alt"] for image in page.find_all("img")] == ['says "so" & more']
 
 
 def test_a_page_outside_a_study_links_to_no_other(made):
@@ -68,22 +59,18 @@ def test_a_page_in_a_study_links_to_it_relatively(made, tmp_path, at, up):
 
 
 def test_terms_are_explained_once_in_prose_and_at_the_end(made):
-    markdown = (
-        "# Macro AUC\n\nThe `net benefit`, patient\ngroups; [patient group](#main). Patient group."
-    )
-    page = made({"data": {"text/html": "<p>temperature</p>"}}, markdown=markdown)
-    assert [term.text for term in page.find_all("dfn")] == ["patient\ngroups"]
+    markdown = "# The macro AUC\n\n`net benefit`, [temperature](#x), patient groups, patient group."
+    page = made({"data": {"text/html": "<p>specificity</p>"}}, markdown=markdown)
+    assert [term.text for term in page.find_all("dfn")] == ["patient group"]
     assert [term.text for term in page.select("dl dt")] == ["patient group"]
     assert page.find(id=page.dfn["aria-describedby"]).text == page.dfn["data-about"]
 
 
-def test_headings_are_in_order_and_listed(made):
-    page = made(markdown="# One\n\n#### Four\n\n# Again\n\n## Four\n\n#### Deeper\n\n## Four")
-    names = [heading.name for heading in page.main.find_all(["h1", "h2", "h3", "h4"])]
-    assert names == ["h1", "h2", "h2", "h2", "h3", "h2"]
-    places = [link["href"] for link in page.select(".contents a")]
-    assert places == ["#Four", "#Again", "#Four-2", "#Deeper", "#Four-3"]
-    assert all(page.find(id=place[1:]) for place in places)
+def test_headings_are_listed(made):
+    page = made(markdown="# One\n\n## Two `a < b`\n\n### Three\n\n#### Four")
+    links = {link["href"]: link.text for link in page.select(".contents a")}
+    assert list(links.values()) == ["Two a < b", "Three"]
+    assert all(page.find(id=place[1:]) for place in links)
 
 
 def test_a_fold_keeps_its_paragraphs(made):
@@ -121,5 +108,5 @@ def test_html_in_an_output_is_text_and_in_a_cell_is_not(made, html):
 )
 def test_only_a_page_is_linked_to(made, address, is_link):
     page = made({"data": {"text/markdown": f"[words]({address})"}}, markdown=f"[words]({address})")
-    assert len(page.main.find_all("a", string="words")) == 2 * is_link
-    assert page.main.get_text().count("words") == 2
+    links = [link["href"] for link in page.main.find_all("a", string="words")]
+    assert links == [address if is_link else "#"] * 2

@@ -1,6 +1,7 @@
 """What the reports say in words, and that the figures in it are computed."""
 
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import unquote
 
 import pandas as pd
@@ -11,14 +12,15 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from btxrd import RESEARCH_ONLY, __version__
 from btxrd.evaluation.runs import RunResult
 from btxrd.params import ResultParams
+from btxrd.report.provenance import provenance_note
 from btxrd.report.sentences import (
     leakage_finding,
     one_seed_note,
     pool_note,
-    provenance_note,
     recommendation,
     review_links,
     review_note,
+    run_line,
     runs_list,
     runs_note,
 )
@@ -38,11 +40,8 @@ RUNS = [
     )
     for split in ("stratified", "center")
 ]
+POOL = replace(RUNS[0], split="grouped_cv", fold="pooled")
 FAILED = replace(RUNS[0], status="failed", error="the kernel died", metrics={})
-
-
-def line_of(run):
-    return runs_list([run]).splitlines()[-1]
 
 
 @pytest.fixture
@@ -84,25 +83,40 @@ def test_the_recommendation_is_computed_from_the_figures(figures):
     assert recommendation(None, None, None, figures) == ""
 
 
-def test_every_run_has_a_line_with_its_error_and_links_to_its_pages():
-    lines = runs_list(RUNS).splitlines()
-    assert lines[0] == "Of all runs: the [data](eda.html) and the [splits](splits.html)."
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A study's folder, from which links count, with some files that they lead to."""
+    for run in (*RUNS, POOL):
+        (tmp_path / run.path).mkdir(parents=True)
+        for name in ("03_train.html", "04_evaluate.html", "error.txt", "cases.html"):
+            (tmp_path / run.path / name).touch()
+    (tmp_path / "eda.html").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_run_has_a_line_with_its_error_and_links_to_its_pages(folder):
+    lines = runs_list(RUNS, folder).splitlines()
+    assert lines[0] == "Of all runs: the [data](eda.html) and the splits."  # not made yet
     assert lines[3] == (
         "- **E1**, center, seed 42: finished (9 epochs, 61 s, cpu) · "
         "[training](runs/E1/center/seed-42/03_train.html) · "
         "[evaluation](runs/E1/center/seed-42/04_evaluate.html)"
     )
     facts = {"best_C": 0.002, "epochs": 0, "seconds": 4.2, "device": "cpu"}
-    assert "finished (a probe, C = 0.002, 4 s, cpu) ·" in line_of(replace(RUNS[1], training=facts))
-    broken = line_of(FAILED)
+    assert "finished (a probe, C = 0.002, 4 s, cpu) ·" in run_line(
+        replace(RUNS[1], training=facts), folder
+    )
+    broken = run_line(FAILED, folder)
     assert ": failed (9 epochs, 61 s, cpu). the kernel died ([error.txt](runs/E1/" in broken
     assert broken.endswith("[evaluation](runs/E1/stratified/seed-42/04_evaluate.html)")
 
 
-def test_names_and_errors_stay_as_they_are_in_the_list_of_runs(shown):
+def test_names_and_errors_stay_as_they_are_in_the_list_of_runs(shown, folder):
     odd = "x<b id=c>1 {a} $b$ [c](d)"
     run = replace(FAILED, error=f"no {odd}\n# file", experiment=odd)
-    page = shown(line_of(replace(run, training=RUNS[0].training | {"device": odd})))
+    (folder / FAILED.path.parts[0] / FAILED.experiment).rename(folder / "runs" / odd)
+    page = shown(run_line(replace(run, training=RUNS[0].training | {"device": odd}), folder))
     assert f"{odd}, stratified, seed 42: failed (9 epochs, 61 s, {odd})" in page.get_text()
     assert f"no {odd} # file (error.txt) · training" in page.get_text()
     links = [unquote(link["href"]) for link in page.find_all("a")]
@@ -115,7 +129,7 @@ def test_names_and_errors_stay_as_they_are_in_the_list_of_runs(shown):
     [(3, 42, "fold 3, seed 42"), ("pooled", 42, "pooled, seed 42"), (None, "ensemble", "ensemble")],
 )
 def test_folds_and_pools_are_named(fold, seed, words):
-    line = line_of(replace(RUNS[0], fold=fold, seed=seed))
+    line = run_line(replace(RUNS[0], fold=fold, seed=seed), Path())
     assert f"**E1**, stratified, {words}: finished" in line
 
 
@@ -127,18 +141,19 @@ def test_only_what_is_evaluated_is_finished():
     assert runs_note([*RUNS, *pools]) == "2 of 2 runs finished; 1 of 2 pools made of them."
 
 
-def test_labels_to_review_are_counted_and_linked():
+def test_labels_to_review_are_counted_and_linked(folder):
     review = pd.DataFrame({"image_id": ["a", "b", "c"], "conflicts_with": ["b", "a", None]})
-    pool = replace(RUNS[0], split="grouped_cv", fold="pooled")
-    note = review_note(review, pool)
+    note = review_note(review, POOL, folder)
     for words in (
         "2 images have a duplicate that carries another label",
         "Of 75 images tested by E1 (grouped_cv, pooled, seed 42), 1 carry",
     ):
         assert words in note
     page = "runs/E1/grouped_cv/pooled/seed-42/cases.html"
-    assert review_links(review.tail(2), pool) == f"Their cases: [b]({page}#b) · [c]({page}#c)."
-    assert "No label is proposed" in review_note(review.head(0), None)
+    assert (
+        review_links(review.tail(2), POOL, folder) == f"Their cases: [b]({page}#b) · [c]({page}#c)."
+    )
+    assert "No label is proposed" in review_note(review.head(0), None, folder)
 
 
 @pytest.mark.parametrize(("seeds", "alone"), [(["1", "1"], True), (["3", "ensemble"], False)])

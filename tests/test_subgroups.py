@@ -6,7 +6,7 @@ import pytest
 
 from btxrd.data import read_table
 from btxrd.data.table import FLAG_COLUMNS
-from btxrd.evaluation import Bootstrap, bootstrap_metrics
+from btxrd.evaluation.intervals import Bootstrap, bootstrap_metrics
 from btxrd.evaluation.subgroups import (
     EVERYONE,
     SUBGROUP_METRICS,

@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from btxrd.evaluation import Bootstrap, bootstrap_metrics, classification_metrics
 from btxrd.evaluation.calibration import calibration_summary
-from btxrd.evaluation.intervals import NO_INTERVAL
-from btxrd.evaluation.metrics import PER_CLASS
+from btxrd.evaluation.intervals import NO_INTERVAL, Bootstrap, bootstrap_metrics
+from btxrd.evaluation.metrics import PER_CLASS, classification_metrics
 from btxrd.evaluation.operating_points import operating_points
 from btxrd.evaluation.summary import FEW as FEW_IMAGES
 from btxrd.evaluation.summary import (

@@ -6,13 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from btxrd.evaluation import Bootstrap
-from btxrd.evaluation.calibration import calibration_summary
-from btxrd.evaluation.operating_points import operating_points
-from btxrd.evaluation.subgroups import SUBGROUP_METRICS, subgroup_table
-from btxrd.evaluation.summary import HEADLINES
 from btxrd.files import project_path, read_csv
-from btxrd.report.tables import TITLES, as_table, format_interval, title_of, use_tables
+from btxrd.report.tables import as_table, format_interval, title_of, use_tables
 from btxrd.stages import CLAIM_FILE, PUBLISHED_FILE
 
 NAN = float("nan")
@@ -60,15 +55,7 @@ def test_a_spread_over_seeds_stands_behind_the_interval():
     frame = pd.DataFrame({"accuracy": [0.8, 0.7], "accuracy_low": 0.6, "accuracy_high": 0.9})
     head, *rows = cells(frame.assign(accuracy_sd=[0.0123, NAN]))
     assert head == ["Accuracy"]
-    assert rows == [["0.800 (0.600–0.900)\n± 0.012"], ["0.700 (0.600–0.900)"]]
-
-
-def test_named_values_keep_their_own_ends():
-    frame = pd.DataFrame({"npv": [0.1], "npv_low": 0.05, "npv_high": 0.2, "brier": 0.3})
-    assert cells(frame.assign(brier_low=0.2, brier_high=0.4)) == [
-        ["NPV", "Brier score (0 to 2)"],
-        ["0.100 (0.050–0.200)", "0.300 (0.200–0.400)"],
-    ]
+    assert rows == [["0.800 (0.600–0.900) ± 0.012"], ["0.700 (0.600–0.900)"]]
 
 
 def test_a_column_goes_across():
@@ -94,14 +81,6 @@ def test_a_table_is_turned():
         ["", "Low", "High"],
         ["Test n", "1,000", "20"],
         ["PPV at 1.0% malignant", "0.500", "–"],
-    ]
-
-
-def test_signed_values_show_their_sign():
-    frame = pd.DataFrame({"difference": [0.1, -0.1], "low": [-0.1, -0.2], "high": [0.3, 0.0]})
-    assert cells(frame, signed=True)[1:] == [
-        ["+0.100 (-0.100 to +0.300)"],
-        ["-0.100 (-0.200 to +0.000)"],
     ]
 
 
@@ -131,11 +110,6 @@ def test_every_kind_of_value_has_its_form(column, value, expected):
     assert cells(frame) == [[title_of(column)], [expected]]
 
 
-def test_missing_values_are_named_as_wished():
-    frame = pd.DataFrame({"n": [7], "accuracy": NAN, "accuracy_low": NAN, "accuracy_high": NAN})
-    assert cells(frame, missing="too small")[1] == ["7", "too small"]
-
-
 def test_titles_given_come_before_the_common_ones():
     titles = {"macro_auc": "AUC of all", "val": "Validation", "part": "Images of"}
     head, first, *_ = cells(LONG, titles=titles)
@@ -143,9 +117,7 @@ def test_titles_given_come_before_the_common_ones():
     assert first == ["AUC of all", "Validation", "0.900 (0.800–1.000)"]
 
 
-def test_every_metric_of_the_reports_has_a_title():
-    compared = [name for name in (*HEADLINES, *SUBGROUP_METRICS) if name not in TITLES]
-    assert compared == []
+def test_a_name_without_a_title_is_written_with_spaces():
     assert title_of("balanced_accuracy") == "Balanced accuracy"
     assert title_of("no_title_yet") == "No title yet"
 
@@ -200,11 +172,13 @@ def test_marks_go_where_their_values_go():
 
 def test_cells_carry_what_they_are_sorted_by():
     frame = pd.DataFrame({"p": [0.0004, 0.2, NAN], "note": ["a & b", None, "1"], "n": [1200, 9, 1]})
+    frame = frame.assign(auc=0.8124, auc_low=0.7, auc_high=0.9)
     html = as_table(frame).to_html()
-    assert re.findall('data-order="(.*?)"', html) == [
-        *("0.0009999999999999998", "a &amp; b", "1200.0"),
-        *("0.2", "", "9.0"),
-        *("", "1", "1.0"),
+    rows = [row.split("</tr>")[0] for row in html.split("<tr>")[2:]]
+    assert [re.findall('data-order="(.*?)"', row) for row in rows] == [
+        ["0.0004", "a &amp; b", "1200.0", "0.8124"],
+        ["0.2", "", "9.0", "0.8124"],
+        ["", "1", "1.0", "0.8124"],
     ]
     assert '<th scope="col" class="number">n</th>' in html
 
@@ -234,29 +208,6 @@ def test_a_frame_without_rows_is_a_head():
     empty = as_table(pd.DataFrame(columns=["image_id", "note"]))
     assert list(empty.data) == ["Image", "Note"]
     assert '<td class="none" colspan="2">none</td>' in empty.to_html()
-
-
-def test_the_tables_of_a_run_are_laid_out(predicted):
-    bootstrap, test = Bootstrap(50), predicted((40, 40, 40))
-    points = operating_points(test, test, bootstrap, prevalences=[0.01])
-    kept = points.drop(columns=["test_n", "note", *points.filter(like="_anew")])
-    head, *rows = cells(kept, turned="target")
-    assert head == ["", "90%", "95%"]
-    values = {name: first for name, first, _ in rows}
-    assert float(values["Sensitivity on val"]) >= 0.9
-    assert (values["Malignant in val"], values["Malignant in test"]) == ("40", "40")
-    assert values["PPV at 1.0% malignant"].count("–") == 1
-    head, *rows = cells(calibration_summary(test, test, bootstrap).drop(columns="temperature"))
-    errors = ["Calibration error (RMS)", "Brier score (0 to 2)"]
-    assert head == ["Outcome", "n", "Positive", "When", *errors]
-    assert [row[:4] for row in rows[4:6]] == [
-        ["Malignant", "120", "40", when] for when in ("before", "after")
-    ]
-    kind = pd.DataFrame({"age_band": ["old"] * 117 + ["young"] * 3}, index=test["image_id"])
-    head, *rows = cells(subgroup_table(test, kind, bootstrap), missing="too small")
-    assert head[2:] == ["n", "Malignant", "Malignant AUC", "Accuracy", "Malignant sensitivity"]
-    assert rows[2] == ["age_band", "young", "3", "3", *["too small"] * 3]
-    assert "(" in rows[1][5]
 
 
 def test_every_published_result_says_how_it_came_about_and_what_differs():

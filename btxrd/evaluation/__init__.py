@@ -48,7 +48,6 @@ This package itself loads neither matplotlib nor torch. Methods are named by aut
 - Zuiderveld 1994, CLAHE, Graphics Gems IV
 """
 
-from btxrd.evaluation.intervals import Bootstrap, bootstrap_metrics
-from btxrd.evaluation.metrics import classification_metrics
+from btxrd.evaluation.intervals import Bootstrap
 
-__all__ = ["Bootstrap", "bootstrap_metrics", "classification_metrics"]
+__all__ = ["Bootstrap"]

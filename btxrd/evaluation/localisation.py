@@ -42,20 +42,18 @@ class Source(NamedTuple):
     Attributes:
         ending: of the columns of its scores: `iou_center`, `energy_chance`, …
         is_trained: it has learnt something, and is compared with those that have not.
-        words: in which people read that a map of it points at something.
     """
 
     ending: str
     is_trained: bool
-    words: str
 
 
 SOURCES = {
-    "network": Source("", True, "by the network"),
-    "attention": Source("_attention", True, "by the network's attention"),
-    "chance": Source("_chance", False, "by chance"),
-    "center prior": Source("_center", False, "by betting on the middle"),
-    "randomised weights": Source("_randomised", False, "by the network with random weights"),
+    "network": Source("", True),
+    "attention": Source("_attention", True),
+    "chance": Source("_chance", False),
+    "center prior": Source("_center", False),
+    "randomised weights": Source("_randomised", False),
 }
 """The sources of maps by name. Only some networks have an attention; lesion masks taught it."""
 

@@ -1,1 +1,1 @@
-"""Tables, figures, sentences and the page that holds them: all that people read."""
+"""Tables, figures and sentences for people to read, and the page that holds them."""

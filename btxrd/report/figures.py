@@ -1,13 +1,13 @@
-"""The study's pictures. Each function takes data and returns a matplotlib Figure.
+"""The figures of the notebooks. Each function takes data and returns a matplotlib Figure.
 
 Call `use_style` once in a notebook. Figures are at most 10 inches (1000 px) wide, the width of
 the report's column, and are handed back closed: a notebook shows one where it is a cell's last
-expression, and nothing piles up in pyplot. A `title` stands before the number of images;
-`bootstrap` says the level of the intervals.
+expression, and nothing piles up in pyplot. A `title` stands before the number of images; `level`
+is that of the intervals in the table.
 
 A notebook shows drawings as SVG, whose text stays text, and pictures as JPEG with twice the pixels.
-Their alternative text goes with them, in the metadata of the output: what `describe` has given
-them, else their titles. Classes differ in line and marker as well as in colour.
+Their titles and legends, in the metadata of the output, are their alternative text. Classes differ
+in line and marker as well as in colour.
 """
 
 import textwrap
@@ -30,40 +30,31 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve, roc_curve
 
 from btxrd import CLASS_NAMES
-from btxrd.evaluation.curves import bootstrap_curves
-from btxrd.evaluation.intervals import Bootstrap
 from btxrd.predictions import labels, probabilities
-from btxrd.report.tables import format_interval, title_of
+from btxrd.report.tables import format_interval, percent, title_of
 
 __all__ = [
     "CLASS_PALETTE",
-    "class_counts_figure",
     "confusion_matrix_figure",
-    "describe",
     "gallery_figure",
     "history_figure",
     "metric_interval_figure",
     "roc_pr_figure",
-    "score_interval_figure",
     "use_style",
 ]
 
 CLASS_PALETTE = {"Normal": "#8A929A", "Benign": "#2C7FB8", "Malignant": "#D55E00"}
 """Grey, blue, vermilion: apart for colour-blind readers too, and malignant stands out."""
-
 CLASS_LINES = {"Normal": "-.", "Benign": "--", "Malignant": "-"}
-CLASS_HATCHES = {"Normal": None, "Benign": "//", "Malignant": None}
 CLASS_MARKERS = {"Normal": "o", "Benign": "s", "Malignant": "^"}
-"""How the classes differ in grey print."""
 
 WIDTH = 10.0
-"""Inches; 1000 px at the 100 dpi of `use_style`."""
-
+"""Inches; 1000 px at matplotlib's 100 dpi."""
 REFERENCE_LINE = {"color": "0.35", "linestyle": ":", "linewidth": 1.5, "zorder": 1.5}
 MASK_COLOUR = "#00E5FF"
 HEAT_MAP = "inferno"
 SMALL = 10
-"""The smallest type, in points."""
+"""The smallest type, in points, of numbers at bars and of titles of images."""
 LONGEST = 300
 """Characters of an alternative text: a screen reader reads it in one go."""
 MATRIX = 32
@@ -80,42 +71,17 @@ def use_style() -> None:
         formatters = shell.display_formatter.formatters
         formatters["image/svg+xml"].for_type(Figure, _as_drawing)
         formatters["image/jpeg"].for_type(Figure, _as_picture)
-    sns.set_theme(
-        context="notebook",
-        style="whitegrid",
-        palette=list(CLASS_PALETTE.values()),
-        rc={
-            "figure.dpi": 100,
-            "savefig.dpi": 100,
-            "font.size": 11,
-            "axes.titlesize": 12,
-            # Names are text: between two dollar signs, too.
-            "text.parse_math": False,
-            # No ticks stand above: there is no need to look for them, which takes long.
-            "axes.titley": 1.0,
-            "axes.labelsize": 11,
-            "xtick.labelsize": SMALL,
-            "ytick.labelsize": SMALL,
-            "legend.fontsize": SMALL,
-            "legend.title_fontsize": SMALL,
-            "figure.titlesize": 13,
-            "axes.edgecolor": "0.3",
-            "grid.color": "0.88",
-            "svg.fonttype": "none",
-            # Equal figures have equal names in their SVG, so that pages can be reproduced.
-            "svg.hashsalt": "btxrd",
-        },
-    )
-
-
-def describe(figure: Figure, text: str) -> Figure:
-    """Give a figure its alternative text: what it shows, with estimate and interval.
-
-    >>> describe(Figure(), "Test set, n = 60. Malignant: AUC 0.950 (0.900–0.990).").get_label()
-    'Test set, n = 60. Malignant: AUC 0.950 (0.900–0.990).'
-    """
-    figure.set_label(textwrap.shorten(text, LONGEST, placeholder=" …"))
-    return figure
+    looks = {
+        # Names are text: between two dollar signs, too.
+        "text.parse_math": False,
+        # No ticks stand above: there is no need to look for them, which takes long.
+        "axes.titley": 1.0,
+        "svg.fonttype": "none",
+        # Equal figures have equal names in their SVG, so that pages can be reproduced.
+        "svg.hashsalt": "btxrd",
+    }
+    colours = list(CLASS_PALETTE.values())
+    sns.set_theme(style="whitegrid", palette=colours, font_scale=0.92, rc=looks)
 
 
 def _as_drawing(figure: Figure) -> tuple[str, dict[str, Any]] | None:
@@ -123,7 +89,7 @@ def _as_drawing(figure: Figure) -> tuple[str, dict[str, Any]] | None:
     if _shows_pictures(figure):
         return None
     _write_powers_as_text(figure)
-    svg = print_figure(figure, "svg", bbox_inches=_box(figure), metadata={"Date": None})
+    svg = print_figure(figure, "svg", bbox_inches=None, metadata={"Date": None})
     return svg, {"alt": _alternative(figure)}
 
 
@@ -133,7 +99,7 @@ def _as_picture(figure: Figure) -> tuple[str, dict[str, Any]] | None:
         return None
     _write_powers_as_text(figure)
     pixels = {"dpi": 2 * figure.dpi, "pil_kwargs": {"quality": 85}}
-    jpeg = print_figure(figure, "jpeg", bbox_inches=_box(figure), base64=True, **pixels)
+    jpeg = print_figure(figure, "jpeg", bbox_inches=None, base64=True, **pixels)
     width = round(figure.get_figwidth() * figure.dpi)
     return jpeg, {"alt": _alternative(figure), "width": width}
 
@@ -152,21 +118,19 @@ def _shows_pictures(figure: Figure) -> bool:
     return any(rows > MATRIX for rows, _ in shapes)
 
 
-def _box(figure: Figure) -> str | None:
-    """Cut off what is empty, unless a layout engine has filled the figure: it takes a drawing."""
-    return "tight" if figure.get_layout_engine() is None else None
-
-
 def _alternative(figure: Figure) -> str:
+    """Return the titles and the legends of a figure, in which its numbers stand."""
     titles = [figure.get_suptitle(), *(axis.get_title() for axis in figure.axes)]
-    return figure.get_label() or " ".join(f"{title}." for title in titles if title)
+    legends = [*figure.legends, *(axis.get_legend() for axis in figure.axes)]
+    entries = [text.get_text() for legend in legends if legend for text in legend.get_texts()]
+    said = ". ".join(text for text in (*titles, *entries) if text)
+    return textwrap.shorten(said, LONGEST, placeholder=" …")
 
 
 def panels(rows: int, columns: int, size: tuple[float, float], **kwargs: Any) -> Any:
     """Return a figure that pyplot has already let go of, and its (rows, columns) axes."""
-    figure, axes = plt.subplots(
-        rows, columns, figsize=size, squeeze=False, layout="constrained", **kwargs
-    )
+    layout = {"figsize": size, "squeeze": False, "layout": "constrained"}
+    figure, axes = plt.subplots(rows, columns, **layout, **kwargs)
     plt.close(figure)
     return figure, axes
 
@@ -181,41 +145,26 @@ def confusion_matrix_figure(metrics: dict[str, Any], title: str = "Confusion mat
     Args:
         metrics: what `classification_metrics` returns, or its JSON read back.
     """
-    names = list(metrics["per_class"])
-    counts = np.array(metrics["confusion_matrix"]["counts"], dtype=float)
-    shares = np.array(metrics["confusion_matrix"]["row_normalised"], dtype=float)
-    figure, axes = panels(1, 2, (WIDTH, 4.6))
-    halves = (("Counts", counts, ",.0f"), ("Share of the true class", shares, ".1%"))
-    for axis, (heading, values, number_format) in zip(axes[0], halves, strict=True):
-        ConfusionMatrixDisplay(values, display_labels=names).plot(
-            ax=axis,
-            cmap="Blues",
-            values_format=number_format,
-            colorbar=False,
-            text_kw={"size": 13},
-            im_kw={"interpolation": "none"},
-        )
+    names, matrix = list(metrics["per_class"]), metrics["confusion_matrix"]
+    sizes = np.sum(matrix["counts"], axis=1)
+    figure, (axes,) = panels(1, 2, (WIDTH, 4.6))
+    drawn = (("Counts", "counts", ",.0f"), ("Share of the true class", "row_normalised", ".1%"))
+    for axis, (heading, key, form) in zip(axes, drawn, strict=True):
+        display = ConfusionMatrixDisplay(np.array(matrix[key], float), display_labels=names)
+        display.plot(ax=axis, cmap="Blues", values_format=form, colorbar=False)
         axis.set(title=heading, xlabel="Predicted class", ylabel="True class")
         axis.grid(visible=False)
-        axis.set_yticks(
-            range(len(names)),
-            [f"{name}\n(n = {n:,.0f})" for name, n in zip(names, counts.sum(1), strict=True)],
-        )
+        ticks = [f"{name}\n(n = {n:,})" for name, n in zip(names, sizes, strict=True)]
+        axis.set_yticks(range(len(names)), ticks)
     figure.suptitle(f"{title} ({image_count(metrics['n'])})")
-    called = [
-        f"{sum(row):,.0f} {name}: "
-        + ", ".join(f"{n:,.0f} {other}" for n, other in zip(row, names, strict=True))
-        for name, row in zip(names, counts, strict=True)
-    ]
-    return describe(
-        figure, f"{figure.get_suptitle()}, true class and what it was called. {'; '.join(called)}."
-    )
+    return figure
 
 
 def roc_pr_figure(
     test: pd.DataFrame,
     intervals: Mapping[str, Sequence[float]],
-    bootstrap: Bootstrap,
+    bands: pd.DataFrame,
+    level: float,
     title: str = "One-vs-rest curves",
 ) -> Figure:
     """Draw ROC and precision-recall curves of each class with bootstrap bands.
@@ -223,28 +172,23 @@ def roc_pr_figure(
     Args:
         test: rows of one part of `predictions.csv`.
         intervals: flat metric name → estimate, low and high, for the legend; of the same images.
+        bands: what `bootstrap_curves` returns for the same images.
     """
     y_true, scores = labels(test), probabilities(test)
-    bands = bootstrap_curves(y_true, scores, test["group"], bootstrap)
-    figure, axes = panels(1, 2, (WIDTH, 6.3))
-    roc, pr = axes[0]
-    said = []
-    for c, (name, colour) in enumerate(CLASS_PALETTE.items()):
+    figure, ((roc, pr),) = panels(1, 2, (WIDTH, 6.3))
+    # The class that matters most comes first in the legend, and so in the alternative text.
+    for c, name in reversed(list(enumerate(CLASS_NAMES))):
         positive = y_true == c
         if positive.all() or not positive.any():
             continue
-        auc, precision = (
-            format_interval(*intervals[f"{metric}/{name}"])
-            for metric in ("auc", "average_precision")
-        )
-        said.append(f"{name}, n = {positive.sum():,}: AUC {auc}, AP {precision}.")
+        colour, n = CLASS_PALETTE[name], f"n = {positive.sum():,}"
         fpr, tpr, _ = roc_curve(positive, scores[:, c])
+        precision, recall, _ = precision_recall_curve(positive, scores[:, c])
+        auc = format_interval(*intervals[f"auc/{name}"])
+        ap = format_interval(*intervals[f"average_precision/{name}"])
         style = {"color": colour, "linestyle": CLASS_LINES[name], "linewidth": 2}
-        size = f"n = {positive.sum():,}"
-        roc.plot(fpr, tpr, label=f"{name}: AUC {auc}, {size}", **style)
-        steps = _precision_recall_steps(positive, scores[:, c])
-        label = f"{name}: AP {precision}, {size}"
-        pr.plot(*steps, label=label, drawstyle="steps-pre", **style)
+        roc.plot(fpr, tpr, label=f"{name}: AUC {auc}, {n}", **style)
+        pr.plot(recall, precision, label=f"{name}: AP {ap}, {n}", drawstyle="steps-post", **style)
         pr.axhline(positive.mean(), **REFERENCE_LINE | {"color": colour})
         for axis, curve, step in ((roc, "roc", None), (pr, "pr", "pre")):
             band = bands[(bands["curve"] == curve) & (bands["class_name"] == name)]
@@ -257,75 +201,56 @@ def roc_pr_figure(
     for axis in (roc, pr):
         axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False)
-    figure.suptitle(f"{title}, {bootstrap.name} bootstrap bands ({image_count(len(test))})")
-    return describe(figure, " ".join([f"{figure.get_suptitle()}.", *reversed(said)]))
-
-
-def _precision_recall_steps(
-    positive: NDArray[np.bool_], scores: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the recalls, ascending, and precision at the highest threshold that reaches each."""
-    precision, recall, _ = precision_recall_curve(positive, scores)
-    recall, first = np.unique(recall[::-1], return_index=True)
-    precision = precision[::-1][first]
-    precision[0] = precision[1]  # scikit-learn's point at recall 0 belongs to no threshold
-    return recall, precision
+    figure.suptitle(f"{title}, {percent(level)} bootstrap bands ({image_count(len(test))})")
+    return figure
 
 
 def history_figure(history: pd.DataFrame, title: str = "Training history") -> Figure:
     """Draw loss, top-1 accuracy and per-class recall by epoch, for train and validation.
 
     Args:
-        history: as `btxrd.training.Fit` holds it: one row an epoch, or of a probe one a C, which is
-            drawn on a logarithmic axis. The training loss is weighted, that of an epoch also
-            smoothed, the validation loss neither, so the two are not on one scale.
+        history: one row an epoch, or of a probe one a C, which is drawn on a logarithmic axis. The
+            training loss is weighted, that of an epoch also smoothed, the validation loss neither,
+            so the two are not on one scale.
     """
-    figure, axes = panels(1, 3, (WIDTH, 4.4))
+    figure, (axes,) = panels(1, 3, (WIDTH, 4.4))
+    loss, accuracy, recall = axes
     step, steps = ("C", "values of C") if "C" in history else ("epoch", "epochs")
-    places = history[step]
-    best = places.loc[history["val_loss"].idxmin()]
-    lines = {"train": ("--", 1.3), "val": ("-", 2.0)}
-    marker, every = "o" if len(history) <= 10 else None, -(-len(history) // 10)
-    for part, (dashes, width) in lines.items():
-        style = {"linestyle": dashes, "linewidth": width, "marker": marker, "markersize": 4}
-        for axis, quantity in zip(axes[0], ("loss", "top1"), strict=False):
-            axis.plot(places, history[f"{part}_{quantity}"], color="0.15", label=part, **style)
+    best = history[step].loc[history["val_loss"].idxmin()]
+    curves = history.set_index(step)
+    every = -(-len(history) // 10)
+    for part, dashes, width in (("train", "--", 1.3), ("val", "-", 2.0)):
+        style = {"linestyle": dashes, "linewidth": width, "markersize": 4, "markevery": every}
+        for axis, quantity in ((loss, "loss"), (accuracy, "top1")):
+            axis.plot(curves[f"{part}_{quantity}"], color="0.15", marker="o", **style)
         for name, colour in CLASS_PALETTE.items():
-            own = {"color": colour, "marker": CLASS_MARKERS[name], "markevery": every}
+            own = {"color": colour, "marker": CLASS_MARKERS[name], **style}
             label = name if part == "val" else None
-            axes[0, 2].plot(places, history[f"{part}_recall_{name}"], label=label, **style | own)
-    labels = ("Loss (nats)", "Top-1 accuracy", "Recall (sensitivity)")
-    headings = ("Loss", "Top-1 accuracy", "Recall by class")
-    for axis, heading, label in zip(axes[0], headings, labels, strict=True):
+            recall.plot(curves[f"{part}_recall_{name}"], label=label, **own)
+    loss.set(title="Loss", ylabel="Loss (nats)")
+    accuracy.set(title="Top-1 accuracy", ylabel="Top-1 accuracy")
+    recall.set(title="Recall by class", ylabel="Recall (sensitivity)")
+    for axis in axes:
         axis.axvline(best, **REFERENCE_LINE)
-        axis.set(title=heading, ylabel=label)
         if step == "C":
             axis.set(xlabel="C (inverse penalty)", xscale="log")
         else:
             axis.set_xlabel("Epoch")
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "frameon": False}
-    axes[0, 2].legend(ncols=3, columnspacing=1, handlelength=1.6, handletextpad=0.4, **place)
-    for axis in axes[0, 1:]:
+    for axis in (accuracy, recall):
         axis.set_ylim(-0.02, 1.02)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    recall.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False, ncols=3)
     figure.suptitle(
         f"{title} (n = {len(history)} {steps}; dashed: train, solid: validation;\n"
         f"dotted: lowest validation loss, {step} {best:g})"
     )
-    kept = history.loc[history["val_loss"].idxmin()]
-    recalls = ", ".join(f"{name} {kept[f'val_recall_{name}']:.3f}" for name in CLASS_NAMES)
-    return describe(
-        figure,
-        f"{title}, {len(history)} {steps}. Lowest validation loss {kept['val_loss']:.3f} at {step} "
-        f"{best:g}, training loss {kept['train_loss']:.3f} there; validation accuracy "
-        f"{kept['val_top1']:.3f}, recall of {recalls}.",
-    )
+    return figure
 
 
 def metric_interval_figure(
     table: pd.DataFrame,
-    bootstrap: Bootstrap,
+    level: float,
     metric: str = "Estimate",
     hue: str | None = None,
     references: Mapping[str, float] | None = None,
@@ -344,22 +269,31 @@ def metric_interval_figure(
         references: metric → a value to mark with a dotted line, such as a success criterion.
 
     Raises:
-        ValueError: a column is missing, or there are no rows.
+        ValueError: there are no rows.
     """
-    needed = ["label", "estimate", "low", "high", *([hue] if hue else [])]
-    missing = [column for column in needed if column not in table.columns]
-    if missing or table.empty:
-        raise ValueError(f"table must have rows and the columns {needed}; lacks {missing}")
+    if table.empty:
+        raise ValueError("the table has no rows, so there is nothing to draw")
     named = table if "metric" in table else table.assign(metric=metric)
-    metrics, rows = (_levels(named[column]) for column in ("metric", "label"))
-    levels = _levels(named[hue]) if hue else []
+    metrics, rows = _levels(named["metric"]), _levels(named["label"])
+    levels = _levels(named[hue]) if hue else [None]
     height = 1.6 + len(rows) * max(0.4, 0.24 * len(levels)) + 0.25 * (1 + len(levels) // 3)
-    figure, axes = panels(1, len(metrics), (WIDTH, height), sharey=True)
-    for axis, name in zip(axes[0], metrics, strict=True):
-        _whiskers(axis, named[named["metric"] == name], rows, hue, levels)
+    figure, (axes,) = panels(1, len(metrics), (WIDTH, height), sharey=True)
+    colours = sns.color_palette("colorblind", len(levels)) if hue else ["0.15"]
+    for axis, name in zip(axes, metrics, strict=True):
+        panel = named[named["metric"] == name]
+        for index, (one, colour) in enumerate(zip(levels, colours, strict=True)):
+            part = panel[panel[hue] == one] if hue else panel
+            offset = (index - (len(levels) - 1) / 2) * 0.7 / len(levels)
+            axis.errorbar(
+                part["estimate"],
+                [rows.index(label) + offset for label in part["label"]],
+                xerr=[part["estimate"] - part["low"], part["high"] - part["estimate"]],
+                fmt="osD^vPX*"[index % 8],
+                color=colour,
+                capsize=3,
+                label=f"{one} ({_sizes(part)})" if "n" in part else str(one),
+            )
         axis.set(xlabel=title_of(name), ylim=(len(rows) - 0.5, -0.5))
-        if named["low"].min() >= 0 and named["high"].max() <= 1:
-            axis.set_xlim(-0.03, 1.03)
         axis.set_yticks(range(len(rows)), [textwrap.fill(str(row), 28) for row in rows])
         axis.grid(visible=False, axis="y")
         for border in range(1, len(rows)):
@@ -367,13 +301,12 @@ def metric_interval_figure(
         if references and name in references:
             axis.axvline(references[name], **REFERENCE_LINE)
     if hue:
-        handles, names = axes[0, 0].get_legend_handles_labels()
+        handles, names = axes[0].get_legend_handles_labels()
         place = {"loc": "outside lower center", "ncols": min(3, len(names)), "frameon": False}
         figure.legend(handles, names, title=hue.replace("_", " ").capitalize(), **place)
     heading = title or ", ".join(map(title_of, metrics))
-    figure.suptitle(f"{heading}, {bootstrap.name} intervals ({_sizes(named)})")
-    said = [_extremes(title_of(name), named[named["metric"] == name], hue) for name in metrics]
-    return describe(figure, " ".join([f"{figure.get_suptitle()}.", *said]))
+    figure.suptitle(f"{heading}, {percent(level)} intervals ({_sizes(named)})")
+    return figure
 
 
 def _levels(column: pd.Series) -> list[Any]:
@@ -383,112 +316,11 @@ def _levels(column: pd.Series) -> list[Any]:
     return list(dict.fromkeys(column))
 
 
-def _extremes(metric: str, table: pd.DataFrame, hue: str | None) -> str:
-    """Say in words what a panel of a forest plot shows: all of three rows, the ends of more."""
-    found = table.dropna(subset="estimate").sort_values("estimate", ascending=False, kind="stable")
-    if found.empty:
-        return f"{metric}: no estimate."
-    named = found["label"].astype(str)
-    if hue:
-        named = named + ", " + found[hue].astype(str)
-    ends = found[["estimate", "low", "high"]].itertuples(index=False)
-    texts = [f"{n} {format_interval(*e)}" for n, e in zip(named, ends, strict=True)]
-    if len(texts) <= 3:
-        return f"{metric}: {'; '.join(texts)}."
-    return f"{metric}, {len(texts)} rows: from {texts[-1]} to {texts[0]}."
-
-
-def _whiskers(
-    axis: Axes, table: pd.DataFrame, rows: Sequence[Any], hue: str | None, levels: Sequence[Any]
-) -> None:
-    """Draw the estimates of one panel, the levels of `hue` below each other within a row."""
-    parts = [(level, table[table[hue] == level]) for level in levels] or [(None, table)]
-    colours = sns.color_palette("colorblind", len(parts)) if hue else ["0.15"]
-    for index, ((level, part), colour) in enumerate(zip(parts, colours, strict=True)):
-        offset = (index - (len(parts) - 1) / 2) * 0.7 / len(parts)
-        axis.errorbar(
-            part["estimate"],
-            [rows.index(label) + offset for label in part["label"]],
-            xerr=[part["estimate"] - part["low"], part["high"] - part["estimate"]],
-            fmt="osD^vPX*"[index % 8],
-            color=colour,
-            capsize=3,
-            label=f"{level} ({_sizes(part)})" if "n" in part else str(level),
-        )
-
-
 def _sizes(table: pd.DataFrame) -> str:
     if "n" not in table:
         return f"n = {len(table):,} estimates"
     low, high = table["n"].min(), table["n"].max()
     return image_count(int(low)) if low == high else f"n = {low:,.0f} to {high:,.0f} images"
-
-
-def score_interval_figure(
-    table: pd.DataFrame, bootstrap: Bootstrap, label: str, title: str, hue: str | None = None
-) -> Figure:
-    """Draw a `localisation_table` as a forest plot, a panel a score, as far as the scores reach.
-
-    Args:
-        label: column that names the rows: `source` or `part`.
-        hue: as in `metric_interval_figure`.
-    """
-    named = table.assign(metric=table["score"], label=table[label])
-    figure = metric_interval_figure(named, bootstrap, hue=hue, title=title)
-    limit = max(0.1, 1.05 * table[["estimate", "high"]].max(axis=None))
-    for axis in figure.axes:
-        axis.set_xlim(-0.03 * limit, limit)
-    return figure
-
-
-def class_counts_figure(table: pd.DataFrame, by: str, title: str | None = None) -> Figure:
-    """Draw how many images of each class there are, by center, split, region, …
-
-    Args:
-        table: one row an image, with `label` (0, 1, 2) and the column `by`.
-        by: the column along the x axis; its order of categories is kept, else values are sorted.
-
-    Raises:
-        ValueError: a column is missing or a label is none of these.
-    """
-    missing = [column for column in ("label", by) if column not in table.columns]
-    if missing:
-        raise ValueError(f"table lacks the columns {', '.join(missing)}")
-    names = table["label"].map(dict(enumerate(CLASS_NAMES)))
-    if names.isna().any():
-        found = table.loc[names.isna(), "label"].iloc[0]
-        raise ValueError(f"label must be 0, 1 or 2, not {found!r}")
-    counts = pd.crosstab(table[by], names).reindex(columns=list(CLASS_NAMES), fill_value=0)
-    category, places = by.replace("_", " ").capitalize(), np.arange(len(counts))
-    lying = len(counts) > 6
-    room = 28 if lying else 72 // max(1, len(counts))
-    ticks = [
-        f"{textwrap.fill(str(value), room)}\n(n = {total:,})"
-        for value, total in counts.sum(axis=1).items()
-    ]
-    figure, axes = panels(1, 1, (WIDTH, 1.2 + 0.58 * len(counts) if lying else 4.2))
-    axis = axes[0, 0]
-    for index, name in enumerate(CLASS_NAMES):
-        style = {"color": CLASS_PALETTE[name], "label": name, "hatch": CLASS_HATCHES[name]}
-        draw = axis.barh if lying else axis.bar
-        bars = draw(places + (index - 1) * 0.27, counts[name], 0.26, edgecolor="white", **style)
-        axis.bar_label(bars, fmt="{:,.0f}", padding=2, fontsize=SMALL)
-    if lying:
-        axis.set_yticks(places, ticks)
-        axis.set(xlabel="Images", ylabel=category, ylim=(len(counts) - 0.5, -0.5))
-        axis.margins(x=0.1)
-    else:
-        axis.set_xticks(places, ticks)
-        axis.set(xlabel=category, ylabel="Images")
-        axis.margins(y=0.1)
-    axis.grid(visible=False, axis="y" if lying else "x")
-    axis.legend(title="Class", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    figure.suptitle(f"{title or f'Class counts by {category.lower()}'} ({image_count(len(table))})")
-    said = [
-        f"{value}: {', '.join(f'{n:,} {name}' for name, n in of_each.items())}"
-        for value, of_each in counts.iterrows()
-    ]
-    return describe(figure, f"{figure.get_suptitle()}. {'; '.join(said)}.")
 
 
 def gallery_figure(
@@ -509,16 +341,10 @@ def gallery_figure(
         columns: images a row; up to 4 stay readable.
 
     Raises:
-        ValueError: the images are not (N, H, W), or titles, masks or maps are not N.
+        ValueError: there are more or fewer titles than images.
     """
     pictures = np.asarray(images)
     n = len(pictures)
-    if n and pictures.ndim != 3:
-        raise ValueError(f"images must have shape (N, H, W), found {pictures.shape}")
-    for name, values in {"titles": titles, "masks": masks, "heatmaps": heatmaps}.items():
-        if values is not None and len(values) != n:
-            raise ValueError(f"{name} must be {n}, one an image, found {len(values)}")
-    caption = f"{title} ({image_count(n)}{'; outline: lesion mask' if masks is not None else ''})"
     bar_width = 0 if heatmaps is None else 0.9
     cell = (WIDTH - bar_width) / columns
     headings = [textwrap.fill(text, int(cell * 11.5)) for text in titles]
@@ -529,31 +355,34 @@ def gallery_figure(
     figure, axes = panels(max(1, rows), columns, (columns * cell + bar_width, height))
     for axis in axes.flat:
         axis.set_axis_off()
-    for index, axis in enumerate(axes.flat[:n]):
+    for index, (heading, axis) in enumerate(zip(headings, axes.flat[:n], strict=True)):
         axis.imshow(pictures[index], cmap="gray", vmin=0, vmax=255)
-        axis.set_title(headings[index], fontsize=SMALL)
+        axis.set_title(heading, fontsize=SMALL)
         if heatmaps is not None:
             heat = np.clip(heatmaps[index], 0, 1)
             axis.imshow(heat, cmap=HEAT_MAP, vmin=0, vmax=1, alpha=0.6 * heat)
         if masks is not None:
             _outline(axis, masks[index] > 0)
     if heatmaps is not None and n:
-        bar = figure.colorbar(
-            ScalarMappable(cmap=HEAT_MAP), ax=axes, shrink=0.8, aspect=25, pad=0.01
-        )
+        colours = ScalarMappable(cmap=HEAT_MAP)
+        bar = figure.colorbar(colours, ax=axes, shrink=0.8, aspect=25, pad=0.01)
         bar.set_label("Heat map, 0 (clear) to 1")
-    figure.suptitle(caption, wrap=True)
-    return describe(figure, f"{caption}. {'; '.join(map(str, titles))}.")
+    outlined = "; outline: lesion mask" if masks is not None else ""
+    figure.suptitle(f"{title} ({image_count(n)}{outlined})", wrap=True)
+    return figure
 
 
 def _outline(axis: Axes, mask: NDArray[np.bool_]) -> None:
     """Draw the edge of a mask, dark below light so that it shows on bone and on film."""
     if not mask.any():
         return
-    padded = np.pad(mask.astype(float), 1)
-    places = np.arange(-1, mask.shape[0] + 1), np.arange(-1, mask.shape[1] + 1)
+    height, width = mask.shape
     lines = axis.contour(
-        places[1], places[0], padded, levels=[0.5], colors=[MASK_COLOUR], linewidths=1.6
+        np.pad(mask.astype(float), 1),
+        levels=[0.5],
+        extent=(-1, width, -1, height),
+        colors=[MASK_COLOUR],
+        linewidths=1.6,
     )
     lines.set_path_effects([patheffects.withStroke(linewidth=3, foreground="black")])
-    axis.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))
+    axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))

@@ -1,4 +1,4 @@
-"""What the report's templates are rendered with: pages, and the pieces of HTML that cells show."""
+"""Templates of pages, and of the pieces of HTML that cells show."""
 
 from functools import cache
 from pathlib import Path
@@ -9,9 +9,7 @@ from jinja2 import Environment, FileSystemLoader
 __all__ = ["TEMPLATES", "render"]
 
 TEMPLATES = Path(__file__).with_name("templates")
-
-FOLDERS = (TEMPLATES, *(TEMPLATES / name for name in ("report", "scorecard", "tables")))
-"""A template names those in its own folder, and the pages' shared ones, without their folder."""
+"""Templates name each other without their folder."""
 
 
 def render(template: str, beside: Path = TEMPLATES, **values: Any) -> str:
@@ -19,14 +17,10 @@ def render(template: str, beside: Path = TEMPLATES, **values: Any) -> str:
 
     Args:
         template: its name.
-        beside: the folder that it is looked for in before `btxrd/report/templates`.
+        beside: the folder that it is looked for in before those of `btxrd/report/templates`.
         values: what it is rendered with.
 
-    Raises:
-        jinja2.TemplateNotFound: there is none of this name.
-
-    >>> values = {"caption": None, "head": {"a < b": "text"}, "rows": [], "is_tall": False}
-    >>> "a &lt; b" in render("table.html.j2", **values)
+    >>> "a &lt; b" in render("table.html.j2", caption="a < b", head=[], rows=[])
     True
     """
     return _environment(beside).get_template(template).render(values)
@@ -34,11 +28,8 @@ def render(template: str, beside: Path = TEMPLATES, **values: Any) -> str:
 
 @cache
 def _environment(beside: Path) -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader([beside, *FOLDERS]),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    folders = [beside, *sorted(TEMPLATES.iterdir())]
+    loader = FileSystemLoader(folders)
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
     return environment

@@ -1,51 +1,42 @@
 """Links to a study's files, from wherever a notebook's output is read."""
 
 import os
-import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from btxrd.session import NOTEBOOK_VARIABLE
 from btxrd.stages import RUNS_SCRIPT, STUDY_FILE, STUDY_STAGES
 
-__all__ = ["link_to", "place_in_study", "with_links"]
-
-LINK = re.compile(r"\[(?P<text>(?:\\.|[^\]\\])+)\]\((?P<place>[^):#][^):]*)\)|\\.")
-"""A link of Markdown without a scheme, or an escaped sign, which begins and ends no link."""
+__all__ = ["link_to", "linked", "place_in_study"]
 
 
-def link_to(folder: str | Path, place: str) -> str | None:
+def link_to(folder: str | Path, place: str | Path) -> str | None:
     """Return the address of a file, as a notebook's output links to it; None without such a file.
 
     It counts from where the executed notebook and its page will stand, or else, as in JupyterLab,
     from where the notebook runs.
 
     Args:
-        place: the address of the file, relative to `folder`, its names percent-encoded; `#…` after
-            it names a place in the file.
+        place: the path of the file, relative to `folder`.
     """
-    file, hash_sign, anchor = place.partition("#")
-    file = unquote(file)
-    if not Path(folder, file).is_file():
+    file = Path(folder, place)
+    if not file.is_file():
         return None
-    base = os.path.relpath(folder, os.environ.get(NOTEBOOK_VARIABLE, os.curdir))
-    return f"{quote(Path(base, file).as_posix())}{hash_sign}{quote(unquote(anchor))}"
+    return quote(os.path.relpath(file, os.environ.get(NOTEBOOK_VARIABLE, os.curdir)))
 
 
-def with_links(text: str, folder: str | Path) -> str:
-    """Turn the links of a Markdown text, relative to `folder`, into those of `link_to`.
+def linked(text: str, folder: str | Path, place: str | Path, anchor: str = "") -> str:
+    """Return a text of Markdown as a link to a file, or as it is where there is no such file.
 
-    What links to a file that is not there becomes plain text; addresses with a scheme stay.
+    Args:
+        folder, place: as in `link_to`.
+        anchor: the id of a place in the file, if it is meant.
     """
-
-    def pointed(link: re.Match[str]) -> str:
-        if link["place"] is None:
-            return link[0]
-        target = link_to(folder, link["place"])
-        return link["text"] if target is None else f"[{link['text']}]({target})"
-
-    return LINK.sub(pointed, text)
+    address = link_to(folder, place)
+    if address is None:
+        return text
+    return f"[{text}]({address}#{quote(anchor)})" if anchor else f"[{text}]({address})"
 
 
 def place_in_study(page: str | Path) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ MARKUP = re.compile(
         )
     )
 )
-"""What Markdown, as nbconvert and JupyterLab read it, may take for markup."""
+"""Signs that Markdown, as nbconvert and JupyterLab read it, may take for markup."""
 
 
 def as_text(name: object) -> str:

@@ -1,14 +1,11 @@
 """The page that people read: an executed notebook as one self-contained HTML file.
 
-A figure says what it shows by the metadata of its output, which becomes the alternative text of
-PNG and SVG alike: `display(figure, metadata={"alt": "Macro AUC of E1: 0.81 (0.76–0.86), …"})`, or,
-from a formatter, `{"image/svg+xml": {"alt": …}}`. Where it says nothing, the heading above it
-stands for it.
+A figure brings its alternative text in the metadata of its output, as those of
+`btxrd.report.figures` do.
 
-Prose, which is what Markdown cells and Markdown outputs say, is read by `btxrd.report.prose`:
-headings in order, terms explained. Markdown cells are the project's own and may hold HTML; outputs
-are put together from names (`btxrd.report.names`), and HTML in them is text. What a cell shows as
-HTML is taken as it is.
+Markdown cells are the project's own and may hold HTML; Markdown outputs are put together from
+names (`btxrd.report.names`), and HTML in them is text. What a cell shows as HTML is taken as it is.
+The first use of a term of `btxrd.report.glossary` is explained where it stands, and at the end.
 
 A page stands in its study's folder or below it, and links to the study's other pages relatively;
 which runs there are it learns from the study's `runs.js` when it is opened. Without that file, or
@@ -16,26 +13,73 @@ in no study at all, it has no such links.
 """
 
 from collections.abc import Callable, Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import nbformat
 from jinja2 import pass_context
+from mistune import BlockState, import_plugin
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from btxrd.files import atomic_path
 from btxrd.report.fragments import TEMPLATES
+from btxrd.report.glossary import GLOSSARY
 from btxrd.report.links import place_in_study
-from btxrd.report.prose import Prose
 
 __all__ = ["write_html"]
 
-FIGURES = ("image/png", "image/svg+xml", "image/jpeg")
+SCHEMES = ("", "http", "https")
+"""Schemes of the addresses that links may lead to."""
+PLUGINS = [import_plugin(name) for name in (*MarkdownWithMath.DEFAULT_PLUGINS, "abbr")]
+
+
+class _Prose(IPythonRenderer):
+    """Renders a piece of a page's Markdown, without links that run scripts.
+
+    Attributes:
+        headings: level, id and HTML of each heading of the page so far; it adds its own.
+        terms: the terms of the glossary that the page has explained so far; it adds its own.
+    """
+
+    def __init__(
+        self, headings: list[tuple[int, str, str]], terms: list[str], html_is_text: bool
+    ) -> None:
+        super().__init__(escape=html_is_text)
+        self.headings, self.terms, self.explains = headings, terms, True
+
+    def render_token(self, token: dict[str, Any], state: BlockState) -> str:
+        # In headings and links, terms stay as they are.
+        before, self.explains = self.explains, token["type"] not in ("heading", "link")
+        self.explains &= before
+        html = super().render_token(token, state)
+        self.explains = before
+        return html
+
+    def sanitize_url(self, url: str) -> str:
+        return url if urlsplit(url).scheme in SCHEMES else "#"
+
+    def heading(self, text: str, level: int, **_: Any) -> str:
+        place = text.replace(" ", "-")
+        self.headings.append((level, place, text))
+        return f'<h{level} id="{escape(place)}">{text}</h{level}>\n'
+
+    def abbr(self, text: str, title: str) -> str:
+        if text in self.terms or not self.explains:
+            return text
+        self.terms.append(text)
+        about = f'data-about="{escape(title)}" aria-describedby="term-{text.replace(" ", "-")}"'
+        return f'<dfn class="term" tabindex="0" {about}>{text}</dfn>'
+
+    def block_mermaidjs(self, code: str) -> str:
+        # The diagram's code would go into the page as it is.
+        return self.block_code(code)
 
 
 class _Exporter(HTMLExporter):
-    """Lays out the cells of one notebook, and keeps what it has read of their prose."""
+    """Lays out the cells of one notebook."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -44,27 +88,24 @@ class _Exporter(HTMLExporter):
             exclude_input_prompt=True,
             exclude_output_prompt=True,
         )
-        self.prose = Prose()
+        self.headings: list[tuple[int, str, str]] = []
+        self.terms: list[str] = []
 
     def default_filters(self) -> Iterator[tuple[str, Callable[..., str]]]:
-        """Return nbconvert's filters, and what reads a Markdown output."""
         yield from super().default_filters()
-        yield "output2html", self.output2html
+        yield "output2html", lambda source: self.prose(source, html_is_text=True)
 
     @pass_context
     def markdown2html(self, context: Any, source: str) -> str:
-        return self.prose.read(super().markdown2html(context, source))
+        return self.prose(source, html_is_text=False)
 
-    def output2html(self, source: str) -> str:
-        return self.prose.read(MarkdownWithMath(_TextOnly(escape=True)).render(source))
-
-
-class _TextOnly(IPythonRenderer):
-    """Renders Markdown; HTML in it is shown as it is written."""
-
-    def block_mermaidjs(self, code: str) -> str:
-        # The diagram's code would go into the page as it is.
-        return self.block_code(code)
+    def prose(self, source: str, html_is_text: bool) -> str:
+        """Return a piece of Markdown as HTML; pieces are read from the page's top to its end."""
+        state = BlockState()
+        state.env = {"ref_links": {}, "ref_abbrs": GLOSSARY}
+        renderer = _Prose(self.headings, self.terms, html_is_text)
+        html, _ = MarkdownWithMath(renderer, plugins=PLUGINS).parse(source, state)
+        return html
 
 
 def write_html(notebook: str | Path, html: str | Path) -> None:
@@ -73,36 +114,20 @@ def write_html(notebook: str | Path, html: str | Path) -> None:
     The page's title is the notebook's first heading.
     """
     content = nbformat.read(notebook, as_version=4)
-    _describe_figures(content)
     exporter = _Exporter()
     cells, _ = exporter.from_notebook_node(content)
     page = exporter.environment.get_template("page.html.j2").render(
         title=_title(content),
         cells=cells,
-        prose=exporter.prose,
+        headings=exporter.headings,
+        terms={term: GLOSSARY[term] for term in sorted(exporter.terms, key=str.lower)},
         study=place_in_study(html),
     )
     with atomic_path(html) as temporary:
         temporary.write_text(page)
 
 
-def _describe_figures(content: nbformat.NotebookNode) -> None:
-    """Give every figure an alternative text: its own, or the heading above it."""
-    heading = _title(content)
-    for cell in content.cells:
-        if cell.cell_type == "markdown":
-            headings = [line for line in cell.source.splitlines() if line.startswith("#")]
-            heading = headings[-1].lstrip("# ") if headings else heading
-        for output in cell.get("outputs", []):
-            for kind in set(FIGURES) & set(output.get("data", {})):
-                given = output.metadata.get(kind, {})
-                alt = given.get("alt") or output.metadata.get("alt") or f"Figure: {heading}"
-                output.metadata[kind] = given | {"alt": alt}
-
-
 def _title(content: nbformat.NotebookNode) -> str:
-    for cell in content.cells:
-        for line in cell.source.splitlines():
-            if cell.cell_type == "markdown" and line.startswith("# "):
-                return line.removeprefix("# ")
-    return "btxrd"
+    cells = (cell.source for cell in content.cells if cell.cell_type == "markdown")
+    lines = (line for source in cells for line in source.splitlines())
+    return next((line.removeprefix("# ") for line in lines if line.startswith("# ")), "btxrd")

@@ -1,18 +1,16 @@
 """The sentences of the reports, each made of the figures that it is given."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import pandas as pd
 
-from btxrd import RESEARCH_ONLY, __version__
 from btxrd.params import ENSEMBLE, POOLED, ResultParams
-from btxrd.provenance import code_version, data_name, now, package_versions
+from btxrd.report.links import linked
 from btxrd.report.names import as_text
 from btxrd.report.tables import format_interval
-from btxrd.stages import CASES_FILE, EDA
-from btxrd.stages import SPLITS as SPLITS_STAGE
+from btxrd.stages import CASES_FILE, EDA, SPLITS
 from btxrd.strategies import OTHER_CENTERS, PLANNED
 
 if TYPE_CHECKING:
@@ -22,31 +20,13 @@ __all__ = [
     "leakage_finding",
     "one_seed_note",
     "pool_note",
-    "provenance_note",
     "recommendation",
     "review_links",
     "review_note",
+    "run_line",
     "runs_list",
     "runs_note",
 ]
-
-
-def provenance_note(dataset_root: str, **facts: Any) -> str:
-    """Return the Markdown that ends every report: research only, which data, how it was made.
-
-    `facts` are further lines, name and value; values are text.
-    """
-    code = code_version()
-    commit = f", commit {code['commit'][:10]}" if code["commit"] else ""
-    rows = {
-        "data": data_name(dataset_root),
-        "code": f"btxrd {__version__}{commit}{' with local changes' if code['dirty'] else ''}",
-        **facts,
-        "packages": ", ".join(f"{name} {v}" for name, v in package_versions().items()),
-        "made": pd.Timestamp(now()).strftime("%Y-%m-%d %H:%M UTC"),
-    }
-    lines = [f"- **{name.replace('_', ' ')}:** {as_text(value)}" for name, value in rows.items()]
-    return "\n".join([f"> **{RESEARCH_ONLY}**", "", *lines])
 
 
 def recommendation(
@@ -125,22 +105,24 @@ def pool_note(run: ResultParams, training: Mapping[str, Any]) -> str:
     return " ".join(said)
 
 
-def runs_list(runs: "Sequence[RunResult]") -> str:
-    """Return a line of Markdown a run or pool, with links to the pages that it has."""
-    stages = " and the ".join(f"[{stage.title}]({stage.page})" for stage in (EDA, SPLITS_STAGE))
-    return "\n".join([f"Of all runs: the {stages}.", "", *map(_run_line, runs)])
+def runs_list(runs: "Sequence[RunResult]", folder: Path) -> str:
+    """Return a line of Markdown a run or pool of the study in `folder`, with links to its pages."""
+    data, splits = (linked(stage.title, folder, stage.page) for stage in (EDA, SPLITS))
+    lines = [run_line(run, folder) for run in runs]
+    return "\n".join([f"Of all runs: the {data} and the {splits}.", "", *lines])
 
 
-def _run_line(run: "RunResult") -> str:
+def run_line(run: "RunResult", folder: Path) -> str:
+    """Return one run's or pool's line of Markdown: its state, and links to its pages that exist."""
     line = f"- **{as_text(run.experiment)}**, {as_text(run.where)}: {as_text(run.status)}"
     if "device" in run.training and not run.is_pool:
         how = "a probe, C = {best_C:g}" if "best_C" in run.training else "{epochs} epochs"
         line += f" ({how}, {{seconds:.0f}} s, ".format(**run.training)
         line += f"{as_text(run.training['device'])})"
-    folder = quote(run.path.as_posix())
     if run.error:
-        line += f". {as_text(run.error)} ([error.txt]({folder}/error.txt))"
-    return " · ".join([line, *(f"[{title}]({folder}/{p})" for title, p in run.pages.items())])
+        line += f". {as_text(run.error)} ({linked('error.txt', folder, run.path / 'error.txt')})"
+    pages = [linked(title, folder, run.path / page) for title, page in run.pages.items()]
+    return " · ".join([line, *pages])
 
 
 def runs_note(runs: "Sequence[RunResult]") -> str:
@@ -152,7 +134,7 @@ def runs_note(runs: "Sequence[RunResult]") -> str:
     return text + (f"; {made} of {len(pools)} pools made of them." if pools else ".")
 
 
-def review_note(review: pd.DataFrame, pool: "RunResult | None") -> str:
+def review_note(review: pd.DataFrame, pool: "RunResult | None", folder: Path) -> str:
     """Say where the rows of `review.csv` come from; `pool` is that of `reviewed_pool`."""
     if pool is None:
         return (
@@ -164,12 +146,11 @@ def review_note(review: pd.DataFrame, pool: "RunResult | None") -> str:
         f"{known} images have a duplicate that carries another label: one of the two is wrong. Of "
         f"{pool.metrics['test']['n']} images tested by {as_text(pool.experiment)} "
         f"({as_text(pool.where)}), {len(review) - known} carry a label less probable than another. "
-        "All of them: [review.csv](review.csv)."
+        f"All of them: {linked('review.csv', folder, 'review.csv')}."
     )
 
 
-def review_links(review: pd.DataFrame, pool: "RunResult") -> str:
+def review_links(review: pd.DataFrame, pool: "RunResult", folder: Path) -> str:
     """Link the images of `review.csv` to their cases in the pool's browser."""
-    page = f"{quote(pool.path.as_posix())}/{CASES_FILE}"
-    cases = [f"[{as_text(name)}]({page}#{quote(name)})" for name in review["image_id"]]
-    return f"Their cases: {' · '.join(cases)}."
+    page, names = pool.path / CASES_FILE, review["image_id"]
+    return f"Their cases: {' · '.join(linked(as_text(n), folder, page, n) for n in names)}."

@@ -6,21 +6,18 @@ filter and copy it, in JupyterLab and in the page, without a network: with DataT
 """
 
 import gzip
-import math
-import re
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pandas as pd
 from IPython.display import HTML, display
 from itables.utils import find_package_file
 
-from btxrd.evaluation.intervals import NO_INTERVAL
 from btxrd.report.fragments import render
 
-__all__ = ["TITLES", "Table", "as_table", "format_interval", "title_of", "use_tables"]
+__all__ = ["TITLES", "Table", "as_table", "format_interval", "percent", "title_of", "use_tables"]
 
 TITLES = {
     "accuracy": "Accuracy",
@@ -64,7 +61,7 @@ TITLES = {
     "threshold_min": "Lowest of a fold",
     "val_sensitivity": "Sensitivity on val",
 }
-"""What reports call the columns and metrics; other names are written with spaces."""
+"""Titles of columns and metrics in reports; other names are written with spaces."""
 
 P_VALUES = ("p", "p_holm")
 DIGITS = range(3, 13)
@@ -75,13 +72,6 @@ METRIC_COLUMNS = ("metric", "score")
 """Columns that hold names of metrics, which are written as their titles."""
 LONG = 40
 """Columns with longer texts wrap."""
-TALL = 50
-"""Tables of more rows scroll within their own frame."""
-NUMBER = re.compile(
-    r"(?P<value>(?P<below>< )?(?P<number>[+-]?\d[\d,]*(\.\d+)?)%?)"
-    r"(?P<interval> \(.*\))?(?P<spread>\n.*)?"
-)
-"""A cell that is sorted as a number, with what may stand around that."""
 
 
 def title_of(name: Any) -> str:
@@ -105,14 +95,28 @@ def format_interval(estimate: float, low: float, high: float, signed: bool = Fal
     >>> format_interval(0.99982, 0.99961, 0.99994)
     '0.9998 (0.9996–0.9999)'
     """
+    return " ".join(_written(estimate, low, high, signed)).rstrip()
+
+
+def _written(estimate: float, low: float, high: float, signed: bool) -> tuple[str, str]:
+    """Write an estimate and, in brackets, its interval."""
     if pd.isna(estimate):
-        return "–"
+        return "–", ""
     sign = "+" if signed else ""
     if pd.isna(low) or pd.isna(high):
-        return f"{estimate:{sign}.3f} {NO_ENDS}"
+        return f"{estimate:{sign}.3f}", NO_ENDS
     forms = [f"{sign}.{digits}f" for digits in DIGITS]
     form = next((form for form in forms if f"{low:{form}}" != f"{high:{form}}"), forms[-1])
-    return f"{estimate:{form}} ({low:{form}}{' to ' if signed else '–'}{high:{form}})"
+    return f"{estimate:{form}}", f"({low:{form}}{' to ' if signed else '–'}{high:{form}})"
+
+
+def percent(level: float) -> str:
+    """Return the name of a level of intervals.
+
+    >>> percent(0.95)
+    '95 %'
+    """
+    return f"{100 * level:g} %"
 
 
 def use_tables() -> None:
@@ -126,10 +130,24 @@ def use_tables() -> None:
 
 @dataclass(frozen=True)
 class Cell:
-    """A text, and how its value stands to those that it is compared with."""
+    """A value as it is shown, and as it is sorted.
+
+    Attributes:
+        text: the value.
+        interval: in brackets, behind it.
+        spread: ± sd, in a line below.
+        key: what its column is sorted by; None where there is no value, which is sorted last.
+        mark: how the value stands to those that it is compared with.
+    """
 
     text: str
+    interval: str = ""
+    spread: str = ""
+    key: float | str | None = None
     mark: Literal["", "best", "close"] = ""
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.text, self.interval, self.spread) if part)
 
 
 @dataclass(frozen=True, repr=False)
@@ -138,76 +156,40 @@ class Table:
 
     Attributes:
         cells: a column a title; each holds `Cell`.
-        caption: what stands above it.
-        lacking: the texts that stand for no value, which are sorted last.
+        caption: the text above it.
     """
 
     cells: pd.DataFrame
     caption: str | None
-    lacking: tuple[str, ...] = ("–",)
 
     @property
     def data(self) -> pd.DataFrame:
         """The texts of the cells."""
-        return self.cells.map(lambda cell: cell.text)
+        return self.cells.map(str)
 
-    def to_html(self) -> str:
+    def _repr_html_(self) -> str:
         """Return the table as HTML that reads and prints well by itself."""
-        columns = {name: self._written(list(self.cells[name])) for name in self.cells}
+        kinds = [_kind(self.cells[name]) for name in self.cells]
         return render(
             "table.html.j2",
             caption=self.caption,
-            head={name: kind for name, (kind, _) in columns.items()},
-            rows=list(zip(*(cells for _, cells in columns.values()), strict=True)),
-            is_tall=len(self.cells) > TALL,
+            head=list(zip(self.cells, kinds, strict=True)),
+            rows=[list(zip(row, kinds, strict=True)) for row in self.cells.to_numpy()],
         )
 
-    def _repr_html_(self) -> str:
-        return self.to_html()
+    to_html = _repr_html_
 
     def __repr__(self) -> str:
         """Return the texts as pandas prints them."""
         return repr(self.data)
 
-    def _written(self, cells: Sequence[Cell]) -> tuple[str, list[dict[str, Any]]]:
-        """Return a column's class, and of each cell what it is sorted by and the parts it has."""
-        texts = [cell.text for cell in cells]
-        keys, kind = sort_keys(texts, self.lacking), "text"
-        if any(isinstance(key, float) for key in keys):
-            kind = "number"
-        elif max(map(len, texts), default=0) > LONG:
-            kind = "text long"
-        written = []
-        for cell, key in zip(cells, keys, strict=True):
-            match = NUMBER.fullmatch(cell.text) if isinstance(key, float) else None
-            parts = match.groupdict() if match else {"value": cell.text}
-            own_key = None if keys == texts else key
-            written.append(parts | {"key": own_key, "kind": kind, "mark": cell.mark})
-        return kind, written
 
-
-def sort_keys(texts: Sequence[str], lacking: Sequence[str] = ("–",)) -> list[float | str]:
-    """Return what the cells of a column are sorted by: their numbers, where all have one.
-
-    Args:
-        lacking: texts that stand for no value; their key is the empty one.
-
-    >>> sort_keys(["0.812 (0.760–0.861)\\n± 0.012", "1,234", "45%", "12 (30%)", "0.8 (–)", "–"])
-    [0.812, 1234.0, 45.0, 12.0, 0.8, '']
-    >>> sort_keys(["< 0.001", "0.001"])[0] < 0.001
-    True
-    >>> sort_keys(["1", "ensemble", "–"])
-    ['1', 'ensemble', '']
-    """
-    found = [NUMBER.fullmatch(text) for text in texts]
-    if all(match or text in lacking for match, text in zip(found, texts, strict=True)):
-        return [_number(match) if match else "" for match in found]
-    return ["" if text in lacking else text for text in texts]
-
-
-def _number(match: re.Match[str]) -> float:
-    number = float(match["number"].replace(",", ""))
-    return math.nextafter(number, -math.inf) if match["below"] else number
+def _kind(cells: pd.Series) -> str:
+    """Return the class of a column in HTML: number, text or, where it wraps, text long."""
+    keys = [cell.key for cell in cells if cell.key is not None]
+    if keys and all(isinstance(key, float) for key in keys):
+        return "number"
+    return "text long" if any(len(cell.text) > LONG for cell in cells) else "text"
 
 
 def as_table(
@@ -218,7 +200,7 @@ def as_table(
     signed: bool = False,
     missing: str = "–",
     caption: str | None = None,
-    no_interval: str = NO_INTERVAL,
+    no_interval: str = "the bootstrap's replicates are all equal",
     best: Mapping[str, Literal["max", "min"]] | None = None,
     within: str | None = None,
 ) -> Table:
@@ -234,7 +216,7 @@ def as_table(
         turned: a column whose values become the head; the other columns become the rows.
         titles: of columns or values, before `TITLES`.
         signed: write values with their sign.
-        missing: what stands for NaN.
+        missing: stands for NaN.
         no_interval: why a value has none.
         best: a column of values → which of them is the best one. It is set bold; underlined are
             those that its interval includes or whose interval includes it. The caption says so,
@@ -252,11 +234,22 @@ def as_table(
     0  Macro AUC  0.800 (0.700–0.900)  1,200
     1   Accuracy  0.700 (0.600–0.800)  1,200
     """
-    named = {**TITLES, **(titles or {})}
+    named, ends = {**TITLES, **(titles or {})}, _ends(frame)
     alike = pd.Series(0, frame.index) if within is None else frame[within]
-    ends = _ends(frame)
     marks = _marks(frame, ends, best or {}, alike)
-    cells = _cells(frame, ends, marks, titles or {}, signed, missing)
+    hidden = {end for pair in ends.values() for end in pair} | {f"{name}_sd" for name in ends}
+    cells = pd.DataFrame(index=frame.index)
+    for name in frame.columns[~frame.columns.isin(hidden)]:
+        if name in ends:
+            low, high = (frame[end] for end in ends[name])
+            spread = frame.get(f"{name}_sd", pd.Series(float("nan"), frame.index))
+            rows = zip(frame[name], low, high, spread, strict=True)
+            made = [_estimate(*row, signed, missing) for row in rows]
+        else:
+            made = [_cell(value, name, titles or {}, missing) for value in frame[name]]
+        if name in marks:
+            made = [replace(cell, mark=m) for cell, m in zip(made, marks[name], strict=True)]
+        cells[name] = pd.Series(made, frame.index, dtype=object)
     if across is not None:
         order = list(dict.fromkeys(cells[across]))
         keys = [name for name in cells if name not in (across, "estimate")]
@@ -266,15 +259,15 @@ def as_table(
     if turned is not None:
         cells = cells.set_index(turned).T.rename_axis("").reset_index()
         first = cells.columns[0]
-        cells[first] = [Cell(_title(name, named)) for name in cells[first]]
-    titled = {name: _title(name, named) for name in cells}
-    cells = cells.rename(columns=titled).rename_axis(columns=None).reset_index(drop=True)
+        cells[first] = [Cell(text, key=text) for text in (_title(c, named) for c in cells[first])]
+    cells = cells.rename(columns={name: _title(name, named) for name in cells})
+    cells = cells.rename_axis(columns=None).reset_index(drop=True)
     remarks = [] if caption is None else [caption]
     if marks.isin(["best"]).any(axis=None):
         remarks.append(_what_marks_mean(marks, alike))
-    if any(NO_ENDS in cell.text for name in cells for cell in cells[name]):
+    if any(cell.interval == NO_ENDS for cell in cells.to_numpy().flat):
         remarks.append(f"{NO_ENDS}: no interval, because {no_interval}")
-    return Table(cells, ". ".join(remarks) or None, ("–", missing))
+    return Table(cells, ". ".join(remarks) or None)
 
 
 def _title(name: str | Cell, named: Mapping[str, str]) -> str:
@@ -291,33 +284,6 @@ def _ends(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
         value = next(name for name in ("mean", "estimate", "difference") if name in frame)
         ends[value] = ("low", "high")
     return ends
-
-
-def _cells(
-    frame: pd.DataFrame,
-    ends: Mapping[str, tuple[str, str]],
-    marks: pd.DataFrame,
-    titles: Mapping[str, str],
-    signed: bool,
-    missing: str,
-) -> pd.DataFrame:
-    """Return the columns to show, their values as `Cell`."""
-    spreads = {name: f"{name}_sd" for name in ends if f"{name}_sd" in frame}
-    hidden = {end for pair in ends.values() for end in pair} | set(spreads.values())
-    cells = pd.DataFrame(index=frame.index)
-    for name in frame.columns.drop(list(hidden)):
-        if name in ends:
-            rows = frame[[name, *ends[name]]].itertuples(index=False)
-            texts = [format_interval(*row, signed=signed) for row in rows]
-            if name in spreads:
-                found = zip(texts, frame[spreads[name]], strict=True)
-                texts = [text if pd.isna(sd) else f"{text}\n± {sd:.3f}" for text, sd in found]
-            texts = [missing if text == "–" else text for text in texts]
-        else:
-            texts = [_text(value, name, titles, missing) for value in frame[name]]
-        marked = marks[name] if name in marks else [""] * len(texts)
-        cells[name] = pd.Series(map(Cell, texts, marked), frame.index, dtype=object)
-    return cells
 
 
 def _marks(
@@ -349,17 +315,26 @@ def _what_marks_mean(marks: pd.DataFrame, within: pd.Series) -> str:
     return f"Bold: the best estimate{of_each}{underlined}. This is no test"
 
 
-def _text(value: Any, column: str, titles: Mapping[str, str], missing: str) -> str:
-    if isinstance(value, str):
-        return titles.get(value) or (title_of(value) if column in METRIC_COLUMNS else value)
+def _estimate(value: float, low: float, high: float, sd: float, signed: bool, missing: str) -> Cell:
     if pd.isna(value):
-        return missing
+        return Cell(missing)
+    text, interval = _written(value, low, high, signed)
+    return Cell(text, interval, "" if pd.isna(sd) else f"± {sd:.3f}", float(value))
+
+
+def _cell(value: Any, column: str, titles: Mapping[str, str], missing: str) -> Cell:
+    if isinstance(value, str):
+        text = titles.get(value) or (title_of(value) if column in METRIC_COLUMNS else value)
+        return Cell(text, key=text)
+    if pd.isna(value):
+        return Cell(missing)
     if pd.api.types.is_bool(value):
-        return "yes" if value else "no"
+        text = "yes" if value else "no"
+        return Cell(text, key=text)
     if column in P_VALUES:
-        return "< 0.001" if value < 0.001 else f"{value:.3f}"
-    if column.endswith("_share") or column == "target":
-        return f"{value:.0%}"
-    if pd.api.types.is_float(value):
-        return f"{value:.3f}"
-    return f"{value:,}"
+        text = "< 0.001" if value < 0.001 else f"{value:.3f}"
+    elif column.endswith("_share") or column == "target":
+        text = f"{value:.0%}"
+    else:
+        text = f"{value:.3f}" if pd.api.types.is_float(value) else f"{value:,}"
+    return Cell(text, key=float(value))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from btxrd.evaluation import Bootstrap, bootstrap_metrics
+from btxrd.evaluation.intervals import Bootstrap, bootstrap_metrics
 from btxrd.evaluation.subgroups import SUBGROUP_METRICS
 from btxrd.predictions import labels, probabilities
 

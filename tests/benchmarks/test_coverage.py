@@ -11,7 +11,6 @@ import pytest
 from scipy.special import logit, softmax
 from scipy.stats import norm
 
-from btxrd.evaluation import Bootstrap, bootstrap_metrics
 from btxrd.evaluation.calibration import (
     TOP_LABEL,
     calibration_outcomes,
@@ -19,7 +18,7 @@ from btxrd.evaluation.calibration import (
     squared_calibration_error,
 )
 from btxrd.evaluation.differences import seed_summary
-from btxrd.evaluation.intervals import Sample
+from btxrd.evaluation.intervals import Bootstrap, Sample, bootstrap_metrics
 from btxrd.evaluation.metrics import metric_table
 from btxrd.evaluation.operating_points import operating_points
 from btxrd.predictions import predictions_frame

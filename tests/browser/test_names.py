@@ -108,8 +108,6 @@ def test_a_study_names_its_data_runs_and_errors_as_they_are(odd_study, open_page
     home = open_page(odd_study / COMPARE.page)
     assert f"{ODD}, stratified, seed 43: failed" in home.locator("main").inner_text()
     assert f"OSError: no {ODD} (error.txt)" in home.locator("main").inner_text()
-    alts = home.locator("img").evaluate_all("(images) => images.map((image) => image.alt)")
-    assert any(ODD in alt for alt in alts)
     home.locator("main").get_by_role("link", name="evaluation").first.click()
     assert home.title().startswith("04")
     nav = home.get_by_role("navigation")
@@ -134,7 +132,7 @@ def test_an_evaluation_names_images_centers_and_files_as_they_are(odd_evaluation
     cells = page.locator("td").all_inner_texts()
     assert f"{ODD} A" in cells
     alts = page.locator("img").evaluate_all("(images) => images.map((image) => image.alt)")
-    assert any(f"Center: {ODD} A" in alt for alt in alts)
+    assert any(ODD in alt for alt in alts)
 
 
 def test_a_link_leads_to_the_case_of_an_odd_name(odd_evaluation, open_page):

@@ -156,13 +156,13 @@ def test_one_switch_shows_all_code(small_study, open_page):
 
 def test_a_term_is_explained_to_the_keyboard_and_at_the_end_of_the_page(small_study, open_page):
     page = open_page(small_study / RUN / EVALUATE.page, 390)
-    term = page.locator("dfn", has_text="patient group").first
+    term = page.locator("dfn", has_text="sensitivity").first
     shown = "(e) => getComputedStyle(e, '::after').content"
     assert term.evaluate(shown) == "none"
     term.focus()
-    assert "one patient" in term.evaluate(shown)
+    assert "recognised" in term.evaluate(shown)
     about = term.get_attribute("aria-describedby")
-    assert "one patient" in page.locator(f"#{about}").inner_text()
+    assert "recognised" in page.locator(f"#{about}").inner_text()
     page.keyboard.press("Escape")
     assert term.evaluate(shown) == "none"
 

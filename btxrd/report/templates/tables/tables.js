@@ -8,25 +8,27 @@ const LATEX = {
   "→": "$\\rightarrow$", "★": "$\\star$", "−": "$-$", "–": "--",
   ...Object.fromEntries([..."&%$#_{}"].map((sign) => [sign, `\\${sign}`])),
 };
-const inLatex = (text) => [...text].map((sign) => LATEX[sign] ?? sign).join("");
-const inLine = (row) => row.map((text) => text.replace(/\s+/g, " "));
-const inCsv = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+const inLatex = (row) =>
+  `${row.map((text) => [...text].map((sign) => LATEX[sign] ?? sign).join("")).join(" & ")} \\\\`;
+const inMarkdown = (row) => `| ${row.map((text) => text.replaceAll("|", "\\|")).join(" | ")} |`;
 
 const FORMATS = {
-  CSV: (rows) => rows.map((row) => row.map(inCsv).join(",")).join("\n"),
-  Markdown: ([head, ...rows]) =>
-    [head, head.map(() => "---"), ...rows]
-      .map((row) => `| ${inLine(row).map((text) => text.replaceAll("|", "\\|")).join(" | ")} |`)
-      .join("\n"),
-  LaTeX: (rows, numeric) => {
-    const [head, ...lines] = rows.map((row) => `${inLine(row).map(inLatex).join(" & ")} \\\\`);
-    const columns = numeric.map((isNumber) => (isNumber ? "r" : "l")).join("");
-    return [
-      `\\begin{tabular}{${columns}}`, "\\toprule", head, "\\midrule", ...lines, "\\bottomrule",
-      "\\end{tabular}",
-    ].join("\n");
-  },
+  Markdown: (head, rows) => [head, head.map(() => "---"), ...rows].map(inMarkdown),
+  LaTeX: (head, rows, numeric) => [
+    `\\begin{tabular}{${numeric.map((isNumber) => (isNumber ? "r" : "l")).join("")}}`,
+    "\\toprule", inLatex(head), "\\midrule", ...rows.map(inLatex), "\\bottomrule", "\\end{tabular}",
+  ],
 };
+const copied = (format) => (text, config, table) => {
+  const { header, body } = table.buttons.exportData({ decodeEntities: true });
+  const heads = table.columns().header().toArray();
+  return format(header, body, heads.map((cell) => cell.classList.contains("number"))).join("\n");
+};
+const COPY = { extend: "copyHtml5", title: null };
+const BUTTONS = [
+  { ...COPY, text: "CSV", fieldSeparator: ",", fieldBoundary: '"', escapeChar: '"' },
+  ...Object.entries(FORMATS).map(([text, f]) => ({ ...COPY, text, customize: copied(f) })),
+].map((button) => ({ ...button, titleAttr: `Copy this table as ${button.text}` }));
 
 // No value is the last one in either direction.
 const collator = new Intl.Collator("en", { numeric: true });
@@ -35,91 +37,36 @@ const compared = (sign) => (a, b) => {
   return sign * (Number(a) - Number(b) || collator.compare(a, b));
 };
 
-// What the library is packed in: pages stay small.
-async function unpacked(id) {
-  const text = atob(document.getElementById(id).textContent);
-  const packed = new Blob([Uint8Array.from(text, (sign) => sign.charCodeAt(0))]);
-  const stream = packed.stream().pipeThrough(new DecompressionStream("gzip"));
+// The library is packed: pages stay small.
+async function unpacked(base64) {
+  const packed = await fetch(`data:application/gzip;base64,${base64}`);
+  const stream = packed.body.pipeThrough(new DecompressionStream("gzip"));
   const code = new Blob([await new Response(stream).blob()], { type: "text/javascript" });
   return (await import(URL.createObjectURL(code))).default;
 }
 
-// A page from the file system may have no clipboard of its own.
-async function copied(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    const area = document.body.appendChild(document.createElement("textarea"));
-    area.value = text;
-    area.select();
-    document.execCommand("copy");
-    area.remove();
-  }
-}
-
-function element(name, properties) {
-  return Object.assign(document.createElement(name), properties);
-}
-
-function copyTools(table) {
-  const said = element("span", { role: "status" });
-  const head = () => table.columns().header().toArray().map((cell) => cell.textContent.trim());
-  const shown = { search: "applied", order: "applied" };
-  const rows = () =>
-    table.rows(shown).nodes().toArray()
-      .map((row) => [...row.cells].map((cell) => cell.textContent));
-  const buttons = Object.entries(FORMATS).map(([name, format]) =>
-    element("button", {
-      type: "button", textContent: name, title: `Copy this table as ${name}`,
-      async onclick() {
-        const numeric = table.columns().header().toArray()
-          .map((cell) => cell.classList.contains("number"));
-        await copied(format([head(), ...rows()], numeric));
-        said.textContent = "copied";
-        setTimeout(() => (said.textContent = ""), 2000);
-      },
-    }),
-  );
-  const choice = element("span", { hidden: true });
-  choice.append(...buttons);
-  const open = element("button", { type: "button", textContent: "copy", ariaExpanded: "false" });
-  open.onclick = () => {
-    choice.hidden = !choice.hidden;
-    open.ariaExpanded = String(!choice.hidden);
-  };
-  return [said, open, choice];
-}
-
-function filterTools(table) {
-  const said = element("span", { role: "status" });
-  const box = element("input", { type: "search", placeholder: "filter", ariaLabel: "Filter rows" });
-  box.oninput = () => {
-    table.search(box.value).draw();
-    const left = table.rows({ search: "applied" }).count();
-    said.textContent = box.value ? `${left} of ${table.rows().count()} rows` : "";
-  };
-  return [said, box];
-}
-
 function enhance(figure, DataTable) {
-  const table = new DataTable(figure.querySelector("table"), {
+  const rows = figure.querySelectorAll("tbody tr").length;
+  new DataTable(figure.querySelector("table"), {
     paging: false, autoWidth: false, order: [],
-    layout: { topStart: null, topEnd: null, bottomStart: null, bottomEnd: null },
+    language: { search: "filter", info: "_TOTAL_ of _MAX_ rows" },
+    layout: {
+      topStart: rows < FILTERED_FROM ? null : ["search", "info"],
+      topEnd: { buttons: BUTTONS }, bottomStart: null, bottomEnd: null,
+    },
     columnDefs: [{ targets: "_all", type: "btxrd" }],
   });
-  const tools = element("div", { className: "tools" });
-  if (table.rows().count() >= FILTERED_FROM) tools.append(...filterTools(table));
-  tools.append(...copyTools(table));
-  figure.querySelector(".frame").before(tools);
+  const frame = figure.querySelector(".frame");
+  frame.before(...frame.querySelectorAll(".dt-layout-row:not(.dt-layout-table)"));
   // JupyterLab takes keys for commands otherwise.
   figure.dataset.lmSuppressShortcuts = "true";
 }
 
 async function start() {
-  const DataTable = await unpacked("btxrd-datatables");
+  const DataTable = await unpacked(document.getElementById("btxrd-datatables").textContent);
   Object.assign(DataTable.ext.type.order, { "btxrd-asc": compared(1), "btxrd-desc": compared(-1) });
   const enhanceNew = () =>
-    document.querySelectorAll(".btxrd-table:not(:has(.tools, .none))")
+    document.querySelectorAll(".btxrd-table:not(:has(.dt-container, .none))")
       .forEach((figure) => enhance(figure, DataTable));
   enhanceNew();
   new MutationObserver(enhanceNew).observe(document.body, { childList: true, subtree: true });
