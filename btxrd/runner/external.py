@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from btxrd.data import near_duplicates, open_cache, open_images, patient_groups
+from btxrd.data import near_duplicates, open_cache, patient_groups
 from btxrd.data.audit import unusable_images
 from btxrd.data.cache import ImageCache
-from btxrd.data.listing import LISTING_COLUMNS
+from btxrd.data.listing import LISTING_COLUMNS, open_images
 from btxrd.data.loader import RadiographDataset, make_loader
 from btxrd.data.release import Release
 from btxrd.data.table import listed

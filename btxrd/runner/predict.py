@@ -15,9 +15,8 @@ import pandas as pd
 import torch
 
 from btxrd import CLASS_NAMES
-from btxrd.data.dicom import is_dicom
 from btxrd.data.preprocessing import Preprocessing
-from btxrd.data.radiograph import read_header
+from btxrd.data.radiograph import is_dicom, read_header
 from btxrd.data.table import listed
 from btxrd.files import atomic_path, digest, file_name, in_a_line
 from btxrd.models import (
