@@ -27,6 +27,7 @@ __all__ = [
     "STUDY_STAGES",
     "TRAIN",
     "Stage",
+    "run_stages",
 ]
 
 RUN_FILE = "run.json"
@@ -203,3 +204,8 @@ STAGES = {s.name: s for s in (EDA, SPLITS, TRAIN, EVALUATE, GRADCAM, COMPARE)}
 
 STUDY_STAGES = {name: stage for name, stage in STAGES.items() if stage.of == "study"}
 RUN_STAGES = {name: stage for name, stage in STAGES.items() if stage.of == "run"}
+
+
+def run_stages(mode: str) -> tuple[Stage, ...]:
+    """Return what is done for a run, in order, by its `training.mode`."""
+    return TRAIN, EVALUATE, GRADCAM
