@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from btxrd.data.annotations import annotation_file
 from btxrd.data.table import read_table
 from btxrd.files import NO_ROOM, is_phantom, write_json
+from btxrd.runner import RunnerError
 
 __all__ = ["ARCHIVE_MD5", "ARCHIVE_URL", "FetchError", "fetch"]
 
@@ -38,7 +39,7 @@ AGAIN = "run the same command again"
 logger = logging.getLogger(__name__)
 
 
-class FetchError(RuntimeError):
+class FetchError(RunnerError):
     """The data set could not be fetched; the message is one line and says what to do."""
 
 
