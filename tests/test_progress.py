@@ -13,7 +13,7 @@ from btxrd.files import write_csv, write_json
 from btxrd.params import StudyParams
 from btxrd.runner.cli import main
 from btxrd.runner.progress import MOST_LINES, StudyProgress, run_state, seconds_left, study_status
-from btxrd.stages import FEATURES_FILE, LOCK_FILE, RUN_FILE, STUDY_FILE
+from btxrd.stages import EVALUATE, FEATURES_FILE, LOCK_FILE, RUN_FILE, STUDY_FILE, TRAIN
 
 
 @pytest.fixture
