@@ -15,7 +15,6 @@ from btxrd.data import make_split
 from btxrd.data.audit import findings_table
 from btxrd.data.release import Release
 from btxrd.data.table import SITE_COLUMNS
-from btxrd.evaluation.cases import case_table
 from btxrd.evaluation.pools import write_pool
 from btxrd.evaluation.subgroups import subgroup_attributes
 from btxrd.extras.pages.case_browser import (
@@ -24,6 +23,7 @@ from btxrd.extras.pages.case_browser import (
     lesion_outline,
     write_cases,
 )
+from btxrd.extras.pages.cases import case_table
 from btxrd.files import read_json, write_csv, write_json
 from btxrd.params import ResultParams, RunParams
 from btxrd.predictions import PARTS, predictions_frame, read_predictions, write_predictions

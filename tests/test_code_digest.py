@@ -76,7 +76,7 @@ def stale(clone):
 
 
 def test_every_room_is_known():
-    """Whoever adds a room says here which stages it can change, or that it changes none."""
+    """A new room must be named here, with the stages that it can change, or as changing none."""
     assert set(rooms()) <= STALE.keys() | NO_NUMBERS
     assert {room for stage in STAGES.values() for room in stage.rooms} <= STALE.keys()
 
@@ -116,35 +116,25 @@ def test_a_notebook_imports_numbers_only_from_its_rooms(stage):
     assert imported <= {*stage.rooms, *NO_NUMBERS}
 
 
-def edit(clone: Path, change) -> None:
-    path = clone / "notebooks" / "03_train.ipynb"
-    notebook = json.loads(path.read_text())
-    change(notebook["cells"])
-    path.write_text(json.dumps(notebook))
-
-
 @pytest.mark.parametrize(
     ("kind", "tags", "stages"),
     [("markdown", [], ""), ("code", ["parameters"], ""), ("code", [], "3")],
 )
 def test_a_notebooks_code_counts_but_not_its_prose_or_defaults(clone, stale, kind, tags, stages):
-    def change(cells):
-        wanted = [c for c in cells if c["cell_type"] == kind]
-        cell = next(c for c in wanted if c["metadata"].get("tags", []) == tags)
-        cell["source"] = [*cell["source"], "\nchanged = 1"]
-
-    edit(clone, change)
+    path = clone / "notebooks" / "03_train.ipynb"
+    notebook = json.loads(path.read_text())
+    wanted = [cell for cell in notebook["cells"] if cell["cell_type"] == kind]
+    cell = next(cell for cell in wanted if cell["metadata"].get("tags", []) == tags)
+    cell["source"] += ["\nchanged = 1"]
+    path.write_text(json.dumps(notebook))
     assert stale() == stages
 
 
-@pytest.mark.parametrize("text", ["{", '{"nbformat": 4, "nbformat_minor": 5, "cells": [{}]}'])
-def test_a_damaged_notebook_is_named(clone, text):
+CELL = '{"cells": [{"cell_type": "code", "metadata": {}, "source": ["def ("]}]}'
+
+
+@pytest.mark.parametrize("text", ["{", '{"cells": [{}]}', CELL])
+def test_a_notebook_that_is_damaged_or_no_python_is_named(clone, text):
     (clone / "notebooks" / "03_train.ipynb").write_text(text)
-    with pytest.raises(NotebookError, match=r"03_train\.ipynb is damaged.*git checkout"):
-        code_digest(STAGES["03_train"])
-
-
-def test_a_cell_that_is_no_python_is_named(clone):
-    edit(clone, lambda cells: cells[1].update(source=["def ("]))
-    with pytest.raises(NotebookError, match=r"03_train\.ipynb is damaged: a cell"):
+    with pytest.raises(NotebookError, match=r"03_train\.ipynb is damaged"):
         code_digest(STAGES["03_train"])

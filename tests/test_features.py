@@ -17,65 +17,29 @@ from btxrd.models import (
     to_input,
 )
 
-QUICK = (
-    "convnext_atto",
-    "fastvit_t8",
-    "levit_128s",
-    "mobilenetv3_small_050",
-    "swin_tiny_patch4_window7_224",
-    "vit_tiny_patch16_224",
-    "xcit_nano_12_p16_224",
-)
-"""Of each layout of features, and of each way to make logits of them."""
+QUICK = """
+    convnext_atto fastvit_t8 levit_128s mobilenetv3_small_050 swin_tiny_patch4_window7_224
+    vit_tiny_patch16_224 xcit_nano_12_p16_224
+"""
+"""Networks of each layout of features, and of each way to make logits of them."""
 
-OTHERS = (
-    "beit_base_patch16_224",
-    "caformer_s18",
-    "coatnet_nano_rw_224",
-    "convnext_tiny",
-    "deit_tiny_patch16_224",
-    "densenet121",
-    "edgenext_xx_small",
-    "efficientformer_l1",
-    "efficientnetv2_rw_t",
-    "eva02_tiny_patch14_224",
-    "hrnet_w18_small",
-    "inception_v3",
-    "maxvit_nano_rw_256",
-    "mobilevit_xxs",
-    "nextvit_small",
-    "poolformer_s12",
-    "pvt_v2_b0",
-    "regnety_002",
-    "repvit_m0_9",
-    "resnet18",
-    "swinv2_cr_tiny_224",
-    "tiny_vit_5m_224",
-    "vgg11",
-    "vit_small_patch14_dinov2",
-)
+OTHERS = """
+    beit_base_patch16_224 caformer_s18 coatnet_nano_rw_224 convnext_tiny deit_tiny_patch16_224
+    densenet121 edgenext_xx_small efficientformer_l1 efficientnetv2_rw_t eva02_tiny_patch14_224
+    hrnet_w18_small inception_v3 maxvit_nano_rw_256 mobilevit_xxs nextvit_small poolformer_s12
+    pvt_v2_b0 regnety_002 repvit_m0_9 resnet18 swinv2_cr_tiny_224 tiny_vit_5m_224 vgg11
+    vit_small_patch14_dinov2
+"""
 
 SMALL = {"img_size": 64}
+OBLONG = {**SMALL, "patch_size": (8, 16), "global_pool": "avg"}
+TWO_TOKENS = "deit_tiny_distilled_patch16_224"
 PLANTED = {
     "NCHW": ("resnet18", {}, "layer4", (2, 2), (1, 0), np.s_[:, :, 1, 0]),
     "NHWC": ("swin_tiny_patch4_window7_224", SMALL, "norm", (2, 2), (1, 0), np.s_[:, 1, 0]),
     "a class token": ("test_vit", SMALL, "blocks.5.norm1", (4, 4), (3, 1), np.s_[:, 1 + 13]),
-    "two of them": (
-        "deit_tiny_distilled_patch16_224",
-        SMALL,
-        "blocks.11.norm1",
-        (4, 4),
-        (3, 1),
-        np.s_[:, 2 + 13],
-    ),
-    "a grid that is not square": (
-        "test_vit",
-        {**SMALL, "patch_size": (8, 16), "global_pool": "avg"},
-        "norm",
-        (8, 4),
-        (7, 1),
-        np.s_[:, 1 + 29],
-    ),
+    "two of them": (TWO_TOKENS, SMALL, "blocks.11.norm1", (4, 4), (3, 1), np.s_[:, 2 + 13]),
+    "not square": ("test_vit", OBLONG, "norm", (8, 4), (7, 1), np.s_[:, 1 + 29]),
 }
 """Layout → backbone, its arguments, the layer of the features, their grid for images of 64 pixels,
 a place in the grid, and where that is in the layer's output."""
@@ -93,7 +57,7 @@ def maps_of(network: BTXRDClassifier, images: np.ndarray, target: int) -> np.nda
 
 
 @pytest.mark.parametrize(
-    "backbone", [*QUICK, *(pytest.param(name, marks=pytest.mark.long) for name in OTHERS)]
+    "backbone", [*QUICK.split(), *(pytest.param(n, marks=pytest.mark.long) for n in OTHERS.split())]
 )
 def test_a_family_trains_a_step_and_has_maps(backbone):
     torch.manual_seed(0)

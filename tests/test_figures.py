@@ -17,7 +17,7 @@ from btxrd.evaluation.curves import bootstrap_curves
 from btxrd.evaluation.metrics import classification_metrics
 from btxrd.evaluation.summary import summarise
 from btxrd.predictions import labels, probabilities
-from btxrd.report import figures
+from btxrd.report import decision_figures, figures
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_classes_differ_in_grey_print_too():
 
 def test_confusion_matrix(test, drawn):
     before = dict(mpl.rcParams)
-    figure = drawn(figures.confusion_matrix_figure(metrics_of(test)), 63)
+    figure = drawn(decision_figures.confusion_matrix_figure(metrics_of(test)), 63)
     counts, shares = figure.axes
     assert counts.texts[0].get_text() == "30"
     assert shares.texts[0].get_text() == "100.0%"
@@ -56,7 +56,7 @@ def test_confusion_matrix(test, drawn):
 def test_confusion_matrix_of_a_file_with_an_absent_class(test, drawn):
     metrics = metrics_of(test[test["label"] < 2])
     metrics["confusion_matrix"]["row_normalised"][2] = [None] * 3
-    drawn(figures.confusion_matrix_figure(metrics), 55)
+    drawn(decision_figures.confusion_matrix_figure(metrics), 55)
 
 
 @pytest.mark.parametrize("classes", [3, 2])
@@ -64,7 +64,7 @@ def test_roc_and_pr(test, drawn, classes):
     frame, bootstrap = test[test["label"] < classes], Bootstrap(20, 0.9)
     intervals = summarise(frame, bootstrap)["test"]["intervals"]
     bands = bootstrap_curves(labels(frame), probabilities(frame), frame["group"], bootstrap)
-    figure = drawn(figures.roc_pr_figure(frame, intervals, bands, 0.9), len(frame))
+    figure = drawn(decision_figures.roc_pr_figure(frame, intervals, bands, 0.9), len(frame))
     assert ", 90 % bootstrap bands (" in figure.get_suptitle()
     for axis, score in zip(figure.axes, ("AUC", "AP"), strict=True):
         assert len(axis.collections) == classes  # one band a class
@@ -148,7 +148,7 @@ def shown():
 
 
 def test_drawings_are_shown_as_text_that_can_be_reproduced(shown, test):
-    drawn, same = (figures.confusion_matrix_figure(metrics_of(test)) for _ in range(2))
+    drawn, same = (decision_figures.confusion_matrix_figure(metrics_of(test)) for _ in range(2))
     (data, metadata), (again, _) = shown(drawn), shown(same)
     assert set(data) == {"text/plain", "image/svg+xml"}
     assert data["image/svg+xml"] == again["image/svg+xml"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from distributed import KilledWorker
 
 from btxrd.data import make_split
 from btxrd.evaluation import Bootstrap
@@ -21,6 +22,7 @@ from btxrd.params import RunParams, StudyParams
 from btxrd.predictions import PARTS, read_predictions, write_predictions
 from btxrd.runner.cli import main
 from btxrd.runner.progress import study_status
+from btxrd.runner.run import execute_run
 from btxrd.runner.study import run_study
 from btxrd.runner.verify import verify
 from btxrd.stages import COMPARE, EVALUATE, GRADCAM, RUN_FILE, SPLITS, TRAIN
@@ -171,7 +173,7 @@ def test_a_pool_that_lacks_a_fold_is_not_made_and_that_is_said(study, notebooks)
     assert evaluated(notebooks)[-1] == POOLS[0]
     assert "1 of 3 pools made of them" in study_status(study.study_dir)[0]
     comparison = pd.read_csv(study.study_dir / "comparison.csv")
-    assert f"center_cv, pooled: {error}" in comparison.loc[0, "Errors"]
+    assert f"center_cv, pooled, seed 2: {error}" in comparison.loc[0, "Errors"]
     assert verify(study.study_dir) == []
     # Where the fold is mended, it is run, and the pools that lacked it are made.
     notebooks.failing = set()
@@ -190,6 +192,25 @@ def test_a_pool_of_what_is_no_longer_there_is_moved_aside(study, notebooks):
         assert (aside / "metrics.json").is_file()
     run_study(study)
     assert len(list(folder_of(study, "pooled").glob("*.old-*"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (KilledWorker("run", None, 3), "its worker process died 4 times"),
+        (RuntimeError("no room\non the worker"), "its worker gave up: RuntimeError: no room"),
+    ],
+)
+def test_a_run_whose_worker_cannot_go_on_fails_alone(study, notebooks, monkeypatch, error, told):
+    def give_up(task, *arguments):
+        if (task.params.fold, task.params.seed) == (1, 1):
+            raise error
+        return execute_run(task, *arguments)
+
+    monkeypatch.setattr("btxrd.runner.study.execute_run", give_up)
+    failed = list(run_study(study).failed.values())
+    assert failed[0]["error"].startswith(told)
+    assert all(record["error"].startswith("not made") for record in failed[1:])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The classifier and its factory: sizes, target layers, weights, and no network."""
 
 import math
-import re
 import socket
 import time
 from pathlib import Path
@@ -25,17 +24,12 @@ from btxrd.models import (
     to_input,
 )
 from btxrd.models.image_size import size_arguments
-from btxrd.models.weights import Weights
 
 
 def model_section(backbone: str = "resnet18", **changes: Any) -> dict[str, Any]:
     """A configuration of which only the section `model` concerns the factory."""
     section = {"backbone": backbone, "num_classes": 3, "pretrained": False, "dropout": 0.2}
     return {"model": section | changes, "data": {"image_size": 64}, "training": {"lr": 3e-4}}
-
-
-def parameter_count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.fixture
@@ -59,16 +53,8 @@ def imagenet_resnet18() -> dict[str, torch.Tensor]:
 
 
 def test_every_name_of_the_specification_is_exported() -> None:
-    names = {
-        "BTXRDClassifier",
-        "EarlyStopping",
-        "compute_class_weights",
-        "create_model",
-        "get_device",
-        "load_checkpoint",
-        "save_checkpoint",
-    }
-    assert names <= set(btxrd.models.__all__)
+    names = "BTXRDClassifier EarlyStopping compute_class_weights create_model get_device"
+    assert {*names.split(), "load_checkpoint", "save_checkpoint"} <= set(btxrd.models.__all__)
     assert all(hasattr(btxrd.models, name) for name in btxrd.models.__all__)
 
 
@@ -83,9 +69,8 @@ def test_every_name_of_the_specification_is_exported() -> None:
 )
 def test_sizes(config: dict[str, Any], parameters: float, features: int) -> None:
     classifier = create_model(config)
-    assert parameter_count(classifier) == pytest.approx(
-        parameters, abs=0 if features == 1280 else 5e3
-    )
+    counted = sum(parameter.numel() for parameter in classifier.parameters())
+    assert counted == pytest.approx(parameters, abs=0 if features == 1280 else 5e3)
     assert classifier.num_features == features
     assert classifier.num_classes == 3
     assert classifier.normalization == NORMALIZATION
@@ -101,11 +86,8 @@ def test_forward_gives_logits() -> None:
     assert (logits < 0).any()
 
 
-def test_dropout_reaches_the_backbone() -> None:
+def test_dropout_and_keyword_arguments_reach_timm() -> None:
     assert create_model(model_section(dropout=0.3)).model.drop_rate == 0.3
-
-
-def test_keyword_arguments_reach_timm() -> None:
     classifier = BTXRDClassifier("resnet18", pretrained=False, in_chans=1)
     assert classifier(torch.zeros(2, 1, 32, 32)).shape == (2, 3)
 
@@ -124,21 +106,24 @@ def test_a_network_is_built_for_the_image_size(
 
 
 @pytest.mark.parametrize(
-    ("backbone", "size", "sizes"),
+    ("backbone", "size", "published"),
     [
-        ("vit_small_patch14_dinov2", 225, "224, 238, 518"),
-        ("swin_tiny_patch4_window7_224", 225, "224, 228"),
-        ("maxvit_nano_rw_256", 240, "224, 256"),
-        ("efficientformer_l1", 256, "224"),
-        ("nest_tiny", 225, "224"),
-        ("inception_v3", 64, "299"),
-        ("hrnet_w18_small", 240, "224, 256"),
+        ("vit_small_patch14_dinov2", 225, 518),
+        ("swin_tiny_patch4_window7_224", 225, 224),
+        ("maxvit_nano_rw_256", 240, 256),
+        ("efficientformer_l1", 256, 224),
+        ("nest_tiny", 225, 224),
+        ("inception_v3", 64, 299),
+        ("hrnet_w18_small", 240, 224),
     ],
 )
-def test_a_size_that_cannot_be_names_sizes_that_can(backbone: str, size: int, sizes: str) -> None:
-    line = f"data.image_size: {backbone} takes no images of {size} pixels; try {sizes}"
-    with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
+def test_a_size_that_cannot_be_is_refused_in_a_line(
+    backbone: str, size: int, published: int
+) -> None:
+    words = f"data.image_size: {backbone} takes no images of {size} pixels .* {published}$"
+    with pytest.raises(ValueError, match=words) as caught:
         create_model(model_section(backbone) | {"data": {"image_size": size}})
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("backbone", ["efficientnet_b3", "test_vit"])
@@ -161,10 +146,10 @@ def test_weights_are_fitted_to_another_size(tmp_path: Path) -> None:
     assert classifier.model.pos_embed.shape == (1, 1 + 4 * 4, 64)
 
 
-def test_weights_that_cannot_be_fitted_name_the_published_size(tmp_path: Path) -> None:
+def test_weights_that_cannot_be_fitted_to_another_size_are_refused(tmp_path: Path) -> None:
     weights = str(tmp_path / "weights.pth")
     torch.save(timm.create_model("gmlp_ti16_224").state_dict(), weights)
-    with pytest.raises(ValueError, match=r"fit no gmlp_ti16_224 for 64 pixels; try 224"):
+    with pytest.raises(ValueError, match=r"model\.weights: .*of other shapes are blocks\.0"):
         create_model(model_section("gmlp_ti16_224", weights=weights))
 
 
@@ -233,7 +218,7 @@ def test_weights_known_by_url_only_fail_in_the_same_way(monkeypatch: pytest.Monk
     def fail(*_: object, **__: object) -> NoReturn:
         raise OSError("urlopen error")
 
-    by_url = Weights(None, "as timm publishes them")
+    by_url = None, "as timm publishes them"
     monkeypatch.setattr(btxrd.models.classifier, "published_weights", lambda _: by_url)
     monkeypatch.setattr(timm, "create_model", fail)
     with pytest.raises(RuntimeError, match="resnet18 could not be fetched"):
@@ -268,31 +253,20 @@ def test_a_weights_file_is_loaded_without_its_head(
     assert all(parameter.requires_grad for parameter in classifier.parameters())
 
 
-def test_a_missing_weights_file_names_its_key(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"model\.weights"):
-        create_model(model_section(weights=str(tmp_path / "none.pth"), pretrained=True))
-
-
-def test_a_weights_file_that_does_not_fit_is_refused(
-    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor]
-) -> None:
+def test_a_weights_file_that_cannot_be_read_is_named_by_its_key(tmp_path: Path) -> None:
     weights = tmp_path / "imagenet.pth"
-    torch.save(imagenet_resnet18, weights)
-    with pytest.raises(ValueError, match=r"model\.weights.*efficientnet_b0"):
-        create_model(model_section("efficientnet_b0", weights=str(weights)))
-    torch.save(imagenet_resnet18 | {"bn1.weight": torch.ones(32)}, weights)
-    with pytest.raises(ValueError, match=r"model\.weights.*resnet18: .*bn1\.weight: .*\.$"):
-        create_model(model_section(weights=str(weights)))
+    with pytest.raises(FileNotFoundError, match=r"model\.weights"):
+        create_model(model_section(weights=str(weights), pretrained=True))
     weights.write_text("<html>not found</html>")
     with pytest.raises(ValueError, match=r"model\.weights.*cannot be read"):
         create_model(model_section(weights=str(weights)))
 
 
 @pytest.mark.parametrize("form", [list, np.asarray, torch.tensor])
-def test_class_weights_of_the_published_training_set(form: Any) -> None:
-    weights = compute_class_weights(form([0] * 1315 + [1] * 1066 + [2] * 240))
-    assert weights.tolist() == pytest.approx([0.664, 0.820, 3.640], abs=5e-4)
-    assert (weights.dtype, weights.device.type) == (torch.float32, "cpu")
+def test_class_weights_take_labels_in_any_form(form: Any) -> None:
+    weights = compute_class_weights(form([0, 0, 1, 2]))
+    assert weights.tolist() == pytest.approx([2 / 3, 4 / 3, 4 / 3])
+    assert weights.dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -319,12 +293,7 @@ def test_auto_device_prefers_cuda_then_mps(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert get_device("auto").type == get_device().type == expected
-
-
-def test_other_devices_as_torch_takes_them() -> None:
     assert get_device("cuda:1") == torch.device("cuda", 1)
-    with pytest.raises(RuntimeError):
-        get_device("abacus")
 
 
 @pytest.mark.parametrize("backbone", ["efficientnet_b0", "resnet18"])

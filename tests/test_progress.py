@@ -36,8 +36,8 @@ def training(study):
     write_json(run.run_dir / RUN_FILE, {"status": "running", "stage": "03_train"})
     write_csv(run.run_dir / "history.csv", pd.DataFrame({"epoch": [1, 2], "val_loss": [1.0, 0.5]}))
     write_csv(run.run_dir / "seconds.csv", pd.DataFrame({"epoch": [1, 2], "seconds": [10, 10]}))
-    sessions = [{"slots": 1}]
-    plan = {"parameters": study.model_dump(), "owner": "ann on host", "sessions": sessions}
+    sessions = [{"slots": 1, "owner": "ann on host"}]
+    plan = {"parameters": study.model_dump(), "sessions": sessions}
     write_json(study.study_dir / STUDY_FILE, plan)
     return study
 
@@ -49,18 +49,14 @@ def test_a_runs_state_is_in_its_files(training):
     assert (second.state, second.epoch, second.val_loss) == ("waiting", 0, None)
 
 
-def test_a_probe_goes_by_its_penalties(training):
+def test_a_probe_goes_by_its_penalties_and_counts_its_features_once(study):
     penalties = {"mode": "probe", "C": [0.01, 0.1, 1]}
-    probe = training.model_copy(update={"overrides": {"training": penalties}})
-    assert str(run_state(probe.runs()[0])) == "training, C 2/3, val loss 0.500"
-
-
-def test_a_probe_says_how_far_its_features_are_and_counts_them_once(study):
-    probe = study.model_copy(update={"overrides": {"training": {"mode": "probe"}}})
-    run = probe.runs()[0]
+    run = study.model_copy(update={"overrides": {"training": penalties}}).runs()[0]
     write_json(run.run_dir / RUN_FILE, {"status": "running", "stage": "03_train"})
     write_json(run.run_dir / FEATURES_FILE, {"share": 0.4, "seconds": 50})
-    assert str(run_state(run)).endswith(", features 40%")
+    assert str(run_state(run)).endswith(", C 0/3, features 40%")
+    write_csv(run.run_dir / "history.csv", pd.DataFrame({"C": [0.1], "val_loss": [0.5]}))
+    assert str(run_state(run)).endswith(", C 1/3, val loss 0.500")
     write_json(run.run_dir / RUN_FILE, {"status": "finished", "stage_seconds": {"03_train": 90}})
     write_csv(run.run_dir / "seconds.csv", pd.DataFrame({"C": [0.1], "seconds": [10]}))
     assert run_state(run).other_seconds == 30
@@ -79,7 +75,7 @@ def test_time_left_counts_the_epochs_to_come_and_what_finished_runs_took_besides
 def test_status_says_who_runs_the_study_and_how_long_still(training):
     with FileLock(training.study_dir / LOCK_FILE):
         lines, _ = study_status(training.study_dir)
-    assert lines[0].endswith("training, epoch 2/10, val loss 0.500")
+    assert lines[0].endswith("training, epoch 2/10, val loss 0.500, at most about 80 s left")
     assert lines[1].endswith("waiting")
     assert lines[-1] == "run by ann on host, at most about 3 min left"
 
@@ -98,59 +94,37 @@ def test_the_exit_status_says_whether_a_run_failed(training, status, code):
     assert f"of 2 runs finished, {code} failed" in result.stdout
 
 
-def test_lines_come_with_changes_only(training):
-    runs = training.runs()
-    out = io.StringIO()
-    with StudyProgress(runs, Console(file=out)) as progress:
-        progress.say("2 of 2 runs to do")
-        progress.update([runs[0]], [runs[1]], slots=1)
-        progress.update([runs[0]], [runs[1]], slots=1)
-        write_json(runs[0].run_dir / RUN_FILE, {"status": "finished"})
-        progress.update([], [runs[1]], slots=1)
-    lines = out.getvalue().splitlines()
-    assert lines[0].endswith("2 of 2 runs to do")
-    assert len(lines) == 2
-    assert "stratified · seed 42: finished  [1/2 runs, at most about" in lines[1]
-
-
-def shown(progress: StudyProgress, width: int) -> list[str]:
-    paper = Console(file=io.StringIO(), width=width)
-    paper.print(progress.view.get_renderable())
-    return paper.file.getvalue().splitlines()
-
-
-def test_the_live_view_has_a_row_a_run_and_the_time_left(training):
-    runs = training.runs()
-    with StudyProgress(runs, Console(file=io.StringIO())) as progress:
-        progress.update([runs[0]], [runs[1]], slots=1)
-        first, second, whole, *_ = shown(progress, width=80)
-    assert all(word in first for word in ("2/10", "training", "val loss 0.500", "80 s"))
-    assert "waiting" in second
-    assert "at most about 3 min left" in whole
-    assert "0/2" in whole
-
-
-def test_a_failure_is_told_above_the_live_view(training):
-    console = Console(file=io.StringIO(), force_terminal=True, width=200)
-    runs = training.runs()
+@pytest.mark.parametrize(
+    ("terminal", "record", "told"),
+    [
+        (False, {"status": "finished"}, "finished  [1/2 runs, at most about"),
+        (True, {"status": "finished"}, None),
+        (True, {"status": "failed", "error": "died [so]"}, "failed: died [so]"),
+    ],
+)
+def test_changes_are_told_in_lines_and_above_a_live_view_failures(training, terminal, record, told):
+    out, runs = io.StringIO(), training.runs()
+    console = Console(file=out, force_terminal=terminal, width=200)
     with StudyProgress(runs, console) as progress:
-        progress.update([runs[0]], [runs[1]], slots=1)
-        write_json(runs[0].run_dir / RUN_FILE, {"status": "failed", "error": "died [so]"})
-        progress.update([], [runs[1]], slots=1)
-    assert f"{runs[0].name}: failed: died [so]" in console.file.getvalue()
+        for _ in range(2):
+            progress.update(slots=1)
+        write_json(runs[0].run_dir / RUN_FILE, record)
+        progress.update(slots=1)
+    lines = [line for line in out.getvalue().splitlines() if f" {runs[0].name}: " in line]
+    assert len(lines) == (told is not None)
+    assert (told or "") in "".join(lines)
 
 
-def test_the_view_of_a_large_study_shows_what_is_under_way(study):
-    study = study.model_copy(update={"seeds": list(range(MOST_LINES))})
-    runs = study.runs()
-    write_json(runs[3].run_dir / RUN_FILE, {"status": "running", "stage": "05_gradcam"})
+@pytest.mark.parametrize("seeds", [1, MOST_LINES])
+def test_the_live_view_shows_the_runs_and_the_time_left(training, seeds):
+    """Of a large study, those under way."""
+    runs = training.model_copy(update={"seeds": [42, *range(1, seeds)]}).runs()
     with StudyProgress(runs, Console(file=io.StringIO())) as progress:
-        progress.update([runs[3]], [run for run in runs if run != runs[3]], slots=1)
-        text = "\n".join(shown(progress, width=120))
-    assert "seed 3" in text
-    assert "Grad-CAM" in text
-    assert "seed 4" not in text
-    assert f"0/{len(runs)}" in text
+        progress.update(slots=1)
+        *lines, summary = progress.lines().plain.splitlines()
+    assert lines[0] == f"{runs[0].name}: {run_state(runs[0])}"
+    assert [line.rpartition(": ")[2] for line in lines[1:]] == ["waiting"] * (seeds == 1)
+    assert summary.startswith(f"0/{len(runs)} runs, at most about")
 
 
 def test_status_of_notebooks_run_by_hand(tmp_path):

@@ -31,8 +31,8 @@ from pydicom.uid import (
 )
 
 from btxrd.data import Preprocessing, open_cache
-from btxrd.data.dicom import is_dicom
 from btxrd.data.greyscale import ends_of
+from btxrd.data.radiograph import is_dicom
 
 HEIGHT, WIDTH = 60, 40
 ROWS, COLUMNS = np.mgrid[:HEIGHT, :WIDTH]

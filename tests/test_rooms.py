@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,16 @@ def test_every_room_has_its_rank():
 
 def test_what_is_imported_exists():
     assert {other for name in MODULES for other in modules_imported(name)} - set(MODULES) == set()
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_what_a_notebook_imports_exists(notebook):
+    lacking = [
+        f"{module}.{name}"
+        for module, name in imported(NOTEBOOKS[notebook])
+        if not (f"{module}.{name}" in MODULES or hasattr(import_module(module), name))
+    ]
+    assert lacking == []
 
 
 def test_there_is_no_circle_of_imports():

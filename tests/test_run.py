@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +20,7 @@ from btxrd.files import read_json, write_csv, write_json
 from btxrd.params import RunParams, StudyParams
 from btxrd.report import page
 from btxrd.runner import notebooks, warm
-from btxrd.runner.run import (
-    MOST_ATTEMPTS,
-    RunTask,
-    execute_run,
-    kernel_environment,
-    note_failure,
-)
+from btxrd.runner.run import RunTask, execute_run, kernel_environment, note_failure, note_waiting
 from btxrd.session import StopRequested
 from btxrd.stages import RUN_FILE, RUN_STAGES, STUDY_FILE, TRAIN, run_stages
 
@@ -155,6 +150,7 @@ def test_what_changed_decides_which_stages_are_run_again(task, stages, change, r
 @pytest.mark.parametrize(
     ("change", "goes_on"),
     [
+        (lambda task: task, True),
         (lambda task: replace(task, code=task.code | {"04_evaluate": "new"}), True),
         (lambda task: with_settings(task, "05_gradcam", method="hirescam"), True),
         (lambda task: replace(task, code=task.code | {"03_train": "new"}), False),
@@ -171,11 +167,12 @@ def test_an_interrupted_training_goes_on_whatever_follows_it(task, monkeypatch, 
         raise StopRequested
 
     monkeypatch.setattr("btxrd.runner.run.execute_notebook", stop_in_the_middle)
-    assert execute_run(task, threads=3)["status"] == "interrupted"
+    first = execute_run(task, threads=3)
     again = execute_run(change(task), threads=1)
+    assert [first["status"], again["status"]] == ["interrupted"] * 2
     assert found == [[], list(TRAIN.resumes) if goes_on else []]
     assert again["threads"] == (3 if goes_on else 1)
-    assert len(asides(task)) == 1
+    assert len(asides(task)) == (again["hash"] != first["hash"])
 
 
 def other_split(task: RunTask) -> RunTask:
@@ -207,21 +204,14 @@ def test_folders_moved_aside_in_one_second_do_not_meet(task, stages):
     assert len(asides(task)) == 2
 
 
-def test_an_interrupted_run_keeps_its_number_of_threads(task, stages):
-    execute_run(task, threads=3)
-    rewrite(task, status="interrupted")
-    assert execute_run(task, threads=1)["threads"] == 3
-
-
-def test_a_run_whose_worker_keeps_dying_fails(task, stages):
-    execute_run(task)
-    rewrite(task, status="running", session="s", attempt=MOST_ATTEMPTS)
-    again = execute_run(task, session="s")
-    assert again["status"] == "failed"
-    assert again["error"].startswith("its worker process died 3 times")
-    later = execute_run(task, session="another")
-    assert (later["status"], later["attempt"]) == ("finished", 1)
-    assert asides(task) == []
+def test_a_run_that_waits_says_so_and_loses_nothing(task, stages):
+    note_waiting(task)
+    assert record_of(task) == {}
+    finished = execute_run(task)
+    note_waiting(task)
+    assert record_of(task) == finished | {"status": "waiting"}
+    assert execute_run(task)["status"] == "finished"
+    assert stages == STAGES
 
 
 def test_a_failure_that_a_run_could_not_note_is_noted_for_it(task):
@@ -284,7 +274,7 @@ def test_a_damaged_state_fails_the_run_and_is_named(task):
     assert re.search(r"last\.pt is damaged.*delete it to train anew", error_of_failed(task))
 
 
-@pytest.mark.usefixtures("cache")
+@pytest.mark.usefixtures("cache", "new_server")
 def test_a_full_disk_fails_the_run_and_leaves_no_half_file(task, no_file_above):
     with no_file_above(4_000_000):
         error = error_of_failed(task)
@@ -329,6 +319,26 @@ def own_notebook(tmp_path, monkeypatch):
     return put
 
 
+@pytest.fixture
+def new_server(monkeypatch) -> None:
+    """Let the next kernel come from a new process: that of before has an older code."""
+    changed = (*warm.code_stamp(), ("btxrd/new.py", time.monotonic_ns()))
+    monkeypatch.setattr(warm, "code_stamp", lambda: changed)
+
+
+@pytest.fixture
+def told(own_notebook, tmp_path):
+    """Run a notebook 03 that writes down what an expression of it is; return that text."""
+
+    def tell(expression: str, source: str = "", environment=None) -> str:
+        write = f"open({str(tmp_path / 'told')!r}, 'w').write(str({expression}))"
+        own_notebook(f"import os\n{source}\n{write}")
+        notebooks.execute_notebook(TRAIN, tmp_path, {}, environment)
+        return (tmp_path / "told").read_text()
+
+    return tell
+
+
 @pytest.mark.parametrize(
     ("killed", "words"),
     [([7, 7], "kernel of 03_train died"), ([7, 8], "because this machine ran out of memory")],
@@ -342,74 +352,52 @@ def test_a_killed_kernel_is_a_failed_run(task, own_notebook, monkeypatch, killed
     assert (task.run_dir / "03_train.ipynb").exists()
 
 
-def parent_of_kernel(folder: Path, environment: dict[str, str] | None = None) -> int:
-    """Run notebook 03, which writes down its parent; return that process."""
-    notebooks.execute_notebook(TRAIN, folder, {}, environment)
-    return int((folder / "parent").read_text())
+def test_kernels_fork_from_one_process_until_the_code_changes(told, request):
+    first = told("os.getppid()")
+    assert told("os.getppid()") == first != str(os.getpid())
+    request.getfixturevalue("new_server")
+    assert told("os.getppid()") != first
 
 
-def test_kernels_fork_from_one_process_until_the_code_changes(own_notebook, tmp_path, monkeypatch):
-    own_notebook(f"import os\nopen({str(tmp_path / 'parent')!r}, 'w').write(str(os.getppid()))")
-    first = parent_of_kernel(tmp_path)
-    assert parent_of_kernel(tmp_path) == first != os.getpid()
-    changed = [*warm.code_stamp(), ("btxrd/new.py", 1)]
-    monkeypatch.setattr(warm, "code_stamp", lambda: changed)
-    assert parent_of_kernel(tmp_path) != first
-
-
-def test_a_forked_kernel_has_its_own_environment_and_threads(own_notebook, tmp_path):
-    own_notebook(
-        "import os, torch\n"
-        "assert (os.environ['OMP_NUM_THREADS'], torch.get_num_threads()) == ('2', 2)\n"
-        "assert os.environ['BTXRD_SESSION'] == 'mine'\n"
-        f"open({str(tmp_path / 'parent')!r}, 'w').write(str(os.getppid()))"
-    )
-    assert parent_of_kernel(tmp_path, kernel_environment(2, "mine")) > 0
+def test_a_forked_kernel_has_its_own_environment_and_threads(told):
+    names = "[os.environ['OMP_NUM_THREADS'], os.environ['BTXRD_SESSION'], torch.get_num_threads()]"
+    assert told(names, "import torch", kernel_environment(2, "mine")) == "['2', 'mine', 2]"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's variables")
-def test_a_kernel_keeps_the_memory_that_it_frees(own_notebook, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("new_server")
+def test_a_kernel_keeps_the_memory_that_it_frees(told):
     """What it takes a second time costs no page faults, also where it is 128 MB."""
-    own_notebook(
+    source = (
         "import resource\n"
         "def faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    b'x' * 2**27\n"
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
-        "faults()\n"
-        "assert faults() < 1000\n"
-        f"open({str(tmp_path / 'parent')!r}, 'w').write('1')"
+        "faults()"
     )
-    started_anew = [("btxrd/new.py", 2)]
-    monkeypatch.setattr(warm, "code_stamp", lambda: started_anew)
-    assert parent_of_kernel(tmp_path, kernel_environment(1, "mine")) == 1
+    assert int(told("faults()", source, kernel_environment(1, "mine"))) < 1000
 
 
-def test_kernels_end_with_the_process_that_forked_them(own_notebook, tmp_path):
+def test_kernels_end_with_the_process_that_forked_them(own_notebook, told, tmp_path):
     own_notebook("import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(60)")
-    with pytest.raises(notebooks.NotebookError, match="the kernel of 03_train died"):
+    with pytest.raises(notebooks.NotebookError, match="kernel of 03_train died"):
         notebooks.execute_notebook(TRAIN, tmp_path, {})
-    own_notebook(f"import os\nopen({str(tmp_path / 'parent')!r}, 'w').write(str(os.getppid()))")
-    assert parent_of_kernel(tmp_path) > 0
+    assert int(told("os.getppid()")) > 0
 
 
-def test_what_a_killed_worker_left_of_its_kernel_is_removed(own_notebook, tmp_path):
+def test_what_a_killed_worker_left_of_its_kernel_is_removed(told):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     left, used = (
         Path(tempfile.mkdtemp(prefix=f"btxrd-kernel-{pid}-")) for pid in (gone.pid, os.getpid())
     )
     (left / "kernel.json").touch()
-    own_notebook(
-        "from ipykernel import get_connection_file\n"
-        f"open({str(tmp_path / 'file')!r}, 'w').write(get_connection_file())"
-    )
-    notebooks.execute_notebook(TRAIN, tmp_path, {})
+    file = told("get_connection_file()", "from ipykernel import get_connection_file")
     assert not left.exists()
     used.rmdir()
-    own = Path((tmp_path / "file").read_text()).parent
-    assert own.name.startswith(f"btxrd-kernel-{os.getpid()}-")
-    assert not own.exists()
+    assert Path(file).parent.name.startswith(f"btxrd-kernel-{os.getpid()}-")
+    assert not Path(file).parent.exists()
 
 
 def test_a_page_that_cannot_be_made_does_not_hide_why_the_notebook_failed(

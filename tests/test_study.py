@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from distributed import Client
 from filelock import FileLock
 
@@ -19,7 +19,19 @@ from btxrd.runner.pages import data_licence
 from btxrd.runner.study import StudyInUseError, run_study, select
 from btxrd.stages import LOCK_FILE, RUN_FILE, STUDY_FILE, STUDY_STAGES, run_stages
 
-TINY = {"epochs": 1, "warmup_epochs": 0, "lr": 1e-3}
+STAGES = run_stages("finetune")
+
+
+def btxrd(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def error_of(*arguments: object) -> str:
+    """Run a command that fails; return what it says, in a line."""
+    outcome = btxrd(*arguments)
+    assert outcome.exit_code in (1, 2)
+    assert "Traceback" not in outcome.output
+    return " ".join(outcome.output.split())
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +47,7 @@ def study(phantom, cache_dir, tmp_path_factory) -> StudyParams:
         "overrides": {
             "model": {"pretrained": False, "attn_layer": "cbam"},
             "data": {"image_size": 64},
-            "training": TINY,
+            "training": {"epochs": 1, "warmup_epochs": 0, "lr": 1e-3},
         },
         "experiment_overrides": {"E4_resnet50_cbam": {"model": {"backbone": "resnet10t"}}},
         "replicates": 50,
@@ -47,6 +59,14 @@ def study(phantom, cache_dir, tmp_path_factory) -> StudyParams:
 @pytest.fixture(scope="module")
 def result(study):
     return run_study(study, jobs=2)
+
+
+@pytest.fixture
+def study_file(study, tmp_path) -> Path:
+    """The study's parameters as a file, for another folder of reports."""
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(study.model_dump() | {"reports_dir": str(tmp_path)}))
+    return path
 
 
 def test_one_failure_does_not_stop_the_others(study, result):
@@ -67,16 +87,12 @@ def test_a_failed_run_keeps_its_traceback_and_is_in_the_report(study, result):
 
 
 def test_status_is_read_from_the_files(study, result):
-    output = CliRunner().invoke(main, ["status", str(study.study_dir)]).output.splitlines()
+    output = btxrd("status", study.study_dir).output.splitlines()
     assert output[0].startswith("E1_b0_baseline · center · seed 42: failed: ")
     assert output[-2:] == [
         "2 of 4 runs finished, 2 failed",
         "nobody runs this study now; the same command goes on from here",
     ]
-    assert (
-        "no study in"
-        in CliRunner().invoke(main, ["status", str(result.report.parent.parent)]).output
-    )
 
 
 def test_two_studies_in_one_folder_the_second_refuses_and_names_the_first(study, result):
@@ -92,11 +108,7 @@ def copied(study, result, tmp_path):
 
 
 def test_a_study_that_nobody_touched_is_verified(copied):
-    outcome = CliRunner().invoke(main, ["verify", str(copied)])
-    assert (outcome.output, outcome.exit_code) == (
-        "every number follows from the predictions\n",
-        0,
-    )
+    assert btxrd("verify", copied).exit_code == 0
 
 
 RUN = "runs/E4_resnet50_cbam/center/seed-42"
@@ -118,15 +130,13 @@ def test_one_edited_digit_is_noticed(copied, name, digit, told):
     edited, n = re.subn(digit, lambda found: str((int(found[0]) + 1) % 10), text, count=1)
     assert n == 1
     (copied / name).write_text(edited)
-    outcome = CliRunner().invoke(main, ["verify", str(copied)])
-    assert outcome.exit_code == 1
-    assert told in outcome.output
+    assert told in error_of("verify", copied)
 
 
 @pytest.mark.parametrize("name", ["gaps.csv", "study.json", f"{RUN}/calibration.csv"])
 def test_a_file_that_is_gone_is_noticed(copied, name):
     (copied / name).unlink()
-    assert f"{copied / name}: missing" in CliRunner().invoke(main, ["verify", str(copied)]).output
+    assert f"{copied / name}: missing" in error_of("verify", copied)
 
 
 def test_a_finished_run_has_its_files_and_its_provenance(study, result):
@@ -144,9 +154,9 @@ def test_a_finished_run_has_its_files_and_its_provenance(study, result):
     assert record["packages"]["torch"]
     assert set(record["stage_seconds"]) == {stage.name for stage in stages}
     made = read_json(study.study_dir / STUDY_FILE)["made"]
-    for name in ("01_eda", "06_compare"):
-        given = made[name]["parameters"]
-        assert (given["replicates"], given["level"]) == (50, 0.9)
+    given = [made[name]["parameters"] for name in ("01_eda", "06_compare")]
+    for settings in (*record["settings"].values(), *given):
+        assert (settings["replicates"], settings["level"]) == (50, 0.9)
 
 
 def test_the_comparison_has_its_columns_in_order(study, result):
@@ -174,11 +184,9 @@ def test_what_is_handed_on_says_whose_the_images_are(study, result, tmp_path):
     assert "CC BY-NC-ND 4.0" in data_licence(tmp_path)
 
 
-def test_the_report_command_names_a_folder_without_a_study(tmp_path):
-    outcome = CliRunner().invoke(main, ["report", str(tmp_path)])
-    assert outcome.exit_code == 1
-    assert f"no study in {tmp_path}" in outcome.output
-    assert "Traceback" not in outcome.output
+@pytest.mark.parametrize("command", ["report", "status"])
+def test_a_folder_without_a_study_is_named(tmp_path, command):
+    assert f"no study in {tmp_path}" in error_of(command, tmp_path)
 
 
 def test_a_finished_run_is_not_run_again(study, result):
@@ -198,20 +206,17 @@ def test_a_study_is_reduced_by_name_only(study):
         select(study, only=["E9"])
 
 
-def test_a_study_of_failures_alone_has_a_report_and_a_status(study, tmp_path, monkeypatch, here):
+def test_a_study_of_failures_alone_has_a_report_and_a_status(study_file, monkeypatch, here):
     monkeypatch.setattr("btxrd.runner.study.Cluster", here)
-    path = tmp_path / "study.yaml"
-    path.write_text(json.dumps(study.model_dump() | {"reports_dir": str(tmp_path)}))
-    arguments = ["study", str(path), "--only", "E1_b0_baseline", "--splits", "center"]
-    outcome = CliRunner().invoke(main, arguments)
+    outcome = btxrd("study", study_file, "--only", "E1_b0_baseline", "--splits", "center")
     assert outcome.exit_code == 1
+    report = study_file.with_name("small") / "index.html"
     last = outcome.output.strip().splitlines()[-3:]
-    assert last[0] == f"report: {tmp_path / 'small' / 'index.html'}"
+    assert last[0] == f"report: {report}"
     assert last[1].startswith("FAILED E1_b0_baseline · center · seed 42: ")
     assert last[2].endswith("runs/E1_b0_baseline/center/seed-42/error.txt")
-    page = (tmp_path / "small" / "index.html").read_text()
-    assert "0 of 1 runs finished" in page
-    assert "model.attn_layer" in page
+    assert "0 of 1 runs finished" in report.read_text()
+    assert "model.attn_layer" in report.read_text()
 
 
 @pytest.mark.parametrize(
@@ -222,18 +227,11 @@ def test_a_study_of_failures_alone_has_a_report_and_a_status(study, tmp_path, mo
         (["--resources", "GPU=1"], "give --scheduler"),
     ],
 )
-def test_a_cluster_that_cannot_be_used_is_one_clear_error(
-    study, tmp_path, monkeypatch, options, words
-):
+def test_a_cluster_that_cannot_be_used_is_one_clear_error(study_file, monkeypatch, options, words):
     monkeypatch.setattr(
         "btxrd.runner.cluster.Client", lambda address, timeout: Client(address, timeout=0.5)
     )
-    path = tmp_path / "study.yaml"
-    path.write_text(json.dumps(study.model_dump() | {"reports_dir": str(tmp_path)}))
-    outcome = CliRunner().invoke(main, ["study", str(path), *options])
-    assert outcome.exit_code in (1, 2)
-    assert words in " ".join(outcome.output.split())
-    assert "Traceback" not in outcome.output
+    assert words in error_of("study", study_file, *options)
 
 
 @pytest.mark.parametrize(
@@ -245,40 +243,30 @@ def test_a_cluster_that_cannot_be_used_is_one_clear_error(
     ],
 )
 def test_a_wrong_study_file_is_one_clear_error(tmp_path, content, words):
-    path = tmp_path / "study.yaml"
-    path.write_text(content)
-    outcome = CliRunner().invoke(main, ["study", str(path)])
-    assert outcome.exit_code == 1
-    assert words in outcome.output
-    assert "Traceback" not in outcome.output
+    (tmp_path / "study.yaml").write_text(content)
+    assert words in error_of("study", tmp_path / "study.yaml")
 
 
 def test_the_phantom_command(tmp_path):
-    outcome = CliRunner().invoke(main, ["phantom", str(tmp_path / "p"), "--images", "80"])
-    assert outcome.exit_code == 0
-    assert len(list(Path(tmp_path / "p" / "images").iterdir())) == 80
-    again = CliRunner().invoke(main, ["phantom", str(tmp_path / "p")])
-    assert again.exit_code == 1
-    assert "exists" in again.output
+    assert btxrd("phantom", tmp_path / "p", "--images", 80).exit_code == 0
+    assert len(list((tmp_path / "p" / "images").iterdir())) == 80
+    assert "exists" in error_of("phantom", tmp_path / "p")
 
 
 def test_the_check_command_lists_findings_and_ends_with_their_severity(phantom, tmp_path):
-    clean = CliRunner().invoke(main, ["check", str(phantom)])
+    clean = btxrd("check", phantom)
     assert clean.exit_code == 0
     release, result = clean.stdout.splitlines()
     assert "no release to compare" in release
     assert result == "0 errors, 0 warnings"
     (tmp_path / "images").mkdir()
-    broken = CliRunner().invoke(main, ["check", str(tmp_path)])
+    broken = btxrd("check", tmp_path)
     assert broken.exit_code == 2
     assert "error: " in broken.stdout
-    assert CliRunner().invoke(main, ["check", str(tmp_path / "nowhere")]).exit_code == 1
+    assert btxrd("check", tmp_path / "nowhere").exit_code == 1
 
 
 def test_the_fetch_command_says_in_one_line_what_is_wrong(tmp_path, monkeypatch):
     monkeypatch.setattr("btxrd.runner.fetch.time.sleep", lambda _: None)
     url = "http://127.0.0.1:9/BTXRD.zip"
-    outcome = CliRunner().invoke(main, ["fetch", str(tmp_path / "x"), "--url", url])
-    assert outcome.exit_code == 1
-    assert "cannot reach 127.0.0.1" in outcome.output.splitlines()[-1]
-    assert "Traceback" not in outcome.output
+    assert "cannot reach 127.0.0.1" in error_of("fetch", tmp_path / "x", "--url", url)

@@ -289,6 +289,6 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_numbers(study, whole, clus
     assert study.wait_for(process, lambda: bool(busy())), study.log
     busy()[0].kill()
     assert process.wait() == 0, study.log
+    assert [run["status"] for run in study.states()] == ["finished"] * 3
     assert study.results() == whole.results()
-    assert sorted(run["attempt"] for run in study.states()) == [1, 1, 2]
     assert verify(study.dir) == []

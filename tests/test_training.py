@@ -161,16 +161,11 @@ def test_the_rate_falls_from_the_head_to_the_first_layer():
         if parameter.requires_grad
     }
     assert len(rate) == len(rates)
+    assert parameter_groups(network, TrainingParams()) == [{"params": list(network.parameters())}]
     assert rate["attention.classifier.weight"] == settings.lr > rate["model.layer4.1.conv1.weight"]
     assert rate["model.layer4.1.conv1.weight"] == pytest.approx(
         2 * rate["model.layer4.0.conv1.weight"]
     )
-
-
-def test_without_a_decay_by_layer_there_is_one_group_with_the_optimisers_own_rate():
-    network = BTXRDClassifier("test_resnet", pretrained=False)
-    (group,) = parameter_groups(network, TrainingParams())
-    assert group == {"params": list(network.parameters())}
 
 
 def test_every_callback_follows_the_saved_epoch(train, tmp_path):

@@ -1,25 +1,23 @@
 """The data: table, annotations, groups and splits, image cache, loaders.
 
-`btxrd.data.loader` and `btxrd.data.augmentation` are imported by name: they need torch.
+Other modules are imported by name: `listing` (anybody's data), `audit` and `release_files` (what
+is wrong with a data set), `loader` and `augmentation` (they need torch).
 """
 
 from btxrd.data.annotations import lesion_mask, read_annotation
-from btxrd.data.audit import audit
 from btxrd.data.cache import ImageCache, open_cache
 from btxrd.data.preprocessing import Preprocessing
-from btxrd.data.release import open_images, open_release
+from btxrd.data.release import open_release
 from btxrd.data.splits import make_split, near_duplicates, patient_groups
 from btxrd.data.table import read_table
 
 __all__ = [
     "ImageCache",
     "Preprocessing",
-    "audit",
     "lesion_mask",
     "make_split",
     "near_duplicates",
     "open_cache",
-    "open_images",
     "open_release",
     "patient_groups",
     "read_annotation",

@@ -13,25 +13,10 @@ from btxrd.files import in_a_line
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["is_dicom", "read_dicom"]
-
-PREAMBLE = 128
-"""Bytes before the `DICM` by which a DICOM file is told, whatever its name."""
-BARE = (
-    *(b"\2\0\0\0UL", b"\2\0\1\0OB", b"\2\0\2\0UI"),
-    *(b"\x08\0\5\0", b"\x08\0\x08\0", b"\x08\0\x16\0"),
-)
-"""The first bytes of a file that lacks them: its meta information, or what identifies it."""
+__all__ = ["read_dicom"]
 
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
 """The attributes of a pixel's height and width."""
-
-
-def is_dicom(path: str | Path) -> bool:
-    """Return whether a file is DICOM, by its content; OSError where it cannot be read."""
-    with Path(path).open("rb") as file:
-        start = file.read(PREAMBLE + 4)
-    return start[PREAMBLE:] == b"DICM" or start.startswith(BARE)
 
 
 def read_dicom(path: str | Path) -> Greyscale:

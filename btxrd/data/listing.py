@@ -9,7 +9,10 @@ from typing import Any
 import pandas as pd
 
 from btxrd import CLASS_NAMES
-from btxrd.data.cache import file_digests
+from btxrd.data.audit import findings_table
+from btxrd.data.cache import file_digests, open_cache
+from btxrd.data.preprocessing import Preprocessing
+from btxrd.data.release import Release, open_release
 from btxrd.data.table import (
     CELL_RULES,
     REGION_COLUMNS,
@@ -19,7 +22,7 @@ from btxrd.data.table import (
     read_cells,
 )
 
-__all__ = ["LISTING_COLUMNS", "read_listing"]
+__all__ = ["LISTING_COLUMNS", "open_images", "read_listing"]
 
 REQUIRED = ("path", "label")
 TEXTS = (*REQUIRED, "group", "center", "gender")
@@ -34,6 +37,30 @@ LABELS = {str(number): number for number in range(len(CLASS_NAMES))} | {
 }
 
 MOST_FAULTS = 20
+
+
+def open_images(
+    source: str | Path, preprocessing: Preprocessing, cache_dir: str | Path, progress: bool = True
+) -> Release:
+    """Open a data set in the release's layout as `open_release` does, or else a listing.
+
+    Of a CSV or Excel table, which `read_listing` reads, nothing is set aside: its owner can mend
+    it.
+
+    Raises:
+        FileNotFoundError: there is neither.
+        ImportError: an image is DICOM, and what reads it is not installed.
+        ValueError: as `open_release` and `read_listing` do; or names the images of the listing that
+            cannot be decoded, and why.
+    """
+    if Path(source).is_dir():
+        return open_release(source, preprocessing, cache_dir, progress)
+    table, notes = read_listing(source, cache_dir)
+    cache = open_cache(table, preprocessing, cache_dir, progress)
+    broken = cache.index["error"].dropna()
+    if len(broken):
+        raise ValueError("\n".join(f"{source} lists what is no image: {why}" for why in broken))
+    return Release(table, cache, findings_table([]), notes)
 
 
 def read_listing(source: str | Path, cache_dir: str | Path) -> tuple[pd.DataFrame, list[str]]:

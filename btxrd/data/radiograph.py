@@ -15,11 +15,18 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from btxrd.data.dicom import is_dicom, read_dicom
 from btxrd.data.greyscale import Greyscale, require_contrast, shown_in_8_bits
 from btxrd.files import in_a_line
 
-__all__ = ["JPEG", "REDUCTIONS", "Header", "Radiograph", "read_header", "read_radiograph"]
+__all__ = [
+    "JPEG",
+    "REDUCTIONS",
+    "Header",
+    "Radiograph",
+    "is_dicom",
+    "read_header",
+    "read_radiograph",
+]
 
 JPEG = ("JPEG", "MPO")
 """Pillow's names of JPEG files, MPO where previews follow the image."""
@@ -50,6 +57,15 @@ SIDEWAYS = (5, 6, 7, 8)
 XMP_ORIENTATION = re.compile(r"""tiff:Orientation(?:\s*=\s*["']|\s*>\s*)([1-8])""")
 TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_FORMAT = 256, 257, 258, 262, 339
 WHITE_IS_ZERO = 0
+
+
+PREAMBLE = 128
+"""Bytes before the `DICM` by which a DICOM file is told, whatever its name."""
+BARE = (
+    *(b"\2\0\0\0UL", b"\2\0\1\0OB", b"\2\0\2\0UI"),
+    *(b"\x08\0\5\0", b"\x08\0\x08\0", b"\x08\0\x16\0"),
+)
+"""The first bytes of a file that lacks them: its meta information, or what identifies it."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +122,13 @@ def read_header(path: str | Path) -> Header:
         return _header(image)
 
 
+def is_dicom(path: str | Path) -> bool:
+    """Return whether a file is DICOM, by its content; OSError where it cannot be read."""
+    with Path(path).open("rb") as file:
+        start = file.read(PREAMBLE + 4)
+    return start[PREAMBLE:] == b"DICM" or start.startswith(BARE)
+
+
 def read_radiograph(path: str | Path, reduction: Callable[[int, int], int]) -> Radiograph:
     """Read an image file: JPEG, what else Pillow opens, or DICOM.
 
@@ -125,10 +148,12 @@ def read_radiograph(path: str | Path, reduction: Callable[[int, int], int]) -> R
         ValueError: the file is no single image, is damaged, cannot be read rightly, or shows
             nothing; names it.
     """
-    dicom = read_dicom(path) if Path(path).is_file() and is_dicom(path) else None
+    if Path(path).is_file() and is_dicom(path):
+        # Few data sets hold any, and what reads them is an optional extra.
+        from btxrd.data.dicom import read_dicom
+
+        return _shown(read_dicom(path), 1, reduction)
     with _named(path):
-        if dicom is not None:
-            return _shown(dicom, 1, reduction)
         # By its name, Pillow would map an uncompressed TIFF into memory, and turn it wrongly.
         with Path(path).open("rb") as file, Image.open(file) as image:
             header = _header(image)

@@ -10,12 +10,11 @@ from filelock import FileLock
 
 from btxrd.data.audit import audit, finding, findings_table, unusable_images
 from btxrd.data.cache import ImageCache, open_cache
-from btxrd.data.listing import read_listing
 from btxrd.data.preprocessing import Preprocessing
 from btxrd.data.table import read_table, table_file
 from btxrd.files import atomic_path, digest, file_digest, read_csv, write_csv
 
-__all__ = ["Release", "open_images", "open_release", "usable_table"]
+__all__ = ["Release", "open_release", "usable_table"]
 
 INSPECTORS = ("annotations.py", "audit.py", "table.py")
 """The modules whose code decides what is found."""
@@ -99,30 +98,6 @@ def open_release(
     _refuse_too_many(bad + len(late), bad + len(table), root)
     usable = table[~table["image_id"].isin(broken["image_id"])].reset_index(drop=True)
     return Release(usable, cache, pd.concat([findings, findings_table(late)], ignore_index=True))
-
-
-def open_images(
-    source: str | Path, preprocessing: Preprocessing, cache_dir: str | Path, progress: bool = True
-) -> Release:
-    """Open a data set in the release's layout as `open_release` does, or else a listing.
-
-    Of a CSV or Excel table, which `read_listing` reads, nothing is set aside: its owner can mend
-    it.
-
-    Raises:
-        FileNotFoundError: there is neither.
-        ImportError: an image is DICOM, and what reads it is not installed.
-        ValueError: as `open_release` and `read_listing` do; or names the images of the listing that
-            cannot be decoded, and why.
-    """
-    if Path(source).is_dir():
-        return open_release(source, preprocessing, cache_dir, progress)
-    table, notes = read_listing(source, cache_dir)
-    cache = open_cache(table, preprocessing, cache_dir, progress)
-    broken = cache.index["error"].dropna()
-    if len(broken):
-        raise ValueError("\n".join(f"{source} lists what is no image: {why}" for why in broken))
-    return Release(table, cache, findings_table([]), notes)
 
 
 def _refuse_too_many(bad: int, images: int, root: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""What a notebook needs to run by itself on a fresh clone: the example data and earlier stages.
+"""The example: data and earlier stages that let a notebook run by itself on a fresh clone.
 
 Only the example (`data/phantom`, `reports/notebooks`) is ever made here. Anything else that is
 missing is an error of whoever named it.

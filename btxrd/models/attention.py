@@ -1,10 +1,9 @@
-"""Attention that the lesion masks teach: where the tumour is helps to say what it is.
+"""A classifier head with attention that is trained on the lesion masks.
 
-A small head gives each place of an image a probability of being lesion, from feature maps of three
-strides, and the classifier reads the features there beside those of the whole image. That a
-network's attention is supervised by masks is from (Li et al. 2018, "Tell Me Where to Look"); that a
-branch's attention weighs the features of the classifier, from (Fukui et al. 2019, "Attention Branch
-Network").
+From feature maps of three strides the head gives each place of an image a probability of being
+lesion, its attention. It classifies from the mean features of the whole image and the mean features
+weighted by attention. Li et al. (2018, "Tell Me Where to Look") supervise attention by masks; Fukui
+et al. (2019, "Attention Branch Network") weight features by the attention of a branch.
 """
 
 import torch
@@ -14,21 +13,21 @@ from torch import nn
 __all__ = ["MaskGuidedHead", "attention_loss", "stage_maps", "stage_shapes"]
 
 STRIDES = (8, 16, 32)
-"""Of the feature maps that are read, in pixels. The attention has the resolution of the second."""
+"""The strides, in pixels, of the feature maps that are read; attention has that of the second."""
 
 WIDTH = 96
-"""Channels of the attention's convolutions."""
+"""The channels of the attention's convolutions."""
 
 POSITIVE_WEIGHT = 3.0
-"""How much more a place of a lesion counts than another: lesions are small."""
+"""The weight in the loss of a place of a lesion; others have 1. Lesions are small."""
 
 
 class MaskGuidedHead(nn.Module):
-    """A classifier that reads the mean features, those that its attention picks, and its peak.
+    """A linear classifier of three things: mean features, attended features, highest attention.
 
     Args:
         model: a timm model, whose feature maps `stage_maps` returns; it is not kept.
-        num_classes: of the logits.
+        num_classes: number of classes.
         drop_rate: dropout probability before the linear classifier, in [0, 1).
 
     Raises:
@@ -59,8 +58,8 @@ class MaskGuidedHead(nn.Module):
             Float (B, num_classes), and float (B, h, w), whose sigmoid is the attention.
         """
         last, size = stages[-1], stages[1].shape[2:]
-        # To project each map and add is to join the resized maps and project, at less cost; so is
-        # to project the smaller one of a map and the resized map.
+        # The sum of projected maps is the projection of the joined maps, and costs less. Each map
+        # is projected where it is smallest: before it grows, after it shrinks.
         fine, middle, coarse = self.projections
         joined = fine(_resized(stages[0], size)) + middle(stages[1]) + _resized(coarse(last), size)
         places = self.places(joined)
@@ -96,10 +95,9 @@ def stage_maps(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
 
 @torch.inference_mode()
 def stage_shapes(model: nn.Module, size: int) -> list[torch.Size]:
-    """Return the C, h and w of each of a model's `stage_maps`, for images of `size` pixels.
+    """Return C, h and w of each of a model's `stage_maps`, for images of `size` pixels.
 
-    Args:
-        model: in eval mode: it is tried out.
+    The model, in eval mode, is tried out.
     """
     images = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
     return [maps.shape[1:] for maps in stage_maps(model, images)]
@@ -122,7 +120,7 @@ def _without_maps(model: nn.Module) -> ValueError:
 
 
 def _resized(maps: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """Bring maps (B, C, h, w) to another size: down by averaging, up bilinearly."""
+    """Return maps (B, C, h, w) in another size: averaged to shrink, bilinear to grow."""
     if maps.shape[2:] == size:
         return maps
     return F.interpolate(maps, size, mode="area" if maps.shape[2] > size[0] else "bilinear")
@@ -131,12 +129,12 @@ def _resized(maps: torch.Tensor, size: torch.Size) -> torch.Tensor:
 def attention_loss(
     attention: torch.Tensor, labels: torch.Tensor, masks: torch.Tensor
 ) -> torch.Tensor:
-    """Return how far attention is from the lesion masks, an image that teaches it: float32 (T,).
+    """Return the loss of attention against the lesion masks, float32 (T,).
 
-    Binary cross-entropy, in which places of the lesion count three times, and 1 - Dice. Tumours
-    with a mask and normal images, whose lesion is empty, teach; tumours without a mask do not. A
-    place is of the lesion where it holds at least half as much of it as the fullest one, so that a
-    lesion smaller than a place is one place.
+    It is the binary cross-entropy, in which places of the lesion count three times, plus 1 - Dice.
+    T counts the images that have a target: tumours with a mask, and normal images, whose target is
+    empty. Tumours without a mask have none. A place belongs to the lesion if it holds at least half
+    as much of it as the place that holds most, so that a lesion smaller than a place is one place.
 
     Args:
         attention: float (B, h, w), logits.

@@ -1,6 +1,5 @@
 """Checkpoints: a trained model and all that is needed to use it or train it on, in one file."""
 
-import copy
 import pickle
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,7 +25,6 @@ KEYS = (
     "epoch", "model_state_dict", "optimizer_state_dict", "scheduler_state_dict", "val_loss",
     "config", "class_names", "normalization", "class_weights",
 )  # fmt: skip
-PLAIN = (str, int, float, bool, type(None))
 
 
 def save_checkpoint(
@@ -44,14 +42,13 @@ def save_checkpoint(
     Args:
         optimizer, scheduler: None where none was used; so is their state then.
         epoch: epochs trained so far.
-        config: the parameters, of plain types only (dict, list, tuple, str, number, bool, None).
+        config: the parameters, of plain types only (dict, list, tuple, str, number, bool, None),
+            as `RunParams.model_dump` returns them.
         filepath: the final name; parent folders are made.
 
     Raises:
-        TypeError: `config` holds something that would not load again; its key is named.
         OSError: there is no room for the file.
     """
-    _require_plain(config, "config")
     checkpoint = {
         "epoch": int(epoch),
         "model_state_dict": model.state_dict(),
@@ -62,31 +59,15 @@ def save_checkpoint(
         # tell whether the training had been interrupted.
         "config": pickle.loads(pickle.dumps(config)),
         "class_names": list(CLASS_NAMES),
-        "normalization": copy.deepcopy(model.normalization),
+        "normalization": model.normalization,
         "class_weights": [float(weight) for weight in class_weights],
     }
     save_tensors(filepath, checkpoint)
 
 
-def _require_plain(value: Any, key: str) -> None:
-    """Allow exactly what `torch.load(weights_only=True)` allows; NumPy's numbers are not plain."""
-    if type(value) is dict:
-        for name, item in value.items():
-            _require_plain(name, f"{key}: its key {name!r}")
-            _require_plain(item, f"{key}.{name}")
-    elif type(value) in (list, tuple):
-        for index, item in enumerate(value):
-            _require_plain(item, f"{key}[{index}]")
-    elif type(value) not in PLAIN:
-        raise TypeError(
-            f"{key} is of type {type(value).__name__}: a checkpoint holds only dict, list, tuple, "
-            "str, numbers, bool and None, or it could not be loaded again"
-        )
-
-
 def save_tensors(filepath: str | Path, content: dict[str, Any]) -> None:
     """Write tensors and plain values, atomically; `OSError` where there is no room for them."""
-    # Through Python's file: torch's own writer does not say why it failed.
+    # Python opens the file: torch's own writer does not say why it failed.
     with atomic_path(filepath) as temporary, temporary.open("wb") as file:
         torch.save(content, file)
 
@@ -94,7 +75,7 @@ def save_tensors(filepath: str | Path, content: dict[str, Any]) -> None:
 def load_tensors(
     filepath: str | Path, keys: Iterable[str], device: str | torch.device = "cpu"
 ) -> dict[str, Any]:
-    """Read back what `save_tensors` wrote; a stranger's file runs no code.
+    """Return what `save_tensors` wrote; a stranger's file runs no code.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -106,8 +87,8 @@ def load_tensors(
         raise FileNotFoundError(f"there is no checkpoint {filepath}")
     try:
         content = torch.load(filepath, map_location=device, weights_only=True)
-    except Exception as error:  # whatever a pickle of garbage can raise
-        # What torch says is advice to load it all the same, and let it run code.
+    except Exception as error:  # a pickle of garbage can raise anything
+        # The words of torch advise to load it all the same, and let it run code.
         raise ValueError(
             f"{filepath} is damaged or no checkpoint: it is no file of tensors and plain values "
             f"[{type(error).__name__}]"
@@ -121,14 +102,14 @@ def load_tensors(
 
 
 def load_checkpoint(filepath: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read back what `save_checkpoint` wrote, on `device`; raises as `load_tensors` does."""
+    """Return what `save_checkpoint` wrote, on `device`; raises as `load_tensors` does."""
     return load_tensors(filepath, KEYS, device)
 
 
 def model_from_checkpoint(checkpoint: dict[str, Any]) -> BTXRDClassifier:
     """Build the trained classifier from `load_checkpoint`'s dict, on the CPU and in eval mode.
 
-    Its normalisation is the one that it was trained with, whatever the backbone's is today.
+    Its normalisation is the one that it was trained with.
 
     Raises:
         ValueError: the checkpoint's configuration describes no model.
@@ -139,7 +120,7 @@ def model_from_checkpoint(checkpoint: dict[str, Any]) -> BTXRDClassifier:
     if "backbone" not in section:
         raise ValueError("the checkpoint's config names no model.backbone")
     plain = {**section, "pretrained": False, "weights": None}
-    classifier = create_model({"model": plain, "data": config.get("data")})
+    described = {"model": plain, "data": config.get("data")}
+    classifier = create_model(described, checkpoint["normalization"])
     classifier.load_state_dict(checkpoint["model_state_dict"])
-    classifier.normalization = checkpoint["normalization"]
     return classifier.eval()

@@ -23,8 +23,7 @@ from btxrd.models.weights import body, published_weights, read_weights, unfetche
 __all__ = ["BTXRDClassifier", "compute_class_weights", "create_model", "get_device"]
 
 ONEDNN_BLOCK = 16
-"""Channels that a convolution of oneDNN takes at once; the most of any processor."""
-CONV_OR_NORM = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
+"""The most channels that a convolution of oneDNN takes at once, on any processor."""
 
 
 class BTXRDClassifier(nn.Module):
@@ -35,23 +34,22 @@ class BTXRDClassifier(nn.Module):
         pretrained: start from the published weights: of an installed package, of the local hub
             cache or else of the hub; a `pretrained_cfg_overlay` among `kwargs` names others.
         drop_rate: dropout probability before the head, in [0, 1).
-        flip_at_test: whether it predicts with the mean over an image and its mirror image, as
-            `btxrd.models.inference.logits_of` takes it; `forward` does not.
+        flip_at_test: predict with the mean over an image and its mirror image, as
+            `btxrd.models.inference.logits_of` does; `forward` does not.
         attention: `mask_guided`, or none.
-        frozen_stages: how many of timm's stages, the stem first, keep their weights and the
+        frozen_stages: number of timm's stages, the stem first, that keep their weights and the
             statistics of their batch norms when the network is trained.
+        normalization: channel `mean` and `std` of pixels in [0, 1], three numbers each; by default
+            those that the backbone's weights were published for.
         kwargs: of `timm.create_model`.
 
     Attributes:
         model: the timm model; without a head of its own where there is attention.
         attention: the `MaskGuidedHead`, or None.
         num_features: width of the pooled features (1280 for efficientnet_b0).
-        normalization: channel `mean` and `std` that the backbone's weights were published for, of
-            pixels in [0, 1], three numbers each; `model_from_checkpoint` takes the checkpoint's.
-        weights: which the first weights are, in a few words: the published ones, or those of a
-            file, by its name and digest.
-        weights_note: what was taken of such a file and what was not; empty without one.
-        flip_at_test: as given.
+        weights: the source of the first weights, in a few words; of a file its name and digest.
+        weights_note: one line on how much was taken of such a file; empty without one.
+        normalization, flip_at_test: as given.
 
     Raises:
         ValueError: timm knows no such backbone; close names are suggested. Or its feature maps do
@@ -72,6 +70,7 @@ class BTXRDClassifier(nn.Module):
         flip_at_test: bool = False,
         attention: Literal["mask_guided"] | None = None,
         frozen_stages: int = 0,
+        normalization: dict[str, list[float]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__()
@@ -79,9 +78,7 @@ class BTXRDClassifier(nn.Module):
         self.weights, self.weights_note = "drawn at random", ""
         self.flip_at_test = flip_at_test
         if pretrained and not kwargs.get("pretrained_cfg_overlay"):
-            first = published_weights(backbone)
-            self.weights = first.name
-            kwargs["pretrained_cfg_overlay"] = first.overlay
+            kwargs["pretrained_cfg_overlay"], self.weights = published_weights(backbone)
         try:
             self.model = timm.create_model(
                 backbone,
@@ -96,8 +93,9 @@ class BTXRDClassifier(nn.Module):
         self.model.pretrained_cfg.pop("state_dict", None)
         self.num_classes = num_classes
         self.num_features: int = self.model.num_features
-        published = resolve_model_data_config(self.model)
-        self.normalization = {key: list(published[key]) for key in ("mean", "std")}
+        if normalization is None:
+            normalization = resolve_model_data_config(self.model)
+        self.normalization = {key: list(normalization[key]) for key in ("mean", "std")}
         self.attention = None
         if attention:
             self.attention = MaskGuidedHead(self.model, num_classes, drop_rate)
@@ -112,6 +110,14 @@ class BTXRDClassifier(nn.Module):
         for module in self._frozen:
             module.eval()
         return self
+
+    def load_body(self, path: Path) -> None:
+        """Load the weights of a local file, as `read_weights` takes it, into all but the head."""
+        with torch.device("meta"):
+            published = timm.create_model(self.model.pretrained_cfg["architecture"])
+        added = body(self.model).keys() - body(published).keys()
+        state, self.weights, self.weights_note = read_weights(path, self.model, added)
+        self.model.load_state_dict(state, strict=False)
 
     def forward(self, images: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
         """Map normalised images, float (B, 3, H, W), to logits, float (B, num_classes).
@@ -131,18 +137,18 @@ class BTXRDClassifier(nn.Module):
 
     @property
     def gradcam_target_layer(self) -> nn.Module:
-        """The layer whose output is the last feature map of a convolutional network.
+        """The layer whose output is the last feature map of a convolutional network, for hooks.
 
-        For hooks; `features_and_logits` knows the map of every backbone. The head norm `model.bn2`
-        of an EfficientNet, `model.layer4[-1]` of a ResNet (whose *blocks* have a `bn2`), else the
+        It is the head norm `model.bn2` of an EfficientNet, `model.layer4[-1]` of a ResNet, else the
         last convolution or norm in the order of registration; without any, `AttributeError`.
+        `features_and_logits` knows the map of every backbone.
         """
         if isinstance(getattr(self.model, "bn2", None), BatchNormAct2d):
             return self.model.bn2
         if isinstance(self.model, ResNet):
             return self.model.layer4[-1]
         for layer in reversed(list(self.model.modules())):
-            if isinstance(layer, CONV_OR_NORM):
+            if isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
                 return layer
         raise AttributeError("no convolution or norm")  # nn.Module puts its own words here
 
@@ -151,7 +157,7 @@ def _start_undecided(head: nn.Module) -> None:
     """Let a new linear head begin with nearly equal logits.
 
     timm draws an EfficientNet's head from ±1/√classes, which suits the 1,000 of ImageNet: with
-    three, the first losses are several times ln 3.
+    three classes the first losses would be several times ln 3.
     """
     if isinstance(head, nn.Linear):
         nn.init.normal_(head.weight, std=0.01)
@@ -159,11 +165,11 @@ def _start_undecided(head: nn.Module) -> None:
 
 
 def _subsample_first(model: nn.Module) -> None:
-    """Let strided 1 × 1 convolutions of few channels skip places before, not within: the same.
+    """Skip places before a strided 1 × 1 convolution of few channels, not within it.
 
-    oneDNN's backward pass of them in channels-last layout writes past its buffer and ends the
-    process (torch 2.14.1, https://github.com/uxlfoundation/oneDNN/issues/6035). FastViT, MobileOne
-    and RepVGG begin with one.
+    The result is the same. The backward pass of oneDNN in channels-last layout writes past its
+    buffer otherwise and ends the process (torch 2.14.1,
+    https://github.com/uxlfoundation/oneDNN/issues/6035). FastViT, MobileOne and RepVGG begin so.
     """
     for conv in model.modules():
         if not (isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1) and conv.groups == 1):
@@ -175,7 +181,7 @@ def _subsample_first(model: nn.Module) -> None:
 
 
 def _freeze(model: nn.Module, stages: int) -> list[nn.Module]:
-    """Let a network's first stages keep their weights, and return the layers that have them."""
+    """Freeze the weights of a network's first stages; return the layers that have them."""
     if not stages:
         return []
     name = model.pretrained_cfg["architecture"]
@@ -194,20 +200,22 @@ def _freeze(model: nn.Module, stages: int) -> list[nn.Module]:
     return [model.get_submodule(owner) for owner in sorted(owners)]
 
 
-def create_model(config: dict[str, Any]) -> BTXRDClassifier:
+def create_model(
+    config: dict[str, Any], normalization: dict[str, list[float]] | None = None
+) -> BTXRDClassifier:
     """Build the classifier that `config["model"]` describes, for images of `data.image_size`.
 
     Its keys are those of `btxrd.params.ModelParams`. `attn_layer` puts attention such as `cbam`
     into every block of a ResNet. `weights` is a local file, relative to the project's root, as
     `btxrd.models.weights.read_weights` takes it; it is loaded without its head whatever
     `pretrained` says, and the hub is never asked. Without a `data.image_size` the backbone takes
-    images of its published size.
+    images of its published size. `normalization` is that of `BTXRDClassifier`.
 
     Raises:
         FileNotFoundError: the file of `model.weights` does not exist.
-        ValueError: no section `model`; an unknown backbone; an `attn_layer` that the backbone
-            does not take; a `data.image_size` that it does not take, with sizes that it does; a
-            `model.weights` that does not hold all of this backbone's, or holds those of another.
+        ValueError: no section `model`; an unknown backbone; an `attn_layer` or `data.image_size`
+            that the backbone does not take; a `model.weights` that does not hold all of this
+            backbone's, or holds those of another.
         RuntimeError: the pretrained weights could not be fetched.
     """
     section = config.get("model")
@@ -216,6 +224,7 @@ def create_model(config: dict[str, Any]) -> BTXRDClassifier:
     section = {key: value for key, value in section.items() if value is not None}
     same = ("backbone", "num_classes", "pretrained", "flip_at_test", "attention", "frozen_stages")
     arguments = {key: section[key] for key in same if key in section}
+    arguments["normalization"] = normalization
     if "dropout" in section:
         arguments["drop_rate"] = section["dropout"]
     size = (config.get("data") or {}).get("image_size")
@@ -227,32 +236,8 @@ def create_model(config: dict[str, Any]) -> BTXRDClassifier:
     if "weights" not in section:
         return _build(section, arguments)
     classifier = _build(section, arguments | {"pretrained": False})
-    _fill(classifier, project_path(section["weights"]), arguments.get("img_size"))
+    classifier.load_body(project_path(section["weights"]))
     return classifier
-
-
-def _fill(classifier: BTXRDClassifier, path: Path, size: int | None) -> None:
-    """Load the weights of a local file into all of a classifier's network but its head.
-
-    `size` is that of its images in pixels, where the network was built for another than it was
-    published for.
-    """
-    network = classifier.model
-    backbone = network.pretrained_cfg["architecture"]
-    with torch.device("meta"):
-        published = timm.create_model(backbone)
-    try:
-        weights = read_weights(path, network, body(network).keys() - body(published).keys())
-    except ValueError as error:
-        if size is None:
-            raise
-        try:
-            read_weights(path, published)
-        except ValueError:
-            raise error from None
-        raise _misfit(backbone, size) from error
-    network.load_state_dict(weights.state, strict=False)
-    classifier.weights, classifier.weights_note = weights.name, weights.note
 
 
 def _build(section: dict[str, Any], arguments: dict[str, Any]) -> BTXRDClassifier:
@@ -268,15 +253,11 @@ def _build(section: dict[str, Any], arguments: dict[str, Any]) -> BTXRDClassifie
     except RuntimeError as error:
         if "img_size" not in arguments or "size mismatch" not in str(error):
             raise
-        raise _misfit(section["backbone"], arguments["img_size"]) from error
-
-
-def _misfit(backbone: str, size: int) -> ValueError:
-    """Return the error that names the image size for which a backbone's weights were published."""
-    published = timm.get_pretrained_cfg(backbone).input_size[-1]
-    return ValueError(
-        f"data.image_size: these weights fit no {backbone} for {size} pixels; try {published}"
-    )
+        backbone, size = section["backbone"], arguments["img_size"]
+        published = timm.get_pretrained_cfg(backbone).input_size[-1]
+        raise ValueError(
+            f"data.image_size: these weights fit no {backbone} for {size} pixels; try {published}"
+        ) from error
 
 
 def _require_known(backbone: str) -> None:
@@ -290,9 +271,9 @@ def _require_known(backbone: str) -> None:
 def compute_class_weights(
     labels: Sequence[int] | np.ndarray | torch.Tensor, num_classes: int = 3
 ) -> torch.Tensor:
-    """Weigh each class by `n / (num_classes · count)`: float32 CPU tensor (num_classes,).
+    """Return a weight for each class, `n / (num_classes · count)`, as float32 (num_classes,).
 
-    The "balanced" heuristic of (King and Zeng 2001); the mean over the samples is 1.
+    This is the "balanced" heuristic of (King and Zeng 2001); the mean over the samples is 1.
 
     Raises:
         ValueError: a class has no sample, or a label is outside the range.

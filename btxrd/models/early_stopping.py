@@ -33,7 +33,7 @@ class EarlyStopping:
 
     @property
     def should_stop(self) -> bool:
-        """Whether the last `patience` calls, or more, have all failed to improve."""
+        """True once the last `patience` calls, or more, have all failed to improve."""
         return self.counter >= self.patience
 
     def __call__(self, val_loss: float) -> bool:

@@ -1,4 +1,4 @@
-"""The last feature map of any backbone, and the logits computed from it."""
+"""The last feature map of any backbone, and the logits that are computed from it."""
 
 import torch
 from torch import nn
@@ -16,27 +16,25 @@ class FeatureMapError(ValueError):
 def features_and_logits(
     network: BTXRDClassifier, images: torch.Tensor, stride: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the map that the head reads, (B, C, h, w), and the logits from it, (B, num_classes).
+    """Return a feature map of a network, (B, C, h, w), and its logits, (B, num_classes).
 
-    Or, with a `stride`, a finer map that passes through the network.
+    timm divides every network into `forward_features` and `forward_head`. The map is what passes
+    between the two, in whatever layout, without tokens that stand for no place. A transformer that
+    classifies from its class token reads no other token there: its map is the input of its last
+    attention, as the grad-cam package advises. With a `stride` the map is a finer one.
 
-    timm cuts every network into `forward_features` and `forward_head`; the map is what passes
-    between them, whatever its layout, without the tokens that stand for no place. A transformer
-    that classifies from its class token reads no other token there: its map is what its last
-    attention reads, as the grad-cam package advises.
-
-    The logits can be derived by the map. Where nothing before it wants a gradient, backward ends
-    there.
+    The logits depend on the returned map, so `torch.autograd.grad` gives their gradient for it.
+    Where all weights before it are frozen, the backward pass ends at the map.
 
     Args:
-        network: in eval mode where its features are tokens: a pass of one image more counts them.
+        network: in eval mode if its features are tokens: one more image is passed to count them.
         images: normalised, float (B, 3, H, W).
-        stride: of the map in pixels, such as 16; the last of several is taken.
+        stride: of the map in pixels, such as 16; the last map of that stride is taken.
 
     Raises:
         FeatureMapError: the head reads several maps, or none that is known, or the map has a
-            single place, or there is none of the stride; says which in one sentence, without a full
-            stop.
+            single place, or there is none of the stride. The message is one sentence without a
+            full stop.
 
     >>> network = BTXRDClassifier("test_vit", pretrained=False, img_size=64)
     >>> features, logits = features_and_logits(network.eval(), torch.zeros(2, 3, 64, 64))
@@ -82,11 +80,8 @@ def _at_a_stage(
         found.append(features)
         return again
 
-    hook = model.get_submodule(stages[-1]).register_forward_hook(open_up)
-    try:
+    with model.get_submodule(stages[-1]).register_forward_hook(open_up):
         logits = network(images)
-    finally:
-        hook.remove()
     if not found:
         raise none
     return found[0], logits
@@ -108,18 +103,15 @@ def _at_the_last_attention(
         found.append(features)
         return again, *inputs[1:]
 
-    hook = attentions[-1].register_forward_pre_hook(open_up)
-    try:
+    with attentions[-1].register_forward_pre_hook(open_up):
         logits = model(images)
-    finally:
-        hook.remove()
     return found[0], logits
 
 
 def _opened(raw: torch.Tensor, grid: torch.Size | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what passes through a network as (B, C, h, w), and a copy of it made from that.
+    """Return a network's features as (B, C, h, w), and a copy in their own layout made from these.
 
-    A copy, because what follows may work in place.
+    The network goes on with the copy, because its next layer may work in place.
 
     Args:
         raw: (B, C, h, w) where there is no `grid`; else (B, h, w, C), or tokens, (B, n, C), of
@@ -147,7 +139,7 @@ def _grid(model: nn.Module, raw: torch.Tensor, images: torch.Tensor) -> torch.Si
 
 @torch.no_grad()
 def _token_grid(model: nn.Module, images: torch.Tensor) -> torch.Size:
-    """Return in how many rows and columns timm lays the tokens out."""
+    """Return the rows and columns of the places for which a network's tokens stand."""
     raw, (last,) = model.forward_intermediates(images[:1], indices=1, output_fmt="NCHW")
     _the_one(raw, model)
     return last.shape[2:]

@@ -1,4 +1,4 @@
-"""From preprocessed pixels to logits: normalisation, mixed precision, the logits of a loader."""
+"""Logits from preprocessed pixels: normalisation, mixed precision, the logits of a loader."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -25,7 +25,7 @@ __all__ = [
 def to_input(
     images: torch.Tensor, normalization: Mapping[str, Sequence[float]] = NORMALIZATION
 ) -> torch.Tensor:
-    """Turn preprocessed pixels into a network's input, on the device they are on.
+    """Return a network's input, made of preprocessed pixels on the device they are on.
 
     Args:
         images: uint8 (B, S, S).
@@ -45,10 +45,7 @@ def to_input(
 def network_inputs(
     network: BTXRDClassifier, given: torch.Tensor | list[torch.Tensor]
 ) -> torch.Tensor | list[torch.Tensor]:
-    """Return a network's input on its device: images as `to_input` makes it of them.
-
-    A list, of the `stage_maps` of images, stays as it is.
-    """
+    """Return a network's input on its device: `to_input` of uint8 images, or `stage_maps`."""
     device = next(network.parameters()).device
     if isinstance(given, list):
         return [maps.to(device, non_blocking=True) for maps in given]
@@ -70,38 +67,31 @@ def autocast(device: torch.device) -> torch.autocast:
 
 
 def logits_of(network: BTXRDClassifier, inputs: torch.Tensor) -> torch.Tensor:
-    """Return the logits, (B, C), that a network predicts with, on its own device.
+    """Return the logits, (B, C), by which a network predicts, on its own device.
 
-    With its `flip_at_test` the mean of those of the images and of their mirror images: they are
-    still logits, and of a linear head the logits of the mean features.
+    With its `flip_at_test` they are the mean of those of the images and of their mirror images.
 
     Args:
         network: in eval mode.
-        inputs: normalised, float (B, 3, S, S).
+        inputs: as `network_inputs` returns them.
     """
     logits = network(inputs)
     return (logits + network(inputs.flip(-1))) / 2 if network.flip_at_test else logits
 
 
 def predict_logits(
-    network: BTXRDClassifier,
-    loader: Iterable[Sequence[torch.Tensor]],
-    normalization: Mapping[str, Sequence[float]] | None = None,
+    network: BTXRDClassifier, loader: Iterable[Sequence[torch.Tensor]]
 ) -> np.ndarray:
     """Return the logits, float32 (n, C), of every sample in the loader's order.
 
-    The batches begin with images, uint8 (B, S, S), which get the network's own `normalization`
-    where no other is given. The network is put into eval mode and channels-last layout, and
-    computes where it is.
+    The batches begin with images, uint8 (B, S, S), or a list of their `stage_maps`. The network is
+    put into eval mode and channels-last layout, and computes where it is.
     """
-    device = next(network.parameters()).device
-    normalization = normalization or network.normalization
     # Outside inference mode: a parameter whose layout changes inside can never be trained again.
     network.to(memory_format=torch.channels_last).eval()
-    with torch.inference_mode(), autocast(device):
+    with torch.inference_mode(), autocast(next(network.parameters()).device):
         batches = [
-            logits_of(network, to_input(images.to(device), normalization)).float().cpu()
-            for images, *_ in loader
+            logits_of(network, network_inputs(network, given)).float().cpu() for given, *_ in loader
         ]
     return torch.cat(batches).numpy()
 
@@ -123,20 +113,19 @@ def linear_head(network: BTXRDClassifier) -> nn.Linear:
 def head_inputs(network: BTXRDClassifier, images: torch.Tensor) -> np.ndarray:
     """Return the features that a network's head reads, in single precision.
 
-    With the network's `flip_at_test`, their mean over each image and its mirror image.
-
     Args:
         network: in eval mode; it computes where it is.
         images: uint8 (B, S, S).
 
     Returns:
-        Float32 (B, D): a linear head of these gives the network's logits. Of a head with attention,
-        float16 (B, D): the `stage_maps`, one after the other, each place by place.
+        For a linear head float32 (B, D), with the network's `flip_at_test` their mean over each
+        image and its mirror image. For a head with attention float16 (B, D): the `stage_maps`, one
+        after the other, each place by place.
 
     Raises:
         ValueError: the network does not end in a linear head, nor in one with attention.
     """
-    inputs = to_input(images.to(next(network.parameters()).device), network.normalization)
+    inputs = network_inputs(network, images)
     if network.attention is not None:
         stages = stage_maps(network.model, inputs)
         flat = [maps.permute(0, 2, 3, 1).flatten(1) for maps in stages]

@@ -1,16 +1,22 @@
-"""The figures of calibration, abstaining and subgroups: what a probability is good for.
+"""The figures of notebook 04: the classes, calibration, abstaining and subgroups.
 
 In the style of `btxrd.report.figures`; call its `use_style` once in a notebook. Each takes the
 table of its name from `btxrd.evaluation`; `level` is that of the intervals in it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator, PercentFormatter
+from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve, roc_curve
 
+from btxrd import CLASS_NAMES
+from btxrd.predictions import labels, probabilities
 from btxrd.report.figures import (
+    CLASS_LINES,
     CLASS_PALETTE,
     REFERENCE_LINE,
     WIDTH,
@@ -18,12 +24,84 @@ from btxrd.report.figures import (
     metric_interval_figure,
     panels,
 )
-from btxrd.report.tables import percent, title_of
+from btxrd.report.tables import format_interval, percent, title_of
 
-__all__ = ["reliability_figure", "selective_figure", "subgroup_figure"]
+__all__ = [
+    "confusion_matrix_figure",
+    "reliability_figure",
+    "roc_pr_figure",
+    "selective_figure",
+    "subgroup_figure",
+]
 
 NEUTRAL = "0.15"
 """Colour of what belongs to no class."""
+
+
+def confusion_matrix_figure(metrics: dict[str, Any], title: str = "Confusion matrix") -> Figure:
+    """Draw the confusion matrix as counts and as shares of each true class, side by side.
+
+    Args:
+        metrics: what `classification_metrics` returns, or its JSON read back.
+    """
+    names, matrix = list(metrics["per_class"]), metrics["confusion_matrix"]
+    sizes = np.sum(matrix["counts"], axis=1)
+    figure, (axes,) = panels(1, 2, (WIDTH, 4.6))
+    drawn = (("Counts", "counts", ",.0f"), ("Share of the true class", "row_normalised", ".1%"))
+    for axis, (heading, key, form) in zip(axes, drawn, strict=True):
+        display = ConfusionMatrixDisplay(np.array(matrix[key], float), display_labels=names)
+        display.plot(ax=axis, cmap="Blues", values_format=form, colorbar=False)
+        axis.set(title=heading, xlabel="Predicted class", ylabel="True class")
+        axis.grid(visible=False)
+        ticks = [f"{name}\n(n = {n:,})" for name, n in zip(names, sizes, strict=True)]
+        axis.set_yticks(range(len(names)), ticks)
+    figure.suptitle(f"{title} ({image_count(metrics['n'])})")
+    return figure
+
+
+def roc_pr_figure(
+    test: pd.DataFrame,
+    intervals: Mapping[str, Sequence[float]],
+    bands: pd.DataFrame,
+    level: float,
+    title: str = "One-vs-rest curves",
+) -> Figure:
+    """Draw ROC and precision-recall curves of each class with bootstrap bands.
+
+    Args:
+        test: rows of one part of `predictions.csv`.
+        intervals: flat metric name → estimate, low and high, for the legend; of the same images.
+        bands: what `bootstrap_curves` returns for the same images.
+    """
+    y_true, scores = labels(test), probabilities(test)
+    figure, ((roc, pr),) = panels(1, 2, (WIDTH, 6.3))
+    # The class that matters most comes first in the legend, and so in the alternative text.
+    for c, name in reversed(list(enumerate(CLASS_NAMES))):
+        positive = y_true == c
+        if positive.all() or not positive.any():
+            continue
+        colour, n = CLASS_PALETTE[name], f"n = {positive.sum():,}"
+        fpr, tpr, _ = roc_curve(positive, scores[:, c])
+        precision, recall, _ = precision_recall_curve(positive, scores[:, c])
+        auc = format_interval(*intervals[f"auc/{name}"])
+        ap = format_interval(*intervals[f"average_precision/{name}"])
+        style = {"color": colour, "linestyle": CLASS_LINES[name], "linewidth": 2}
+        roc.plot(fpr, tpr, label=f"{name}: AUC {auc}, {n}", **style)
+        pr.plot(recall, precision, label=f"{name}: AP {ap}, {n}", drawstyle="steps-post", **style)
+        pr.axhline(positive.mean(), **REFERENCE_LINE | {"color": colour})
+        for axis, curve, step in ((roc, "roc", None), (pr, "pr", "pre")):
+            band = bands[(bands["curve"] == curve) & (bands["class_name"] == name)]
+            shade = {"color": colour, "alpha": 0.18, "linewidth": 0}
+            axis.fill_between(band["x"], band["low"], band["high"], step=step, **shade)
+    roc.plot([0, 1], [0, 1], label="chance", **REFERENCE_LINE)
+    pr.plot([], [], label="prevalence of each class", **REFERENCE_LINE)
+    roc.set(title="ROC", xlabel="1 - specificity", ylabel="Sensitivity")
+    pr.set(title="Precision-recall", xlabel="Recall (sensitivity)", ylabel="Precision (PPV)")
+    for axis in (roc, pr):
+        axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False)
+    figure.suptitle(f"{title}, {percent(level)} bootstrap bands ({image_count(len(test))})")
+    return figure
 
 
 def reliability_figure(

@@ -1,14 +1,16 @@
 """Links to a study's files, from wherever a notebook's output is read."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from btxrd.report.names import as_text
 from btxrd.session import NOTEBOOK_VARIABLE
-from btxrd.stages import RUNS_SCRIPT, STUDY_FILE, STUDY_STAGES
+from btxrd.stages import CASES_FILE, RUNS_SCRIPT, STUDY_FILE, STUDY_STAGES
 
-__all__ = ["link_to", "linked", "place_in_study"]
+__all__ = ["case_links", "link_to", "linked", "place_in_study"]
 
 
 def link_to(folder: str | Path, place: str | Path) -> str | None:
@@ -37,6 +39,19 @@ def linked(text: str, folder: str | Path, place: str | Path, anchor: str = "") -
     if address is None:
         return text
     return f"[{text}]({address}#{quote(anchor)})" if anchor else f"[{text}]({address})"
+
+
+def case_links(folder: Path, image_ids: Iterable[str]) -> str:
+    """Return a line of Markdown: links to some cases of a run, and to all of them.
+
+    Where notebook 04 has not made the page yet, it is the names of the images alone.
+    """
+    texts = {name: as_text(Path(name).stem) for name in image_ids}
+    page = link_to(folder, CASES_FILE)
+    if page is None:
+        return ", ".join(texts.values())
+    links = [f"[{text}]({page}#{quote(name)})" for name, text in texts.items()]
+    return f"Open {' · '.join([*links, f'[all cases]({page})'])}"
 
 
 def place_in_study(page: str | Path) -> dict[str, Any] | None:

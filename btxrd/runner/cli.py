@@ -2,8 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import click
 
 from btxrd import RESEARCH_ONLY, __version__
 from btxrd.files import project_path, read_yaml, write_csv, write_json
+from btxrd.runner import RunnerError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,21 +19,43 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 
-@click.group(epilog=RESEARCH_ONLY)
+class _Commands(click.Group):
+    """Commands that tell an error which a user can mend in one line, without its traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except BrokenPipeError:
+            raise
+        except (ImportError, OSError, RunnerError, ValueError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands, epilog=RESEARCH_ONLY)
 @click.version_option(__version__)
 def main() -> None:
     """Reproducible classification of bone-tumour radiographs (BTXRD)."""
 
 
-@contextmanager
-def _in_one_line(*errors: type[Exception]) -> Iterator[None]:
-    """Say an error that a user can mend without its traceback."""
-    try:
-        yield
-    except errors as error:
-        raise click.ClickException(str(error)) from error
+def _listed(of_a_part: Callable[[str], Any], example: str) -> Callable[..., list[Any]]:
+    """Return an option's callback: a list, separated by commas, of what a function makes of it."""
+
+    def callback(_context: click.Context, _option: click.Parameter, value: str | None) -> list[Any]:
+        try:
+            return [of_a_part(part.strip()) for part in (value or "").split(",") if part.strip()]
+        except ValueError:
+            raise click.BadParameter(f"{value!r} is not {example}") from None
+
+    return callback
 
 
+def _resource(part: str) -> tuple[str, float]:
+    name, _, amount = part.partition("=")
+    return name.strip(), float(amount)
+
+
+_names, _numbers = _listed(str, "names"), _listed(int, "whole numbers, such as 42,43")
+_resources = _listed(_resource, "NAME=NUMBER, such as GPU=1")
 jobs_option = click.option(
     "--jobs",
     type=click.IntRange(min=1),
@@ -44,55 +66,26 @@ threads_option = click.option(
     type=click.IntRange(min=1),
     help="Threads of each run; the same number gives the same digits everywhere.",
 )
+folder_argument = click.argument("directory", type=click.Path(path_type=Path))
+study_argument = click.argument(
+    "directory", type=click.Path(exists=True, file_okay=False, path_type=Path)
+)
+CHECKPOINT = click.Path(exists=True, dir_okay=False, path_type=Path)
 
-
-def _resources(
-    _context: click.Context, _option: click.Parameter, value: str | None
-) -> dict[str, float]:
-    resources = {}
-    for part in _names(_context, _option, value):
-        name, _, amount = part.partition("=")
-        try:
-            resources[name.strip()] = float(amount)
-        except ValueError:
-            raise click.BadParameter(f"{part!r} is not NAME=NUMBER, such as GPU=1") from None
-    return resources
-
-
-def _names(_context: click.Context, _option: click.Parameter, value: str | None) -> list[str]:
-    return [name.strip() for name in (value or "").split(",") if name.strip()]
-
-
-def _numbers(context: click.Context, option: click.Parameter, value: str | None) -> list[int]:
-    try:
-        return [int(name) for name in _names(context, option, value)]
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not whole numbers, such as 42,43") from None
-
-
-AT_SCALE = """
-Running at scale: a run takes one slot. --jobs N makes N of them on this machine; with --scheduler
-they are those of a Dask cluster. The cores are shared out among the runs; another number of threads
-adds up in another order, so give --threads where digits must not depend on --jobs.
-
-\b
-  dask scheduler --port 8786 &
-  CUDA_VISIBLE_DEVICES=0 dask worker tcp://localhost:8786 \\
-    --nthreads 1 --resources GPU=1 &    # one for each GPU
-  btxrd study FILE --scheduler tcp://localhost:8786 --resources GPU=1
-
-All machines must see the clone, its data and its reports under the same path and have the same
-environment. Workers may join and leave; a run whose worker dies is taken up by another, at most
-twice. On SLURM, SLURMCluster of dask-jobqueue starts scheduler and workers.
+HOW_IT_RUNS = """
+A run takes one slot. --jobs N makes N of them on this machine; with --scheduler they are those of a
+Dask cluster, whose machines see the clone, its data and its reports under the same path. The cores
+are shared out among the runs; another number of threads adds up in another order, so give --threads
+where digits must not depend on --jobs.
 
 Ctrl-C once stops after the running epochs, twice at once. After that, a kill or a power cut the
 same command goes on: finished runs are skipped, interrupted ones continue from their last epoch.
 What changed (parameters, data, split, code or packages of a stage) is run again, and no more than
-that. More in btxrd/runner/README.md.
+that. For GPUs, SLURM and ssh see btxrd/runner/README.md.
 """
 
 
-@main.command(epilog=AT_SCALE)
+@main.command(epilog=HOW_IT_RUNS)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @jobs_option
 @threads_option
@@ -104,23 +97,20 @@ that. More in btxrd/runner/README.md.
 @click.option("--resources", callback=_resources, help="What a run takes of its worker's: GPU=1.")
 def study(
     file: Path,
-    jobs: int | None,
-    threads: int | None,
     only: list[str],
     splits: list[str],
     seeds: list[int],
     data: Path | None,
-    scheduler: str | None,
-    resources: dict[str, float],
+    resources: list[tuple[str, float]],
+    **how: Any,
 ) -> None:
     """Run the study that FILE describes and build its report.
 
     Runs that are finished and unchanged are not run again; interrupted ones go on.
     """
-    if resources and scheduler is None:
+    if resources and how["scheduler"] is None:
         raise click.UsageError("--resources are those of a cluster's workers: give --scheduler")
-    options = {"scheduler": scheduler, "resources": resources}
-    _run(file, data, (only, splits, seeds), jobs=jobs, threads=threads, **options)
+    _run(file, data, (only, splits, seeds), resources=dict(resources), **how)
 
 
 @main.command()
@@ -128,9 +118,9 @@ def study(
 @threads_option
 def demo(jobs: int | None, threads: int | None) -> None:
     """Run the whole study in minutes, on phantom images made on the spot."""
-    from btxrd.runner.cluster import available_cores
+    from dask.system import CPU_COUNT
 
-    _run(project_path("params/demo.yaml"), jobs=jobs or available_cores(), threads=threads)
+    _run(project_path("params/demo.yaml"), jobs=jobs or CPU_COUNT, threads=threads)
 
 
 @main.command()
@@ -158,11 +148,6 @@ def parameters() -> None:
     click.echo(formatter.getvalue(), nl=False)
 
 
-study_argument = click.argument(
-    "directory", type=click.Path(exists=True, file_okay=False, path_type=Path)
-)
-
-
 @main.command()
 @study_argument
 def status(directory: Path) -> None:
@@ -172,8 +157,7 @@ def status(directory: Path) -> None:
     """
     from btxrd.runner.progress import study_status
 
-    with _in_one_line(FileNotFoundError, ValueError):
-        lines, failed = study_status(directory)
+    lines, failed = study_status(directory)
     click.echo("\n".join(lines))
     raise SystemExit(1 if failed else 0)
 
@@ -189,8 +173,7 @@ def verify(directory: Path) -> None:
     """
     from btxrd.runner.verify import verify as find_problems
 
-    with _in_one_line(FileNotFoundError):
-        problems = find_problems(directory)
+    problems = find_problems(directory)
     click.echo("\n".join(problems) or "every number follows from the predictions")
     raise SystemExit(1 if problems else 0)
 
@@ -206,11 +189,10 @@ def report(directory: Path, packed: bool) -> None:
     """
     from btxrd.runner.pages import data_licence, pack_pages, rebuild_pages
 
-    with _in_one_line(OSError):
-        click.echo(f"{rebuild_pages(directory)} pages in {directory}")
-        if packed:
-            click.echo(f"packed: {pack_pages(directory)}")
-            click.echo(data_licence(directory), err=True)
+    click.echo(f"{rebuild_pages(directory)} pages in {directory}")
+    if packed:
+        click.echo(f"packed: {pack_pages(directory)}")
+        click.echo(data_licence(directory), err=True)
 
 
 @main.command()
@@ -222,16 +204,15 @@ def fetch(directory: Path | None, url: str | None) -> None:
     Verified, resumed where it broke off, and not fetched again when it is complete.
     """
     from btxrd.data.release_files import release_files, release_lines
-    from btxrd.runner.fetch import ARCHIVE_URL, FetchError, fetch
+    from btxrd.runner.fetch import ARCHIVE_URL, fetch
 
-    with _in_one_line(FetchError):
-        root = fetch(directory or project_path("data/BTXRD"), url or ARCHIVE_URL)
+    root = fetch(directory or project_path("data/BTXRD"), url or ARCHIVE_URL)
     click.echo(f"BTXRD is complete in {root}")
     click.echo("\n".join(release_lines(release_files(root, progress=True))))
 
 
 @main.command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@folder_argument
 @click.option(
     "--files",
     "table",
@@ -253,11 +234,10 @@ def check(directory: Path, table: Path | None) -> None:
         release_lines,
     )
 
-    with _in_one_line(OSError):
-        findings = audit(directory, progress=True)
-        files = release_files(directory, progress=True)
-        if table is not None:
-            write_csv(table, files)
+    findings = audit(directory, progress=True)
+    files = release_files(directory, progress=True)
+    if table is not None:
+        write_csv(table, files)
     altered = release_findings(files)
     for finding in (*findings.itertuples(), *altered.head(MOST_NAMED).itertuples()):
         click.echo(f"{finding.severity}: {finding.subject}: {finding.what} {finding.remedy}")
@@ -270,7 +250,7 @@ def check(directory: Path, table: Path | None) -> None:
 
 
 @main.command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@folder_argument
 @click.option("--images", default=360, show_default=True, help="How many images.")
 @click.option("--seed", default=42, show_default=True, help="Of every random choice.")
 @click.option(
@@ -280,19 +260,13 @@ def phantom(directory: Path, images: int, seed: int, scale: float) -> None:
     """Make a phantom BTXRD in DIRECTORY: drawn images in the release's layout."""
     from btxrd.extras.phantom import make_phantom
 
-    with _in_one_line(FileExistsError, ValueError):
-        make_phantom(directory, n_images=images, seed=seed, scale=scale, progress=True)
+    make_phantom(directory, n_images=images, seed=seed, scale=scale, progress=True)
     click.echo(f"{images} phantom images in {directory}")
 
 
 @main.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--checkpoint",
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The model.pt of a run.",
-)
+@click.option("--checkpoint", required=True, type=CHECKPOINT, help="The model.pt of a run.")
 @click.option(
     "--gradcam",
     type=click.Path(file_okay=False, path_type=Path),
@@ -320,27 +294,17 @@ def predict(
     from btxrd.runner.predict import predict
 
     click.echo(RESEARCH_ONLY, err=True)
-    with _in_one_line(OSError, ValueError):
-        table = predict(images, checkpoint, gradcam, tell=partial(click.echo, err=True))
-        _write_predictions(table, checkpoint, output, form)
+    table = predict(images, checkpoint, gradcam, tell=partial(click.echo, err=True))
+    _write_predictions(table, checkpoint, output, form)
     raise SystemExit(int(table["error"].notna().any()))
 
 
 @main.command()
 @click.argument("data", type=click.Path(exists=True, path_type=Path))
 @click.option(
-    "--checkpoint",
-    "first",
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The model.pt of a run.",
+    "--checkpoint", "first", required=True, type=CHECKPOINT, help="The model.pt of a run."
 )
-@click.argument(
-    "others",
-    metavar="[MODEL.PT]...",
-    nargs=-1,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-)
+@click.argument("others", metavar="[MODEL.PT]...", nargs=-1, type=CHECKPOINT)
 @click.option("--name", help="Of the folder in reports/external; that of DATA by default.")
 def evaluate(data: Path, first: Path, others: tuple[Path, ...], name: str | None) -> None:
     """Evaluate a trained network on your own labelled radiographs, DATA.
@@ -350,12 +314,9 @@ def evaluate(data: Path, first: Path, others: tuple[Path, ...], name: str | None
     first one, as a shell's `*` gives them, make an ensemble: their mean probability.
     """
     from btxrd.runner.external import evaluate_checkpoints
-    from btxrd.runner.notebooks import NotebookError
 
     click.echo(RESEARCH_ONLY, err=True)
-    with _in_one_line(ImportError, NotebookError, OSError, ValueError):
-        tell = partial(click.echo, err=True)
-        page = evaluate_checkpoints(data, [first, *others], name, tell=tell)
+    page = evaluate_checkpoints(data, [first, *others], name, tell=partial(click.echo, err=True))
     click.echo(f"report: {page}")
 
 
@@ -379,16 +340,12 @@ def _run(
     **how: Any,
 ) -> None:
     from btxrd.params import StudyParams
-    from btxrd.runner.cluster import ClusterError
-    from btxrd.runner.notebooks import NotebookError
-    from btxrd.runner.study import StudyInUseError, run_study, select
+    from btxrd.runner.study import run_study, select
 
-    expected = (ClusterError, NotebookError, OSError, StudyInUseError, ValueError)
+    given = {} if data is None else {"dataset_root": str(data.resolve())}
+    study = select(StudyParams.parse(read_yaml(file) | given, file), *selected)
     try:
-        with _in_one_line(*expected):
-            given = {} if data is None else {"dataset_root": str(data.resolve())}
-            study = select(StudyParams.parse(read_yaml(file) | given, file), *selected)
-            result = run_study(study, **how)
+        result = run_study(study, **how)
     except KeyboardInterrupt:
         click.echo("\nstopped; the same command goes on from here", err=True)
         raise SystemExit(130) from None

@@ -1,7 +1,6 @@
-"""Where notebooks run: worker processes of this machine, or those of a Dask cluster."""
+"""The workers that run notebooks: processes of this machine, or those of a Dask cluster."""
 
 import logging
-import os
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -12,41 +11,33 @@ from pathlib import Path
 from typing import Any, Self
 
 import dask
+import psutil
+from dask.system import CPU_COUNT
 from distributed import Client, Future, LocalCluster, WorkerPlugin
 
 from btxrd.provenance import package_versions
+from btxrd.runner import RunnerError
 
-__all__ = ["Cluster", "ClusterError", "available_cores"]
+__all__ = ["Cluster", "ClusterError"]
 
 GONE = (
     "the Dask scheduler is gone; the same command goes on, from the last epoch of what was running"
 )
-
-
 QUIET = {
     "distributed.admin.tick.interval": "2s",
-    "distributed.admin.tick.limit": "1h",
     "distributed.admin.system-monitor.interval": "1h",
-    "distributed.admin.system-monitor.gil.enabled": False,
-    "distributed.client.scheduler-info-interval": "10s",
     "distributed.worker.profile.enabled": False,
 }
-"""Settings of workers that are started here: they watch themselves for a dashboard nobody sees."""
+"""Settings of workers that are started here: they take 12 % of a core less than by default, in
+which they watch themselves for a dashboard that is not shown."""
 
 
-class ClusterError(RuntimeError):
+class ClusterError(RunnerError):
     """The cluster cannot be used; the message says which worker or address, and why."""
 
 
-def available_cores() -> int:
-    """Return how many cores this process may use: what SLURM or a container gave it."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class Cluster:
-    """Worker processes; one notebook at a time for each of their slots.
+    """Worker processes; one run at a time for each of their slots.
 
     A slot is a thread of a Dask worker; with `resources`, one share of what a run needs.
 
@@ -71,7 +62,7 @@ class Cluster:
         """The connection to the workers; they are started here when it is first wanted.
 
         Raises:
-            ClusterError: nobody answers at the scheduler's address.
+            ClusterError: no scheduler answers at the address.
         """
         # What goes wrong with a worker is told by its run.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
@@ -106,39 +97,51 @@ class Cluster:
         self.client.close()
         if self.local is None:
             return
-        if busy:
-            # Asked to, a worker would first wait seconds for what it runs.
-            for nanny in self.local.workers.values():
-                nanny.auto_restart = False
-                if nanny.pid is not None:
-                    with suppress(ProcessLookupError):
-                        os.kill(nanny.pid, signal.SIGKILL)
+        # Asked to, a busy worker would first wait seconds for what it runs.
+        for nanny in self.local.workers.values() if busy else ():
+            nanny.auto_restart = False
+            with suppress(psutil.NoSuchProcess):
+                psutil.Process(nanny.pid).kill()
         self.local.close()
 
-    def workers(self) -> dict[str, dict[str, Any]]:
-        """Return what the scheduler knows of its workers, by address.
+    def slots(self) -> int:
+        """Return how many runs there can be at a time with the workers of this moment."""
+        slots = sum(map(self._slots, self._workers().values()))
+        return slots if self.jobs is None else min(slots, self.jobs)
 
-        Raises:
-            ClusterError: the scheduler no longer answers.
-        """
+    def _workers(self) -> dict[str, dict[str, Any]]:
         try:
             return self.client.scheduler_info()["workers"]
         except (OSError, KeyError) as error:
             raise ClusterError(GONE) from error
 
-    def slots(self) -> int:
-        """Return how many runs there can be at a time with the workers of this moment."""
-        slots = sum(self._slots(worker) for worker in self.workers().values())
-        return slots if self.jobs is None else min(slots, self.jobs)
-
     def _slots(self, worker: Mapping[str, Any]) -> int:
         shares = [worker["resources"].get(name, 0) // n for name, n in self.resources.items()]
         return int(min([worker["nthreads"], *shares]))
 
-    def threads(self) -> int:
-        """Return the cores of the worker's machine with the fewest, shared out among its slots."""
-        known, cores, slots = self.workers(), {}, defaultdict(int)
-        for address, n in self.client.run(available_cores).items():
+    def meet(self, file: Path) -> int:
+        """Make sure that every worker sees the same files and has the same packages.
+
+        Returns:
+            The cores of the worker's machine with the fewest, shared out among its slots.
+
+        Raises:
+            ClusterError: names the first worker that does not.
+        """
+        known, expected = self._workers(), package_versions()
+        cores, slots = {}, defaultdict(int)
+        for address, (sees, packages, n) in self.client.run(_facts, str(file)).items():
+            if not sees:
+                raise ClusterError(
+                    f"worker {address} does not see {file}: the clone, its data and its reports "
+                    "must stand in a folder that all machines share, under the same path"
+                )
+            for name, version in expected.items():
+                if packages[name] != version:
+                    raise ClusterError(
+                        f"worker {address} has {name} {packages[name]}, not {version}: install "
+                        "the same environment on all machines"
+                    )
             # One that joined in between is not known yet.
             if address in known:
                 host = known[address]["host"]
@@ -146,33 +149,10 @@ class Cluster:
                 slots[host] += self._slots(known[address])
         return max(1, min((cores[host] // max(1, slots[host]) for host in cores), default=1))
 
-    def check(self, file: Path) -> None:
-        """Make sure that every worker sees the same files and has the same packages.
-
-        Raises:
-            ClusterError: names the first worker that does not.
-        """
-        for address, (sees, packages) in self.client.run(_what_is_there, str(file)).items():
-            if not sees:
-                raise ClusterError(
-                    f"worker {address} does not see {file}: the clone, its data and its reports "
-                    "must stand in a folder that all machines share, under the same path"
-                )
-            for name, version in package_versions().items():
-                if packages[name] != version:
-                    raise ClusterError(
-                        f"worker {address} has {name} {packages[name]}, not {version}: install "
-                        "the same environment on all machines"
-                    )
-
-    def submit(
-        self,
-        function: Callable[..., Any],
-        *arguments: Any,
-        resources: Mapping[str, float] | None = None,
-    ) -> Future:
-        """Hand something to a worker, which must have the resources for it, if any."""
-        return self.client.submit(function, *arguments, pure=False, resources=resources or None)
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future:
+        """Hand something to a worker that has a slot for it."""
+        resources = self.resources or None
+        return self.client.submit(function, *arguments, pure=False, resources=resources)
 
     def result(self, future: Future) -> Any:
         """Return what came of something that was submitted, once it is done.
@@ -187,12 +167,12 @@ class Cluster:
             raise ClusterError(GONE) from error
 
 
-def _what_is_there(file: str) -> tuple[bool, dict[str, str]]:
-    return Path(file).is_file(), package_versions()
+def _facts(file: str) -> tuple[bool, dict[str, str], int]:
+    return Path(file).is_file(), package_versions(), CPU_COUNT
 
 
 class _IgnoreInterrupts(WorkerPlugin):
-    """Ctrl-C in a terminal reaches all its processes; what it means is the study's to say."""
+    """A plugin for which Ctrl-C, which reaches all processes of a terminal, is the study's."""
 
     def setup(self, worker: Any) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from btxrd.data import near_duplicates, open_cache, open_images, patient_groups
+from btxrd.data import near_duplicates, open_cache, patient_groups
 from btxrd.data.audit import unusable_images
 from btxrd.data.cache import ImageCache
-from btxrd.data.listing import LISTING_COLUMNS
+from btxrd.data.listing import LISTING_COLUMNS, open_images
 from btxrd.data.loader import RadiographDataset, make_loader
 from btxrd.data.release import Release
 from btxrd.data.table import listed
@@ -152,7 +152,7 @@ def _predicted(member: _Member, table: pd.DataFrame, cache: ImageCache) -> pd.Da
     dataset = RadiographDataset(cache, cache.rows(table["image_id"]), table["label"].to_numpy())
     loader = make_loader(dataset, BATCH_SIZE, seed=0, shuffle=False)
     network = member.classifier.network.to(get_device())
-    logits = predict_logits(network, loader, member.classifier.normalization)
+    logits = predict_logits(network, loader)
     lacking = table["image_id"][~np.isfinite(logits).all(axis=1)]
     if len(lacking):
         raise ValueError(f"{member.path} gives no numbers for {listed(list(lacking))}: damaged?")

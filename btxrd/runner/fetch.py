@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from btxrd.data.annotations import annotation_file
 from btxrd.data.table import listed, read_table
 from btxrd.files import NO_ROOM, in_a_line, is_phantom
+from btxrd.runner import RunnerError
 
 __all__ = ["ARCHIVE_MD5", "ARCHIVE_URL", "FetchError", "fetch"]
 
@@ -33,7 +34,7 @@ AGAIN = "run the same command again"
 logger = logging.getLogger(__name__)
 
 
-class FetchError(RuntimeError):
+class FetchError(RunnerError):
     """The data set could not be fetched; the message is one line and says what to do."""
 
 

@@ -9,21 +9,21 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import psutil
 
 from btxrd.files import PROJECT_ROOT, atomic_path
+from btxrd.runner import RunnerError
 from btxrd.session import NOTEBOOK_VARIABLE
 from btxrd.stages import Stage
-
-if TYPE_CHECKING:
-    from traitlets.config import Config
 
 __all__ = ["NOTEBOOKS", "NotebookError", "execute_notebook", "notebook_file", "read_notebook"]
 
 NOTEBOOKS = PROJECT_ROOT / "notebooks"
 
 
-class NotebookError(RuntimeError):
+class NotebookError(RunnerError):
     """A notebook stopped before its end.
 
     Attributes:
@@ -72,8 +72,8 @@ def execute_notebook(
     logging.getLogger("papermill").setLevel(logging.ERROR)
     source, output, failure = notebook_file(stage), Path(folder, f"{stage.name}.ipynb"), None
     read_notebook(source)
-    place = {NOTEBOOK_VARIABLE: str(output.parent.resolve())}
     killed = _killed_for_memory()
+    place = {NOTEBOOK_VARIABLE: str(output.parent.resolve())}
     with atomic_path(output) as temporary, _kernel_folder() as own:
         try:
             papermill.execute_notebook(
@@ -83,7 +83,7 @@ def execute_notebook(
                 progress_bar=False,
                 cwd=NOTEBOOKS,
                 kernel_name="python3",
-                config=_kernel_config(own, {**(environment or os.environ), **place}),
+                config=_config(own, {**(environment or os.environ), **place}),
             )
         except PapermillExecutionError as error:
             lines = str(error.evalue).strip().splitlines()[:6]
@@ -141,25 +141,14 @@ def _killed_for_memory() -> int:
 def _kernel_folder() -> Iterator[str]:
     """Make a kernel's folder, named after this process; remove those of processes that died."""
     for folder in Path(tempfile.gettempdir()).glob("btxrd-kernel-*"):
-        if not _is_running(int(folder.name.split("-")[2])):
+        if not psutil.pid_exists(int(folder.name.split("-")[2])):
             shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f"btxrd-kernel-{os.getpid()}-") as own:
         yield own
 
 
-def _is_running(pid: int) -> bool:
-    if os.name == "posix":  # elsewhere, signal 0 does not only ask
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:  # somebody else's
-            pass
-    return True
-
-
-def _kernel_config(folder: str, environment: Mapping[str, str]) -> "Config":
-    """Let the kernel have its key and its sockets in a folder of its own.
+def _config(folder: str, environment: Mapping[str, str]) -> Any:
+    """Return the settings of a warm kernel that has its key and its sockets in its own folder.
 
     Kernels that start together cannot take each other's TCP port then, and nobody else on the
     machine can talk to them.
@@ -168,18 +157,10 @@ def _kernel_config(folder: str, environment: Mapping[str, str]) -> "Config":
 
     from btxrd.runner.warm import WarmKernelManager
 
-    sockets = {"transport": "ipc", "ip": f"{folder}/kernel"} if os.name == "posix" else {}
-    return Config(
-        {
-            "NotebookClient": {
-                "kernel_manager_class": WarmKernelManager,
-                # Its own log would break into the progress on the terminal.
-                "extra_arguments": ["--IPKernelApp.log_level=CRITICAL"],
-            },
-            "WarmKernelManager": {
-                "connection_file": f"{folder}/kernel.json",
-                "environment": dict(environment),
-                **sockets,
-            },
-        }
-    )
+    kernel = {"connection_file": f"{folder}/kernel.json", "environment": dict(environment)}
+    if os.name == "posix":
+        kernel |= {"transport": "ipc", "ip": f"{folder}/kernel"}
+    # A log of its own would break into the progress on the terminal.
+    client = {"extra_arguments": ["--IPKernelApp.log_level=CRITICAL"]}
+    client["kernel_manager_class"] = WarmKernelManager
+    return Config(NotebookClient=client, WarmKernelManager=kernel)

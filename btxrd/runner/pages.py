@@ -5,7 +5,7 @@ from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
 from btxrd import RESEARCH_ONLY
-from btxrd.evaluation.runs import RunResult, collect_runs
+from btxrd.evaluation.runs import collect_runs
 from btxrd.files import atomic_path, is_phantom, project_path, read_json
 from btxrd.provenance import CITATION
 from btxrd.stages import RUNS_SCRIPT, STAGES, STUDY_FILE
@@ -24,21 +24,20 @@ LICENCE_FILE = "LICENCE-OF-THE-DATA.txt"
 def write_run_list(study_dir: str | Path) -> None:
     """Write `runs.js`, from which each page of a study knows the others, atomically."""
     study_dir = Path(study_dir)
-    runs = [_listed(run, study_dir) for run in collect_runs(study_dir)]
+    lines = []
+    for run in collect_runs(study_dir):
+        found = sorted((study_dir / run.path).glob("*.html"))
+        others = {file.stem: file.name for file in found if file.name not in run.pages.values()}
+        listed = {
+            "experiment": run.experiment,
+            "name": run.where,
+            "folder": run.path.as_posix(),
+            "pages": run.pages | others,
+        }
+        if listed["pages"]:
+            lines.append(json.dumps(listed))
     with atomic_path(study_dir / RUNS_SCRIPT) as temporary:
-        lines = ",\n".join(json.dumps(run) for run in runs if run["pages"])
-        temporary.write_text(f"window.btxrdRuns = [\n{lines}\n];\n")
-
-
-def _listed(run: RunResult, study_dir: Path) -> dict[str, object]:
-    found = sorted(file.name for file in (study_dir / run.path).glob("*.html"))
-    others = {Path(name).stem: name for name in found if name not in run.pages.values()}
-    return {
-        "experiment": run.experiment,
-        "name": run.where,
-        "folder": run.path.as_posix(),
-        "pages": run.pages | others,
-    }
+        temporary.write_text("window.btxrdRuns = [\n" + ",\n".join(lines) + "\n];\n")
 
 
 def rebuild_pages(study_dir: str | Path) -> int:
@@ -50,7 +49,6 @@ def rebuild_pages(study_dir: str | Path) -> int:
     # It takes two seconds to import, and most commands need none of it.
     from btxrd.report.page import write_html
 
-    study_dir = _study(study_dir)
     notebooks = [file for file in _files(study_dir) if file.suffix == ".ipynb"]
     notebooks = [file for file in notebooks if file.stem in STAGES]
     for notebook in notebooks:
@@ -67,7 +65,7 @@ def pack_pages(study_dir: str | Path) -> Path:
     Raises:
         FileNotFoundError: there is no study in the folder.
     """
-    study_dir = _study(study_dir)
+    study_dir = Path(study_dir).resolve()
     packed = study_dir.with_name(f"{study_dir.name}.zip")
     with atomic_path(packed) as temporary, ZipFile(temporary, "w", ZIP_DEFLATED) as archive:
         archive.writestr(f"{study_dir.name}/{LICENCE_FILE}", f"{data_licence(study_dir)}\n")
@@ -90,15 +88,11 @@ def data_licence(study_dir: str | Path) -> str:
     )
 
 
-def _study(folder: str | Path) -> Path:
-    folder = Path(folder).resolve()
-    if not (folder / STUDY_FILE).is_file():
-        raise FileNotFoundError(f"no study in {folder}: it has no {STUDY_FILE}")
-    return folder
-
-
-def _files(study_dir: Path) -> list[Path]:
+def _files(study_dir: str | Path) -> list[Path]:
     """Return all files of a study, sorted, without what was moved aside or is being written."""
+    study_dir = Path(study_dir).resolve()
+    if not (study_dir / STUDY_FILE).is_file():
+        raise FileNotFoundError(f"no study in {study_dir}: it has no {STUDY_FILE}")
     return [
         file
         for file in sorted(study_dir.rglob("*"))

@@ -15,9 +15,8 @@ import pandas as pd
 import torch
 
 from btxrd import CLASS_NAMES
-from btxrd.data.dicom import is_dicom
 from btxrd.data.preprocessing import Preprocessing
-from btxrd.data.radiograph import read_header
+from btxrd.data.radiograph import is_dicom, read_header
 from btxrd.data.table import listed
 from btxrd.files import atomic_path, digest, file_name, in_a_line
 from btxrd.models import (
@@ -187,7 +186,7 @@ def _read(path: Path, preprocessing: Preprocessing) -> dict[str, Any]:
 def _classify(classifier: Classifier, rows: list[dict[str, Any]]) -> None:
     """Add to each row its class and probabilities, or an error."""
     images = torch.from_numpy(np.stack([row["pixels"] for row in rows]))
-    logits = predict_logits(classifier.network, [(images,)], classifier.normalization)
+    logits = predict_logits(classifier.network, [(images,)])
     probabilities = torch.softmax(torch.from_numpy(logits).double(), dim=1).numpy()
     for row, numbers, shares in zip(rows, logits, probabilities, strict=True):
         if np.isfinite(numbers).all():

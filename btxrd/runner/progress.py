@@ -1,9 +1,8 @@
-"""What a study is doing: read from the runs' files, shown in the terminal."""
+"""The progress of a study: read from the runs' files, shown in the terminal."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
@@ -11,8 +10,8 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Column
+from rich.live import Live
+from rich.text import Text
 
 from btxrd.files import read_csv, read_json
 from btxrd.params import ResultParams, StudyParams
@@ -20,24 +19,21 @@ from btxrd.stages import (
     FEATURES_FILE,
     LOCK_FILE,
     RUN_FILE,
-    RUN_STAGES,
+    STAGES,
     STUDY_FILE,
     run_stages,
 )
 
 __all__ = ["RunState", "StudyProgress", "run_state", "seconds_left", "study_status"]
 
-MOST_LINES = 24
-"""A larger study shows its running and failed runs only."""
-
-WHOLE = "all runs"
-TRAINING_FILES = (FEATURES_FILE, "history.csv", "seconds.csv")
+MOST_LINES = 20
+"""A larger study shows its running and failed runs only: a terminal has 24 lines."""
 STYLES = {"finished": "green", "failed": "red", "waiting": "dim", "interrupted": "yellow"}
 
 
 @dataclass(frozen=True)
 class RunState:
-    """How far a run is.
+    """The state of a run or pool.
 
     Attributes:
         experiment: of the run.
@@ -65,42 +61,24 @@ class RunState:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more happens to the run."""
+        """True where nothing more happens to the run."""
         return self.state in ("finished", "failed", "interrupted")
 
-    @property
-    def loss(self) -> str:
-        """The validation loss in words; before the first epoch, how far a probe's features are."""
-        if self.val_loss is not None:
-            return f"val loss {self.val_loss:.3f}"
-        return "" if self.features is None else f"features {self.features:.0%}"
-
     def __str__(self) -> str:
-        """Say it in a line."""
+        """Return the state in a line; before the first epoch, how far a probe's features are."""
         if self.state == "failed":
             return f"failed: {self.error}"
         if self.state not in ("training", "interrupted"):
             return self.state
-        return _joined(f"{self.state}, {self.step} {self.epoch}/{self.epochs}", self.loss)
+        loss = "" if self.features is None else f"features {self.features:.0%}"
+        if self.val_loss is not None:
+            loss = f"val loss {self.val_loss:.3f}"
+        left = _time_left([self], 1) if self.state == "training" else ""
+        return _joined(f"{self.state}, {self.step} {self.epoch}/{self.epochs}", loss, left)
 
 
 def run_state(run: ResultParams) -> RunState:
-    """Read the state of a run or pool from its files: again only where they have changed."""
-    files = (run.run_dir / name for name in (RUN_FILE, *TRAINING_FILES))
-    return _run_state(run.model_dump_json(), tuple(_stamp(file) for file in files))
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_mtime_ns, status.st_ino
-
-
-@lru_cache(maxsize=4096)
-def _run_state(parameters: str, stamps: tuple[object, ...]) -> RunState:
-    run = ResultParams.model_validate_json(parameters)
+    """Read the state of a run or pool from its files."""
     record = read_json(run.run_dir / RUN_FILE)
     state = record.get("status", "waiting")
     history = _column(run.run_dir / "history.csv", "val_loss")
@@ -112,24 +90,19 @@ def _run_state(parameters: str, stamps: tuple[object, ...]) -> RunState:
         other = max(0.0, sum(record.get("stage_seconds", {}).values()) - once)
     if state == "running":
         first, *_ = run_stages(run.training.mode)
-        state = RUN_STAGES[record.get("stage", first.name)].doing
+        state = STAGES[record.get("stage", first.name)].doing
     return RunState(
         experiment=run.experiment,
         state=state,
         step=run.step,
         epoch=len(history),
-        epochs=_steps(run),
+        epochs=0 if run.is_pool else run.steps,
         val_loss=float(history[-1]) if len(history) else None,
         error=record.get("error"),
         epoch_seconds=float(seconds.mean()) if len(seconds) else None,
         other_seconds=other,
         features=features.get("share"),
     )
-
-
-def _steps(run: ResultParams) -> int:
-    """Return how many rows the history can have: in a pool, none."""
-    return 0 if run.is_pool else run.steps
 
 
 def _column(path: Path, name: str) -> np.ndarray:
@@ -170,20 +143,13 @@ def _joined(*parts: str) -> str:
 
 
 def _time_left(states: Sequence[RunState], slots: int) -> str:
-    left = seconds_left(states, slots)
-    return f"at most about {_duration(left)} left" if left else ""
-
-
-def _duration(seconds: float) -> str:
-    """Return a duration in words.
-
-    >>> _duration(42), _duration(200), _duration(7300)
-    ('42 s', '3 min', '2 h 2 min')
-    """
+    """Say how long it still takes, in words; nothing where that is not known."""
+    seconds = seconds_left(states, slots)
+    if not seconds:
+        return ""
     minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    hours = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+    return f"at most about {seconds:.0f} s left" if seconds < 90 else f"at most about {hours} left"
 
 
 def study_status(study_dir: str | Path) -> tuple[list[str], int]:
@@ -207,27 +173,24 @@ def study_status(study_dir: str | Path) -> tuple[list[str], int]:
     places = {"reports_dir": str(study_dir.parent), "name": study_dir.name}
     study = StudyParams.parse(plan["parameters"] | places, study_dir / STUDY_FILE)
     runs, pools = study.runs(), study.pools()
-    states = [run_state(run) for run in (*runs, *pools)]
+    states = {run.name: run_state(run) for run in (*runs, *pools)}
     running = _is_locked(study_dir / LOCK_FILE)
-    if not running:
-        states = [
-            s if s.is_over or s.state == "waiting" else replace(s, state="interrupted")
-            for s in states
-        ]
-    lines = [f"{run.name}: {s}" for run, s in zip((*runs, *pools), states, strict=True)]
-    of_runs, of_pools = states[: len(runs)], states[len(runs) :]
-    finished, failed = (sum(s.state == name for s in of_runs) for name in ("finished", "failed"))
+    for name, state in states.items():
+        if not (running or state.is_over or state.state == "waiting"):
+            states[name] = replace(state, state="interrupted")
+    lines = [f"{name}: {state}" for name, state in states.items()]
+    ended = [[states[run.name].state for run in some] for some in (runs, pools)]
+    finished, made = (some.count("finished") for some in ended)
+    failed = ended[0].count("failed")
     lines.append(f"{finished} of {len(runs)} runs finished, {failed} failed")
     if pools:
-        made = sum(s.state == "finished" for s in of_pools)
         lines.append(f"{made} of {len(pools)} pools made of them")
     if running:
-        left = _time_left(states, plan["sessions"][-1].get("slots", 1))
-        return [*lines, _joined(f"run by {plan['owner']}", left)], failed
-    ended = (
-        "" if all(s.state == "finished" for s in states) else "; the same command goes on from here"
-    )
-    return [*lines, f"nobody runs this study now{ended}"], failed
+        session = plan["sessions"][-1]
+        left = _time_left(list(states.values()), session.get("slots", 1))
+        return [*lines, _joined(f"run by {session['owner']}", left)], failed
+    rest = "" if finished + made == len(states) else "; the same command goes on from here"
+    return [*lines, f"nobody runs this study now{rest}"], failed
 
 
 def _status_by_hand(study_dir: Path) -> list[str]:
@@ -235,7 +198,7 @@ def _status_by_hand(study_dir: Path) -> list[str]:
     lines = []
     for folder in sorted({path.parent for path in study_dir.glob("runs/**/history.csv")}):
         history = _column(folder / "history.csv", "val_loss")
-        left = (s.title for s in RUN_STAGES.values() if (folder / s.writes[-1]).is_file())
+        left = (s.title for s in STAGES.values() if (folder / s.writes[-1]).is_file())
         made = dict.fromkeys(left)  # both notebooks that train leave the same files
         name = " · ".join(folder.relative_to(study_dir / "runs").parts)
         last = f"val loss {history[-1]:.3f}" if len(history) else ""
@@ -247,17 +210,16 @@ def _status_by_hand(study_dir: Path) -> list[str]:
 
 def _is_locked(path: Path) -> bool:
     try:
-        FileLock(path, timeout=0).acquire().lock.release()
+        with FileLock(path, timeout=0):
+            return False
     except Timeout:
         return True
-    except OSError:
-        # A folder that cannot be written to: an archive.
+    except OSError:  # a folder that cannot be written to: an archive
         return False
-    return False
 
 
 class StudyProgress:
-    """A row a run and the time left, live in a terminal; plain lines of changes elsewhere.
+    """A line a run and the time left, live in a terminal; lines of changes elsewhere.
 
     Args:
         runs: of the study, in its order; its pools.
@@ -267,18 +229,8 @@ class StudyProgress:
     def __init__(self, runs: Sequence[ResultParams], console: Console | None = None) -> None:
         self.runs, self.console = list(runs), console or Console()
         self.states: dict[str, RunState] = {}
-        texts = (TextColumn(f"{{task.fields[{name}]}}") for name in ("state", "loss", "left"))
-        self.view = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(table_column=Column(no_wrap=True)),
-            *texts,
-            console=self.console,
-            refresh_per_second=2,
-        )
-        empty = {"visible": False, "state": "", "loss": "", "left": ""}
-        totals = {run.name: _steps(run) for run in self.runs} | {WHOLE: len(self.runs)}
-        self.rows = {name: self.view.add_task(name, total=n, **empty) for name, n in totals.items()}
+        self.summary = ""
+        self.view = Live(console=self.console, get_renderable=self.lines, refresh_per_second=2)
 
     def __enter__(self) -> Self:
         """Start the live view, where there is a terminal."""
@@ -296,44 +248,26 @@ class StudyProgress:
         line = f"{time.strftime('%H:%M:%S')} {message}"
         self.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
-    def update(
-        self, active: Sequence[ResultParams], waiting: Sequence[ResultParams], slots: int
-    ) -> None:
-        """Show the runs; the files of those that wait or have ended are not read again.
+    def lines(self) -> Text:
+        """Return the live view: the runs, in a large study those under way, and the time left."""
+        view = Text(no_wrap=True, overflow="ellipsis")
+        for name, state in self.states.items():
+            if len(self.states) <= MOST_LINES or state.state not in ("waiting", "finished"):
+                view.append(f"{name}: {state}\n", STYLES.get(state.state, "bold"))
+        return view.append(self.summary)
 
-        Args:
-            active: the runs under way.
-            waiting: those to do.
-            slots: how many there can be at a time.
-        """
+    def update(self, slots: int) -> None:
+        """Read how far the runs are, of which there can be so many at a time, and show it."""
         before = dict(self.states)
-        under_way, to_do = ({run.name for run in runs} for runs in (active, waiting))
         for run in self.runs:
             known = before.get(run.name)
-            if run.name in under_way or known is None or not (known.is_over or run.name in to_do):
-                state = run_state(run)
-                if run.name in to_do or (run.name in under_way and state.is_over):
-                    state = replace(state, state="waiting")
-                self.states[run.name] = state
+            # A pool of an earlier session may be made anew.
+            if known is None or not known.is_over or run.is_pool:
+                self.states[run.name] = run_state(run)
         states = list(self.states.values())
-        over, left = sum(state.is_over for state in states), _time_left(states, slots)
-        summary = _joined(f"{over}/{len(states)} runs", left)
-        row, words = self.rows[WHOLE], left or WHOLE
-        self.view.update(row, completed=over, description=words, visible=True)
+        over = sum(state.is_over for state in states)
+        self.summary = _joined(f"{over}/{len(states)} runs", _time_left(states, slots))
         for name, state in self.states.items():
-            if state == before.get(name):
-                continue
-            self._show(name, state)
-            if before and (state.state == "failed" or not self.console.is_interactive):
-                self.say(f"{name}: {state}  [{summary}]")
-
-    def _show(self, name: str, state: RunState) -> None:
-        style, left = STYLES.get(state.state, "bold"), seconds_left([state], 1)
-        self.view.update(
-            self.rows[name],
-            completed=state.epoch,
-            visible=len(self.states) <= MOST_LINES or state.state not in ("waiting", "finished"),
-            state=f"[{style}]{state.state}[/]",
-            loss=state.loss,
-            left="" if not left else _duration(left),
-        )
+            told = state.state == "failed" or not self.console.is_interactive
+            if before and told and state != before[name]:
+                self.say(f"{name}: {state}  [{self.summary}]")

@@ -1,11 +1,11 @@
-"""One run: train, evaluate, explain; its folder and its provenance."""
+"""One run: its stages, its folder and its provenance."""
 
 import os
 import shutil
 import time
 import traceback
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -30,17 +30,13 @@ from btxrd.session import SESSION_VARIABLE, THREAD_VARIABLES, StopRequested, che
 from btxrd.stages import EVALUATE, GRADCAM, RUN_FILE, RUN_STAGES, Stage, run_stages
 
 __all__ = [
-    "MOST_ATTEMPTS",
-    "PoolTask",
     "RunTask",
     "execute_run",
     "kernel_environment",
     "note_failure",
     "note_unmade",
+    "note_waiting",
 ]
-
-MOST_ATTEMPTS = 3
-"""How often a session starts a run whose worker dies: once, and twice again elsewhere."""
 
 HEAP = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 """Environment variables by which a kernel keeps the memory that it frees, where the C library is
@@ -50,23 +46,25 @@ a third of the time of training on a CPU."""
 
 @dataclass(frozen=True)
 class RunTask:
-    """A run of a study, with what else its numbers depend on.
+    """A run of a study, or a pool of its runs, with what else its numbers depend on.
 
     Attributes:
         params: the training's parameters.
         settings: what the later stages are given besides the run's folder, by stage.
         data: fingerprint of the images, annotations and table.
         code: digest of each stage's code.
+        runs: the folders of the runs that a pool puts together.
     """
 
     params: ResultParams
     settings: Mapping[str, Mapping[str, Any]]
     data: str
     code: Mapping[str, str]
+    runs: tuple[Path, ...] = ()
 
     @classmethod
-    def plan(cls, study: StudyParams, runs: Iterable[ResultParams], data: str) -> list[Self]:
-        """Return what is to do for some runs of a study, with the code as it is now."""
+    def plan(cls, study: StudyParams, results: Sequence[ResultParams], data: str) -> list[Self]:
+        """Return what is to do for runs and pools of a study, with the code as it is now."""
         intervals = {"run_dir": "", "replicates": study.replicates, "level": study.level}
         given = {
             EVALUATE.name: EvaluateParams(prevalences=study.prevalences, **intervals),
@@ -74,41 +72,46 @@ class RunTask:
         }
         settings = {name: params.model_dump(exclude={"run_dir"}) for name, params in given.items()}
         code = {name: code_digest(stage) for name, stage in RUN_STAGES.items()}
-        return [cls(run, settings, data, code) for run in runs]
+        single = [result for result in results if not result.is_pool]
+        tasks = []
+        for params in results:
+            own = [run.run_dir for run in single if params.is_pool and params.holds(run)]
+            tasks.append(cls(params, settings, data, code, tuple(own)))
+        return tasks
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
-        """The stages of the run, in order."""
-        return run_stages(self.params.training.mode)
+    def name(self) -> str:
+        """The run or pool in a few words."""
+        return self.params.name
 
     @property
     def run_dir(self) -> Path:
-        """The run's folder."""
+        """The folder of the run or pool."""
         return self.params.run_dir
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that are done for it, in order: a pool is only evaluated."""
+        return (EVALUATE,) if self.params.is_pool else run_stages(self.params.training.mode)
 
     @property
     def split_file(self) -> Path:
         """The split that the run trains on."""
         return project_path(self.params.study_dir) / "splits" / f"{self.params.split}.csv"
 
-    def products(self) -> list[str]:
-        """Name the files that it leaves, notebooks and pages aside."""
-        return [name for stage in self.stages for name in stage.writes]
-
-    def prepare(self) -> None:
-        """Write what its first stage reads in its folder."""
-
     def stage_hashes(self) -> dict[str, str]:
         """Return 16 hex digits for each stage, of all that decides its numbers.
 
         Evaluation and heat maps follow from the training, but not the other way round: a change
-        of them does not train again.
+        of them does not train again. A pool's files are made of those of its runs.
         """
+        files = [run / name for run in self.runs for name in POOL_FILES] or [self.split_file]
+        read = [file_digest(file) if file.is_file() else None for file in files]
         first, *later = (stage.name for stage in self.stages)
-        split = file_digest(self.split_file)
-        training = digest([self.params.fingerprint(), self.data, split, self.code[first]])
-        follow = {name: digest([training, self.settings[name], self.code[name]]) for name in later}
-        return {first: training, **follow}
+        own = [self.params.fingerprint(), self.data, read, self.settings.get(first)]
+        begin = digest([*own, self.code[first]])
+        follow = {name: digest([begin, self.settings[name], self.code[name]]) for name in later}
+        return {first: begin, **follow}
 
     def hash(self) -> str:
         """Return 16 hex digits of parameters, data, split and code: what decides the numbers."""
@@ -127,6 +130,7 @@ class RunTask:
 
     def record(self, **facts: Any) -> dict[str, Any]:
         """Return what `run.json` says of the task itself, and further facts."""
+        study = project_path(self.params.study_dir)
         return {
             "hash": self.hash(),
             "stage_hashes": self.stage_hashes(),
@@ -134,55 +138,11 @@ class RunTask:
             "settings": self.settings,
             "data": self.data,
             "split": file_digest(self.split_file),
-            "code_digests": self.code,
+            "code_digests": {stage.name: self.code[stage.name] for stage in self.stages},
+            "runs": [run.relative_to(study).as_posix() for run in self.runs],
             "stage_seconds": {},
             **facts,
         }
-
-
-@dataclass(frozen=True)
-class PoolTask(RunTask):
-    """A pool of a study: several runs that are finished, put together and evaluated.
-
-    Attributes:
-        runs: their folders.
-    """
-
-    runs: tuple[Path, ...] = ()
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """The one stage of a pool: it is evaluated."""
-        return (EVALUATE,)
-
-    @classmethod
-    def of(cls, pool: ResultParams, tasks: Iterable[RunTask]) -> Self:
-        """Return what is to do for a pool, of all tasks of its study."""
-        own = [task for task in tasks if pool.holds(task.params)]
-        folders = tuple(task.run_dir for task in own)
-        return cls(pool, own[0].settings, own[0].data, own[0].code, folders)
-
-    def products(self) -> list[str]:
-        """Name the files that it leaves, notebooks and pages aside."""
-        return [name for name in POOL_FILES if (self.run_dir / name).is_file()] + super().products()
-
-    def prepare(self) -> None:
-        """Put the predictions of its runs together."""
-        write_pool(self.run_dir, self.runs)
-
-    def stage_hashes(self) -> dict[str, str]:
-        """Return 16 hex digits of all that decides its numbers: its runs' files above all."""
-        files = [run / name for run in self.runs for name in POOL_FILES]
-        digests = [file_digest(file) if file.is_file() else None for file in files]
-        (stage,) = self.stages
-        given, code = self.settings[stage.name], self.code[stage.name]
-        return {stage.name: digest([self.params.fingerprint(), self.data, digests, given, code])}
-
-    def record(self, **facts: Any) -> dict[str, Any]:
-        """Return what `run.json` says of the task itself, and further facts."""
-        study = project_path(self.params.study_dir)
-        names = [str(run.relative_to(study)) for run in self.runs]
-        return super().record(runs=names, **facts)
 
 
 def execute_run(task: RunTask, threads: int = 1, session: str | None = None) -> dict[str, Any]:
@@ -206,14 +166,14 @@ def execute_run(task: RunTask, threads: int = 1, session: str | None = None) -> 
     record: dict[str, Any] = {"parameters": task.params.model_dump()}
     try:
         record |= _begin(task, threads, session or uuid.uuid4().hex)
-        if record["attempt"] > MOST_ATTEMPTS:
-            died = f"its worker process died {MOST_ATTEMPTS} times (killed, or out of memory?)"
-            raise RuntimeError(died)
-        task.prepare()
+        if task.runs:
+            write_pool(task.run_dir, task.runs)
         for stage in task.stages:
             if stage.name not in record["stage_seconds"]:
                 _execute_stage(task, stage, record)
-        files = {name: file_digest(task.run_dir / name) for name in task.products()}
+        made = {name for stage in task.stages for name in stage.writes}
+        made |= {name for name in POOL_FILES if (task.run_dir / name).is_file()}
+        files = {name: file_digest(task.run_dir / name) for name in sorted(made)}
         seconds = round(sum(record["stage_seconds"].values()), 1)
         record |= {"status": "finished", "files": files, "seconds": seconds}
         (task.run_dir / "error.txt").unlink(missing_ok=True)
@@ -229,6 +189,12 @@ def execute_run(task: RunTask, threads: int = 1, session: str | None = None) -> 
     return record
 
 
+def note_waiting(task: RunTask) -> None:
+    """Record that a run is to be run again or to go on, where it has a record."""
+    if record := read_json(task.run_dir / RUN_FILE):
+        write_json(task.run_dir / RUN_FILE, record | {"status": "waiting"})
+
+
 def note_failure(task: RunTask, message: str) -> dict[str, Any]:
     """Record that a run failed without having said so itself; returns its record."""
     record = read_json(task.run_dir / RUN_FILE) or task.record()
@@ -239,7 +205,7 @@ def note_failure(task: RunTask, message: str) -> dict[str, Any]:
     return record
 
 
-def note_unmade(task: PoolTask, message: str) -> dict[str, Any]:
+def note_unmade(task: RunTask, message: str) -> dict[str, Any]:
     """Record that a pool cannot be made, and move aside what it was before; returns its record."""
     if any((task.run_dir / name).is_file() for name in POOL_FILES):
         task.run_dir.rename(_aside(task.run_dir))
@@ -255,14 +221,12 @@ def _begin(task: RunTask, threads: int, session: str) -> dict[str, Any]:
     """Make room for a run that begins or goes on; write and return its record."""
     done = _make_room(task)
     known = read_json(task.run_dir / RUN_FILE)
-    again = known.get("status") == "running" and known.get("session") == session
     record = task.record(
         status="running",
         code=code_version(),
         packages=package_versions(),
         threads=known.get("threads", threads),
         session=session,
-        attempt=known["attempt"] + 1 if again else 1,
         started=known.get("started", now()),
         stage_seconds=done,
     )
@@ -295,28 +259,23 @@ def _make_room(task: RunTask) -> dict[str, float]:
     """
     run_dir, hashes = task.run_dir, task.stage_hashes()
     known = read_json(run_dir / RUN_FILE)
+    before, seconds = known.get("stage_hashes", {}), known.get("stage_seconds", {})
+    same = [stage for stage in task.stages if before.get(stage.name) == hashes[stage.name]]
     done = {
-        name: seconds
-        for name, seconds in known.get("stage_seconds", {}).items()
-        if known["stage_hashes"][name] == hashes.get(name)
-        and all((run_dir / file).is_file() for file in RUN_STAGES[name].files)
+        stage.name: seconds[stage.name]
+        for stage in same
+        if stage.name in seconds and all((run_dir / file).is_file() for file in stage.files)
     }
     if known.get("hash") == task.hash():
         clear_scratch(run_dir)
         return done
     clear_scratch(run_dir.parent, run_dir.name)
-    taken = {file for name in done for file in RUN_STAGES[name].files}
-    begun = [
-        file
-        for name in hashes.keys() - done.keys()
-        if known.get("stage_hashes", {}).get(name) == hashes[name]
-        for file in RUN_STAGES[name].resumes
-        if (run_dir / file).is_file()
-    ]
-    facts = {"threads": known["threads"]} if begun and "threads" in known else {}
+    kept = {file for s in same for file in (s.files if s.name in done else s.resumes)}
+    kept = [file for file in kept if (run_dir / file).is_file()]
+    facts = {"threads": known["threads"]} if kept and "threads" in known else {}
     with atomic_path(run_dir) as new:
         new.mkdir()
-        for file in taken.union(begun):
+        for file in kept:
             shutil.copy2(run_dir / file, new / file)
         write_json(new / RUN_FILE, task.record(stage_seconds=done, **facts))
         if run_dir.exists():

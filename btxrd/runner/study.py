@@ -5,7 +5,6 @@ import os
 import platform
 import signal
 import threading
-import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,42 +13,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from distributed import Future
+from distributed import Future, KilledWorker
 from filelock import FileLock, Timeout
 
 from btxrd.data.cache import data_fingerprint, file_digests
 from btxrd.data.release import usable_table
 from btxrd.extras.phantom import make_phantom
-from btxrd.files import (
-    clear_scratch,
-    digest,
-    file_digest,
-    project_path,
-    read_csv,
-    read_json,
-    write_json,
-)
+from btxrd.files import clear_scratch, digest, file_digest, project_path, read_json, write_json
 from btxrd.params import (
     CompareParams,
     EdaParams,
     ParameterError,
-    RunParams,
+    ResultParams,
     SplitsParams,
     StudyParams,
 )
 from btxrd.provenance import code_version, data_name, now, package_versions
+from btxrd.runner import RunnerError
 from btxrd.runner.cluster import Cluster, ClusterError
 from btxrd.runner.code_digest import code_digest
 from btxrd.runner.notebooks import execute_notebook
 from btxrd.runner.pages import write_run_list
 from btxrd.runner.progress import StudyProgress
 from btxrd.runner.run import (
-    PoolTask,
     RunTask,
     execute_run,
     kernel_environment,
     note_failure,
     note_unmade,
+    note_waiting,
 )
 from btxrd.stages import (
     CLAIM_FILE,
@@ -67,17 +59,20 @@ from btxrd.stages import (
 __all__ = ["StudyInUseError", "StudyResult", "run_study", "select"]
 
 LOOK_SECONDS = 1.0
-"""How often the runs' files are looked at while nothing ends."""
+"""The time after which the runs' files are looked at, where nothing ends before."""
 PARAMETERS = {EDA.name: EdaParams, SPLITS.name: SplitsParams, COMPARE.name: CompareParams}
 
+Record = dict[str, Any]
+"""The content of a `run.json`."""
 
-class StudyInUseError(RuntimeError):
+
+class StudyInUseError(RunnerError):
     """Another process is running the same study; the message names it."""
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """How a study ended.
+    """The outcome of a study.
 
     Attributes:
         report: the comparison report.
@@ -86,11 +81,11 @@ class StudyResult:
     """
 
     report: Path
-    records: dict[str, dict[str, Any]]
+    records: dict[str, Record]
     run_dirs: dict[str, Path]
 
     @property
-    def failed(self) -> dict[str, dict[str, Any]]:
+    def failed(self) -> dict[str, Record]:
         """The runs that did not finish, and the pools that lack them."""
         return {name: r for name, r in self.records.items() if r["status"] != "finished"}
 
@@ -109,8 +104,7 @@ def select(
     update = {}
     for key, wanted in (("experiments", only), ("splits", splits), ("seeds", seeds)):
         allowed = getattr(study, key)
-        unknown = [value for value in wanted if value not in allowed]
-        if unknown:
+        if unknown := [value for value in wanted if value not in allowed]:
             raise ParameterError(f"the study has no {key} {unknown}; it has {allowed}")
         if wanted:
             update[key] = [value for value in allowed if value in wanted]
@@ -142,7 +136,7 @@ def run_study(
             comparison did.
         StudyInUseError: another process runs this study.
     """
-    runs = study.runs()
+    grid = study.runs(), study.pools()
     study.study_dir.mkdir(parents=True, exist_ok=True)
     try:
         # The system lets go of the lock when its holder dies. `btxrd status` holds it a moment.
@@ -150,9 +144,10 @@ def run_study(
             clear_scratch(study.study_dir)
             session = _Session(study, _ensure_data(study))
             with session, Cluster(jobs, scheduler, resources) as cluster:
-                return _Study(study, runs, session, cluster, threads).run()
+                return _Study(study, *grid, session, cluster, threads).run()
     except Timeout:
-        owner = read_json(study.study_dir / STUDY_FILE).get("owner", "another process")
+        *_, last = read_json(study.study_dir / STUDY_FILE).get("sessions", [{}])
+        owner = last.get("owner", "another process")
         raise StudyInUseError(f"{study.study_dir} is in use by {owner}") from None
 
 
@@ -172,17 +167,13 @@ class _Session:
     """
 
     def __init__(self, study: StudyParams, root: Path) -> None:
-        self.file = study.study_dir / STUDY_FILE
-        self.id = uuid.uuid4().hex
-        self.clock = time.perf_counter()
+        self.file, self.id = study.study_dir / STUDY_FILE, uuid.uuid4().hex
         owner = f"{getpass.getuser()} on {platform.node()}, process {os.getpid()}"
         before = read_json(self.file)
         self.now: dict[str, Any] = {"started": now(), "owner": owner, "outcome": "running"}
         self.content: dict[str, Any] = {
             "parameters": study.model_dump(),
             "session": self.id,
-            "owner": owner,
-            "started": before.get("started", self.now["started"]),
             "code": code_version(),
             "packages": package_versions(),
             "data": {"name": data_name(root)},
@@ -197,10 +188,9 @@ class _Session:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         outcome = "finished" if kind is None else "failed"
         self.now["outcome"] = "stopped" if kind is KeyboardInterrupt else outcome
-        self.now |= {"ended": now(), "seconds": round(time.perf_counter() - self.clock, 1)}
-        total = sum(session.get("seconds", 0) for session in self.content["sessions"])
+        self.now["ended"] = now()
         with suppress(OSError):
-            self.note(ended=self.now["ended"], seconds=round(total, 1))
+            self.note()
 
     def note(self, **facts: Any) -> None:
         self.content |= facts
@@ -208,32 +198,24 @@ class _Session:
 
 
 class _Interrupts:
-    """Counts Ctrl-C: the first one is a request, the second one interrupts. Sleeps until then."""
+    """Ctrl-C: the first one is a request to stop, which wakes a sleeper; the second interrupts."""
 
     def __init__(self) -> None:
         self.requested = False
-        self.previous: Any = None
         self.happened = threading.Event()
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self.previous = signal.signal(signal.SIGINT, self._handle)
+        self.previous = signal.signal(signal.SIGINT, self._handle)
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.previous is not None:
-            signal.signal(signal.SIGINT, self.previous)
+        signal.signal(signal.SIGINT, self.previous)
 
     def _handle(self, *signal_and_frame: object) -> None:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
         self.happened.set()
-
-    def watch(self, future: Future) -> Future:
-        """Wake whoever sleeps when a future is done."""
-        future.add_done_callback(lambda _: self.happened.set())
-        return future
 
     def sleep(self) -> None:
         """Sleep until something that is watched is done, Ctrl-C, or it is time to look."""
@@ -248,40 +230,40 @@ class _Interrupts:
             self.sleep()
 
 
+@dataclass
 class _Study:
     """The stages of a study, in a session, on a cluster."""
 
-    def __init__(
-        self,
-        study: StudyParams,
-        runs: list[RunParams],
-        session: _Session,
-        cluster: Cluster,
-        threads: int | None,
-    ) -> None:
-        self.study, self.runs, self.pools, self.session = study, runs, study.pools(), session
-        self.cluster, self.threads = cluster, threads
-        self.progress, self.interrupts = StudyProgress([*runs, *self.pools]), _Interrupts()
-        self.started: dict[str, tuple[Future, dict[str, Any]]] = {}
+    study: StudyParams
+    runs: list[ResultParams]
+    pools: list[ResultParams]
+    session: _Session
+    cluster: Cluster
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        self.progress, self.interrupts = StudyProgress([*self.runs, *self.pools]), _Interrupts()
+        self.started: dict[str, tuple[Future, Record]] = {}
 
     def run(self) -> StudyResult:
         with self.progress, self.interrupts:
             self.progress.say("reading the data")
             cache_dir = project_path(self.study.cache_dir)
             table = usable_table(project_path(self.study.dataset_root), cache_dir)[0]
-            digests = partial(file_digests, table, cache_dir)
-            before, data = digests(), data_fingerprint(table, cache_dir)
+            self.look = partial(file_digests, table, cache_dir)
+            self.seen, data = self.look(), data_fingerprint(table, cache_dir)
             self.session.content["data"]["fingerprint"] = data
             self.progress.say(f"{EDA.name} and {SPLITS.name}")
             self._start(EDA, data)
             self._start(SPLITS, data)
             self._finish(SPLITS)
-            tasks = RunTask.plan(self.study, self.runs, data)
-            changes = partial(_changes, before, digests)
-            records = self._run_grid(tasks, changes)
-            records |= self._pool(tasks, records, changes)
+            tasks = RunTask.plan(self.study, [*self.runs, *self.pools], data)
+            runs, pools = tasks[: len(self.runs)], tasks[len(self.runs) :]
+            records = self._run_grid(runs, "runs")
+            records |= self._note_unmade(pools, records)
+            pools = [pool for pool in pools if pool.name not in records]
+            records |= self._run_grid(pools, "pools")
             self._finish(EDA)
-            self._note_findings(records)
             self.progress.say(COMPARE.name)
             self._start(COMPARE, self._results())
             self._finish(COMPARE)
@@ -309,18 +291,19 @@ class _Study:
             needed = "".join(f" with {n} {name}" for name, n in self.cluster.resources.items())
             self.progress.say(f"waiting for a worker{needed} to join the scheduler")
             self.interrupts.wait(lambda: self.cluster.slots() > 0)
-        self.cluster.check(self.session.file)
-        self.threads = self.threads or self.cluster.threads()
+        cores = self.cluster.meet(self.session.file)
+        self.threads = self.threads or cores
         self.session.now |= {"slots": self.cluster.slots(), "threads": self.threads}
         self.session.note()
 
-    def _start(self, stage: Stage, data: str) -> None:
-        """Hand a notebook of the study to a worker, unless its files are there and up to date.
+    def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future:
+        """Hand something to a worker; its end wakes this process."""
+        future = self.cluster.submit(function, *arguments)
+        future.add_done_callback(lambda _: self.interrupts.happened.set())
+        return future
 
-        Args:
-            stage: of the study.
-            data: a digest of the files that the notebook reads.
-        """
+    def _start(self, stage: Stage, data: str) -> None:
+        """Hand a notebook of the study to a worker, unless it has been run on the same `data`."""
         folder, params = self.study.study_dir, self._parameters(stage)
         made_of = {"parameters": params, "data": data, "code": code_digest(stage)}
         complete = all((folder / file).is_file() for file in stage.files)
@@ -328,8 +311,7 @@ class _Study:
             return
         self._meet_workers()
         environment = kernel_environment(self.threads, self.session.id)
-        arguments = (execute_notebook, stage, folder, params, environment)
-        future = self.interrupts.watch(self.cluster.submit(*arguments))
+        future = self._submit(execute_notebook, stage, folder, params, environment)
         self.started[stage.name] = future, made_of
 
     def _parameters(self, stage: Stage) -> dict[str, Any]:
@@ -337,8 +319,8 @@ class _Study:
         says = self.study.model_dump() | {
             "dataset_root": str(project_path(self.study.dataset_root)),
             "study_dir": str(self.study.study_dir),
-            # Which image cache is opened: of the splits it decides nothing.
-            "image_size": min(run.data.image_size for run in self.runs),
+            # It decides nothing but which image cache is opened: one that is needed anyway.
+            "image_size": self.runs[0].data.image_size,
         }
         model = PARAMETERS[stage.name]
         return model(**{key: says[key] for key in model.model_fields}).model_dump()
@@ -351,40 +333,24 @@ class _Study:
             self.cluster.result(future)
             self.session.note(made=self.session.content["made"] | {stage.name: made_of})
 
-    def _pool(
-        self,
-        tasks: list[RunTask],
-        records: Mapping[str, Mapping[str, Any]],
-        changes: Callable[[], list[str]],
-    ) -> dict[str, dict[str, Any]]:
-        """Put together the runs that belong together, where all of them are finished.
-
-        Returns:
-            The record of every pool.
-        """
-        ready, unmade = [], {}
-        for pool in self.pools:
-            own = [task.params.name for task in tasks if pool.holds(task.params)]
-            lacking = [name for name in own if records[name].get("status") != "finished"]
-            task = PoolTask.of(pool, tasks)
+    def _note_unmade(
+        self, pools: Sequence[RunTask], records: Mapping[str, Record]
+    ) -> dict[str, Record]:
+        """Return the records of the pools of which a run did not finish."""
+        unmade = {}
+        for pool in pools:
+            own = [run.name for run in self.runs if pool.params.holds(run)]
+            lacking = [name for name in own if records[name]["status"] != "finished"]
             if lacking:
                 message = f"not made: of its {len(own)} runs, {'; '.join(lacking)} did not finish"
-                unmade[pool.name] = note_unmade(task, message)
-            else:
-                ready.append(task)
-        return unmade | (self._run_grid(ready, changes) if ready else {})
+                unmade[pool.name] = note_unmade(pool, message)
+        return unmade
 
-    def _run_grid(
-        self, tasks: Sequence[RunTask], changes: Callable[[], list[str]]
-    ) -> dict[str, dict[str, Any]]:
+    def _run_grid(self, tasks: Sequence[RunTask], kind: str) -> dict[str, Record]:
         """Hand runs, or pools, to free slots in their order, to the end or until a stop is asked.
 
         Dask would take all at once: it does not keep the order, so a long run could start last,
         and it may queue a run behind another one while a worker has nothing to do.
-
-        Args:
-            tasks: all runs, or the pools that can be made.
-            changes: names the files of the data set that are not as they were.
 
         Returns:
             The record of each.
@@ -392,45 +358,62 @@ class _Study:
         Raises:
             KeyboardInterrupt: a stop was requested, and what was running is saved.
         """
+        records = {task.name: read_json(task.run_dir / RUN_FILE) for task in tasks}
         waiting = [task for task in tasks if not task.is_finished()]
-        records = {task.params.name: read_json(task.run_dir / RUN_FILE) for task in tasks}
-        running: list[tuple[RunTask, Future]] = []
-        kind = "pools" if tasks[0].params.is_pool else "runs"
-        self.progress.say(f"{len(waiting)} of {len(tasks)} {kind} to do")
+        running: dict[str, tuple[RunTask, Future]] = {}
+        if tasks:
+            self.progress.say(f"{len(waiting)} of {len(tasks)} {kind} to do")
+        for task in waiting:
+            note_waiting(task)
         if waiting:
             self._meet_workers()
-        while running or (waiting and not self.interrupts.requested):
-            ended = {t.params.name: self._outcome(t, f) for t, f in running if f.done()}
-            records |= ended
-            running = [(task, f) for task, f in running if task.params.name not in ended]
+        while waiting or running:
+            self._heed_a_stop(bool(running))
             slots = self.cluster.slots()
             taken = sum(not future.done() for future, _ in self.started.values())
             while waiting and len(running) + taken < slots and not self.interrupts.requested:
                 task = waiting.pop(0)
-                if changed := changes():
-                    records[task.params.name] = note_failure(task, _refusal(changed))
+                if refusal := self._refusal():
+                    records[task.name] = note_failure(task, refusal)
                     continue
-                arguments = (task, self.threads, self.session.id)
-                resources = self.cluster.resources
-                future = self.cluster.submit(execute_run, *arguments, resources=resources)
-                running.append((task, self.interrupts.watch(future)))
-            if self.interrupts.requested and not self.session.content.get("stopping"):
-                self.session.note(stopping=True)
-                self.progress.say("stopping after the running epochs; Ctrl-C again stops at once")
-            active, to_do = [t.params for t, _ in running], [t.params for t in waiting]
-            to_do += self.pools if kind == "runs" else []
-            self.progress.update(active, to_do, slots)
+                future = self._submit(execute_run, task, self.threads, self.session.id)
+                running[task.name] = task, future
+            self.progress.update(slots)
             self.interrupts.sleep()
-        if self.interrupts.requested:
-            raise KeyboardInterrupt
+            for name in [name for name, (_, future) in running.items() if future.done()]:
+                records[name] = self._outcome(*running.pop(name))
+        self._heed_a_stop(False)
+        self.progress.update(1)
         return records
 
-    def _outcome(self, task: RunTask, future: Future) -> dict[str, Any]:
+    def _heed_a_stop(self, is_running: bool) -> None:
+        """Tell the kernels to stop, where that is requested; end here when none is running."""
+        if self.interrupts.requested and not is_running:
+            raise KeyboardInterrupt
+        if self.interrupts.requested and not self.session.content.get("stopping"):
+            self.session.note(stopping=True)
+            self.progress.say("stopping after the running epochs; Ctrl-C again stops at once")
+
+    def _refusal(self) -> str:
+        """Say why no run is begun any more: it would have other data than those before it."""
+        found = self.look()
+        changed = [Path(path).name for path, was in self.seen.items() if found[path] != was]
+        return changed and (
+            f"not run: {len(changed)} files of the data set changed while the study ran "
+            f"({', '.join(changed[:3])}); mend them, or start the study again: it takes them as "
+            "they are now, and runs everything anew"
+        )
+
+    def _outcome(self, task: RunTask, future: Future) -> Record:
         """Return a run's record, and see to it that its file says how it ended."""
         try:
             record = self.cluster.result(future)
         except ClusterError:
             raise
+        except KilledWorker as error:
+            times = error.allowed_failures + 1
+            died = f"its worker process died {times} times (killed, or out of memory?)"
+            return note_failure(task, died)
         except Exception as error:
             reason = str(error).partition("\n")[0]
             return note_failure(task, f"its worker gave up: {type(error).__name__}: {reason}")
@@ -439,28 +422,3 @@ class _Study:
             with suppress(OSError):
                 write_json(task.run_dir / RUN_FILE, record)
         return record
-
-    def _note_findings(self, records: Mapping[str, Mapping[str, Any]]) -> None:
-        findings = read_csv(self.study.study_dir / "findings.csv")
-        errors = findings[findings["severity"] == "error"]
-        self.session.note(
-            findings=findings[["severity", "subject", "what"]].to_dict("records"),
-            excluded=sorted(errors["image_id"].dropna().unique()),
-            runs={name: record["status"] for name, record in records.items()},
-        )
-
-
-def _changes(
-    before: Mapping[str, str | None], look: Callable[[], Mapping[str, str | None]]
-) -> list[str]:
-    now = look()
-    return [Path(path).name for path, was in before.items() if now[path] != was]
-
-
-def _refusal(changed: Sequence[str]) -> str:
-    """Say why a run is not begun: it would have other data than the others."""
-    return (
-        f"not run: {len(changed)} files of the data set changed while the study ran "
-        f"({', '.join(changed[:3])}); mend them, or start the study again: it takes them as they "
-        "are now, and runs everything anew"
-    )

@@ -16,16 +16,16 @@ from btxrd.evaluation.summary import evaluate
 from btxrd.files import file_digest, read_csv, read_json, write_csv, write_json
 from btxrd.params import EvaluateParams, ResultParams
 from btxrd.predictions import read_predictions
-from btxrd.runner.run import PoolTask, RunTask
+from btxrd.runner.run import RunTask
 from btxrd.stages import EVALUATE, RUN_FILE, STUDY_FILE
 
 __all__ = ["verify"]
 
 RECORDED = ("parameters", "settings", "data", "code_digests", "hash", "files")
-"""What `run.json` must hold for a run to be checked."""
+"""The keys that `run.json` must hold for a run to be checked."""
 
 TOLERANCE = 1e-9
-"""How far a recomputed number may be from the written one, absolutely and relatively."""
+"""A recomputed number may be so far from the written one, absolutely and relatively."""
 
 
 def verify(study_dir: str | Path) -> list[str]:
@@ -71,7 +71,7 @@ def _check_run(folder: Path, study_dir: Path) -> Iterator[str]:
     params = ResultParams.parse(record["parameters"] | {"study_dir": str(study_dir)}, file)
     made_of = params, record["settings"], record["data"], record["code_digests"]
     runs = tuple(study_dir / run for run in record.get("runs", []))
-    task = PoolTask(*made_of, runs) if params.is_pool else RunTask(*made_of)
+    task = RunTask(*made_of, runs)
     if not task.split_file.is_file():
         yield f"{task.split_file}: missing"
     elif task.hash() != record["hash"]:
@@ -127,17 +127,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _differences(written: Any, computed: Any, key: str = "") -> Iterator[str]:
     """Name the places in which two nests of dicts, lists, texts and numbers differ."""
-    if isinstance(written, dict) and isinstance(computed, dict):
+    both = written, computed
+    if all(isinstance(one, dict) for one in both):
         for name in dict.fromkeys((*written, *computed)):
             yield from _differences(written.get(name), computed.get(name), f"{key} {name}".strip())
-    elif isinstance(written, list) and isinstance(computed, list) and len(written) == len(computed):
-        for place, pair in enumerate(zip(written, computed, strict=True)):
+    elif all(isinstance(one, list) for one in both) and len(written) == len(computed):
+        for place, pair in enumerate(zip(*both, strict=True)):
             yield from _differences(*pair, f"{key} [{place}]")
-    elif not _equal(written, computed):
+    elif all(isinstance(one, int | float) for one in both):
+        if not np.isclose(*both, TOLERANCE, TOLERANCE, equal_nan=True):
+            yield f"{key} ({written!r}, recomputed {computed!r})"
+    elif written != computed:
         yield f"{key} ({written!r}, recomputed {computed!r})"
-
-
-def _equal(written: Any, computed: Any) -> bool:
-    if isinstance(written, int | float) and isinstance(computed, int | float):
-        return bool(np.isclose(written, computed, TOLERANCE, TOLERANCE, equal_nan=True))
-    return written == computed

@@ -73,7 +73,7 @@ def test_a_filter_gives_what_pandas_gives_and_its_link_gives_it_again(
     for name, value in chosen.items():
         field = page.locator(f"[name={name}]")
         field.fill(value) if name == "id" else field.select_option(value)
-    cards = page.locator("#grid strong").all_inner_texts()
+    cards = page.locator("#grid strong").all_text_contents()
     assert cards == [Path(name).stem for name in ids]
     assert page.locator("#count").inner_text() == f"{len(ids)} of {len(test)} images"
     again = open_page(small_study / POOL / CASES_FILE, fragment="#" + page.url.partition("#")[2])

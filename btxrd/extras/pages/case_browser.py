@@ -28,12 +28,11 @@ from btxrd.files import atomic_path, project_path, read_csv, write_files
 from btxrd.params import POOLED, ResultParams
 from btxrd.provenance import data_name
 from btxrd.report.fragments import render
-from btxrd.report.links import link_to, place_in_study
-from btxrd.report.names import as_text
+from btxrd.report.links import place_in_study
 from btxrd.report.tables import title_of
 from btxrd.stages import CASES_FILE, EVALUATE, HEATMAPS_FILE
 
-__all__ = ["case_links", "lesion_outline", "write_cases", "write_pictures"]
+__all__ = ["lesion_outline", "write_cases", "write_pictures"]
 
 PICTURES = "pictures"
 QUALITY = 85
@@ -65,19 +64,6 @@ TITLES = {
     "applied": "Applied to show it",
 }
 """The titles of columns that their names do not tell."""
-
-
-def case_links(folder: Path, image_ids: Iterable[str]) -> str:
-    """Return a line of Markdown: links to some cases of a run, and to all of them.
-
-    Where notebook 04 has not made the page yet, it is the names of the images alone.
-    """
-    texts = {name: as_text(Path(name).stem) for name in image_ids}
-    page = link_to(folder, CASES_FILE)
-    if page is None:
-        return ", ".join(texts.values())
-    links = [f"[{text}]({page}#{quote(name)})" for name, text in texts.items()]
-    return f"Open {' · '.join([*links, f'[all cases]({page})'])}"
 
 
 def write_cases(
