@@ -162,7 +162,7 @@ def test_the_rate_falls_from_the_head_to_the_first_layer():
     }
     assert len(rate) == len(rates)
     assert parameter_groups(network, TrainingParams()) == [{"params": list(network.parameters())}]
-    assert rate["attention.classifier.weight"] == settings.lr > rate["model.layer4.1.conv1.weight"]
+    assert rate["attention.classifier.weight"] == settings.lr > rate["model.layer4.0.conv1.weight"]
     assert rate["model.layer4.1.conv1.weight"] == pytest.approx(
         2 * rate["model.layer4.0.conv1.weight"]
     )
