@@ -1,1 +1,1 @@
-"""What stands behind a door of its own: phantoms, pages with scripts, probes, the example study."""
+"""Rooms behind doors of their own: phantoms, pages with scripts, probes, the example study."""

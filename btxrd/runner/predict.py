@@ -35,7 +35,7 @@ COLUMNS = ("file", "predicted", *PROBABILITY_COLUMNS, "applied", "error")
 """The columns of `predict`, in order."""
 
 IMAGE_SUFFIXES = {".bmp", ".dcm", ".dicom", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}
-"""What counts as an image in a folder, beside DICOM, which a PACS exports under any name, and
+"""The endings of images in a folder, beside DICOM, which a PACS exports under any name, and
 images without an ending; a file that is named itself may end in anything."""
 BATCH_SIZE = 32
 """Images that a network sees at a time."""
