@@ -42,6 +42,12 @@ RUNNER = (("runner",),)
 
 RANK = {room: rank for rank, rooms in enumerate(CORE + EXTRAS + RUNNER) for room in rooms}
 
+FRAGMENTS = (
+    *("As", "At", "For", "From", "How", "In", "Of", "On"),
+    *("Than", "That", "Where", "Whether", "Which", "Who", "What", "With"),
+)
+"""The first words of docstrings that go on with the name above them, as if it were the subject."""
+
 WIDTH = {
     "01_eda": 9000,
     "02_splits": 9000,
@@ -247,6 +253,17 @@ def test_splits_are_named_in_their_table_only():
     ]
     assert [found for found in named if not found.startswith("btxrd.params,")] == []
     assert sum(found.startswith("btxrd.params,") for found in named) == 1
+
+
+def test_docstrings_can_be_read_alone():
+    fragments = [
+        f"{name}, line {node.lineno}: {node.value.value.splitlines()[0]}"
+        for name, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if isinstance(node.value.value, str) and node.value.value.split()[0] in FRAGMENTS
+    ]
+    assert fragments == []
 
 
 def test_what_evaluates_needs_no_torch_and_draws_nothing():
