@@ -37,7 +37,7 @@ from btxrd.stages import EVALUATE
 __all__ = ["evaluate_checkpoints"]
 
 LEAKS = "leaks.csv"
-"""In an evaluation's folder: the images that a checkpoint was trained or validated on."""
+"""The list, in the folder of an evaluation, of the images that a checkpoint was trained or validated on."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ PACKED = (".html", ".js", ".css", ".svg", ".png", ".jpg", ".jpeg", ".webp", ".av
 LARGEST_TABLE = 5_000_000
 """Bytes; larger tables are not packed."""
 SET_ASIDE = ".old-"
-"""In the name of a run's folder that was moved aside."""
+"""The mark in the name of a run's folder that was moved aside."""
 LICENCE_FILE = "LICENCE-OF-THE-DATA.txt"
 
 
