@@ -37,7 +37,7 @@ from btxrd.stages import EVALUATE
 __all__ = ["evaluate_checkpoints"]
 
 LEAKS = "leaks.csv"
-"""The list, in the folder of an evaluation, of the images that a checkpoint was trained or validated on."""
+"""The list of images that a checkpoint was trained or validated on, in an evaluation's folder."""
 
 
 @dataclass(frozen=True)
