@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_recall
 
 from btxrd import CLASS_NAMES
-from btxrd.data.loader import EpochSampler
 from btxrd.files import write_csv
 from btxrd.models import BTXRDClassifier, EarlyStopping, features_and_logits, save_checkpoint
 from btxrd.models.attention import attention_loss
@@ -174,12 +173,9 @@ def fit(
         FloatingPointError: the loss is NaN or infinite; says at which epoch and step.
         MemoryError: memory ran out, on the GPU or here; says which batch size to try.
         OSError: there is no room for the files.
-        TypeError: the training loader has another sampler.
         ValueError: `last.pt` is damaged, no state of a training, or of other parameters; or there
             is a `cam_weight` and the network has no class activation map.
     """
-    if not isinstance(train.sampler, EpochSampler):
-        raise TypeError(f"train needs an EpochSampler, not a {type(train.sampler).__name__}")
     settings, config = run.training, run.model_dump()
     device = next(network.parameters()).device
     if settings.cam_weight:
@@ -222,10 +218,7 @@ def fit(
 def _resume(
     stateful: Mapping[str, Any], run: RunParams
 ) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Take up the training that `last.pt` holds, if there is one with its `model.pt`.
-
-    Returns the rows so far of `Fit.history` and of `Fit.speed`.
-    """
+    """Take up the training of `last.pt`, if any, and return its rows of history and speed."""
     path = run.run_dir / "last.pt"
     if not (path.is_file() and path.with_name("model.pt").is_file()):
         return [], []
@@ -257,10 +250,8 @@ def train_one_epoch(
 
     A batch is images, uint8 (B, S, S), labels, int64 (B,) and, where the run `needs_masks`, their
     lesion masks, uint8 (B, S, S). In the place of images there may be a list of their `stage_maps`:
-    then only the head of a network with attention is trained.
-
-    Returns:
-        The training's columns of `Fit.history`; and images_per_second and waiting of `Fit.speed`.
+    then only the head of a network with attention is trained. Returns the training's columns of
+    `Fit.history`, and images_per_second and waiting of `Fit.speed`.
     """
     settings, device = run.training, next(network.parameters()).device
     weight = settings.cam_weight if network.attention is None else settings.attention_weight
@@ -310,10 +301,7 @@ def _logits_and_guides(
     labels: torch.Tensor,
     masks: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a batch's logits, and the `attention_loss` or `cam_loss` of its images, float (T,).
-
-    T counts the images that have something to teach: without masks it is 0.
-    """
+    """Return logits, and the `attention_loss` or `cam_loss` of the T images that teach, (T,)."""
     if masks is None:
         return network(inputs), torch.zeros(0, device=labels.device)
     if network.attention is not None:
@@ -348,9 +336,9 @@ def validate(
 def epoch_metrics(
     part: str, losses: Sequence[torch.Tensor], logits: torch.Tensor, labels: torch.Tensor
 ) -> dict[str, float]:
-    """Return the columns of `Fit.history` of a part, train or val.
+    """Return a part's columns of `Fit.history`, of each batch's summed loss and all its samples.
 
-    They are made of each batch's summed loss, float (n, C) logits and int64 (n,) labels.
+    Logits are float (n, C), labels int64 (n,).
     """
     classes = logits.shape[1]
     row = {

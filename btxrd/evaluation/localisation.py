@@ -8,6 +8,7 @@ uint8 {0, 1} or bool (N, S, S).
 """
 
 from collections.abc import Mapping
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -37,15 +38,12 @@ SCORES = ("iou", "iou_best", "pointing", "energy")
 
 
 class Source(NamedTuple):
-    """A source of maps, as `SOURCES` lists them by name.
-
-    Attributes:
-        ending: of the columns of its scores: `iou_center`, `energy_chance`, …
-        is_trained: it has learnt something, and is compared with those that have not.
-    """
+    """A source of maps."""
 
     ending: str
+    """The end of the names of its scores' columns: `iou_center`, `energy_chance`, …"""
     is_trained: bool
+    """True where it has learnt something, and is compared with those that have not."""
 
 
 SOURCES = {
@@ -125,12 +123,11 @@ def energy_inside(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 def localisation_scores(maps: np.ndarray, masks: np.ndarray, threshold: float) -> pd.DataFrame:
-    """Score each raw map against its lesion mask.
+    """Score each raw map against its lesion mask: N rows with the float64 columns `SCORES`.
 
-    Returns:
-        N rows with the float64 columns `SCORES`: the IoU of the hot part at 0.5 and at
-        `threshold`, 1 or 0 of the pointing game, and the share of energy inside. NaN where the
-        mask is empty; a map that is 0 everywhere finds nothing and scores 0.
+    They are the IoU of the hot part at 0.5 and at `threshold`, 1 or 0 of the pointing game, and
+    the share of energy inside. A map that is 0 everywhere finds nothing and scores 0. NaN where
+    the mask is empty.
     """
     scores = pd.DataFrame(
         {
@@ -166,7 +163,7 @@ def center_prior(size: int) -> np.ndarray:
 
 
 def best_threshold(maps: np.ndarray, masks: np.ndarray) -> float:
-    """Find the threshold of the highest mean IoU over annotated images; choose it on val alone.
+    """Return the threshold of the highest mean IoU over annotated images; choose it on val alone.
 
     It is the first best of the twentieths, or 0.5 where no mask holds a lesion.
     """
@@ -181,14 +178,11 @@ def best_threshold(maps: np.ndarray, masks: np.ndarray) -> float:
 def reference_scores(
     maps: Mapping[str, np.ndarray], masks: np.ndarray, thresholds: Mapping[str, float]
 ) -> pd.DataFrame:
-    """Score the maps of several sources, and chance, side by side.
+    """Score the maps of several sources, and chance, side by side: N rows.
 
     Args:
         maps: name of a source (some of `SOURCES`, without chance) → raw maps.
         thresholds: name of the source → threshold of its `iou_best`.
-
-    Returns:
-        N rows; for each source the columns `SCORES` with its ending: `iou`, …, `iou_chance`, ….
     """
     scores = {name: localisation_scores(maps[name], masks, thresholds[name]) for name in maps}
     scores["chance"] = chance_scores(masks)
@@ -262,15 +256,10 @@ def _scores_and_leads(scores: pd.DataFrame) -> pd.DataFrame:
         for score in SCORES
         if score + source.ending in scores
     }
-    trained, references = (
-        [name for name, source in SOURCES.items() if source.is_trained == learnt]
-        for learnt in (True, False)
-    )
     leads = {
         (own, other, score): columns[own, "", score] - columns[other, "", score]
-        for own in trained
-        for other in references
-        for score in SCORES
+        for own, other, score in product(SOURCES, SOURCES, SCORES)
+        if SOURCES[own].is_trained and not SOURCES[other].is_trained
         if (own, "", score) in columns and (other, "", score) in columns
     }
     return pd.DataFrame(columns | leads).rename_axis(columns=["source", "reference", "score"])

@@ -88,7 +88,7 @@ def operating_points(
 
 
 def _malignant_scores(val: pd.DataFrame, bootstrap: Bootstrap) -> tuple[Floats, Floats]:
-    """Return the scores of the m malignant images, (m,) descending, and their weights: (1 + R, m).
+    """Return the scores of the m malignant images, (m,) descending, and their weights (1 + R, m).
 
     The weights are those that a bootstrap of all of val draws.
     """
@@ -117,12 +117,9 @@ def _figures(
     bootstrap: Bootstrap,
     prevalences: Sequence[float],
 ) -> dict[str, Any]:
-    """Return all estimates on test with their ends.
+    """Return all estimates on test with their ends; `called` and `weights` are (1 + R, n).
 
-    Args:
-        called: (1 + R, n) the images called malignant, first at the thresholds chosen on val, then
-            at those of each replicate.
-        weights: (1 + R, n).
+    The images are called malignant first at the chosen thresholds, then at each replicate's.
     """
     malignant, fixed = labels(test) == MALIGNANT, called[0]
     # Each rate: its hits, among the images that it is a share of.

@@ -25,10 +25,7 @@ POOL_FILES = ("predictions.csv", "training.json", "gradcam.csv")
 
 
 def pool_runs(folders: Sequence[Path]) -> dict[str, Any]:
-    """Compute the files of a pool from those of its runs.
-
-    Args:
-        folders: of the runs: each fold, with equal seeds.
+    """Compute the files of a pool from those in the folders of its runs.
 
     Returns:
         Name of the file → its content: `predictions.csv` (a frame) and `training.json` (a dict:
@@ -78,15 +75,11 @@ def _averaged(seeds: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def fold_table(test: pd.DataFrame) -> pd.DataFrame:
-    """Lay out the figures of each fold of a pool by itself, and their mean.
+    """Return a row a fold (`fold`, text) with `n` images and each of `METRICS`; last a row `mean`.
 
     An AUC over all folds also ranks images of different folds against each other, whose networks
     need not be equally sure of themselves; the mean of the folds' does not (Forman and Scholz
-    2010).
-
-    Returns:
-        A row a fold (`fold`, text), `n` images and each of `METRICS`; last a row `mean`. Empty
-        where the predictions are not those of several folds.
+    2010). Empty where the predictions are not those of several folds.
     """
     if "fold" not in test:
         return pd.DataFrame()
@@ -101,7 +94,7 @@ def fold_table(test: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_pool(folder: Path, runs: Sequence[Path]) -> None:
-    """Write the files of a pool of runs, as `pool_runs` computes them; errors as there."""
+    """Write the files that `pool_runs` computes; errors as there."""
     for name, content in pool_runs(runs).items():
         writers = {"predictions.csv": write_predictions, "training.json": write_json}
         writers.get(name, write_csv)(folder / name, content)

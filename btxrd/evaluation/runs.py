@@ -53,10 +53,7 @@ class RunResult(RunPlace):
         return tuple(np.nan if value is None else float(value) for value in values)
 
     def mean_of_maps(self, score: str) -> float:
-        """Return the mean of a column of `gradcam.csv` over the annotated test tumours.
-
-        NaN where there are no maps: not yet, or none of such a network.
-        """
+        """Return the mean of a column of `gradcam.csv` over the test tumours; NaN without maps."""
         if self.gradcam is None or score not in self.gradcam:
             return np.nan
         return float(self.gradcam.loc[self.gradcam["label"] > 0, score].mean())
@@ -73,21 +70,14 @@ def collect_runs(study_dir: str | Path) -> list[RunResult]:
     # A folder that was moved aside, called seed-42.old-<time>, is no place of a run.
     places = [run_at(path.relative_to(study_dir)) for path in study_dir.glob("runs/**/")]
     runs = [_collect(place, study_dir / place.path) for place in places if place]
-    return sorted(runs, key=lambda run: _order(run, named))
 
+    def order(run: RunResult) -> tuple[Any, ...]:
+        """Return what runs are sorted by; seed-42 comes before seed-100, it is shorter."""
+        path, known = run.path.as_posix(), [*named, run.experiment].index(run.experiment)
+        place = known, run.experiment, list(SPLITS).index(run.split)
+        return *place, run.seed == ENSEMBLE, len(path), path
 
-def _order(run: RunResult, experiments: list[str]) -> tuple[Any, ...]:
-    """Return what a study's runs are sorted by; seed-42 comes before seed-100, it is shorter."""
-    path = run.path.as_posix()
-    splits = list(SPLITS)
-    return (
-        [*experiments, run.experiment].index(run.experiment),
-        run.experiment,
-        splits.index(run.split),
-        run.seed == ENSEMBLE,
-        len(path),
-        path,
-    )
+    return sorted(runs, key=order)
 
 
 def _collect(place: RunPlace, folder: Path) -> RunResult:

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import ClassifierMixin
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -107,7 +106,6 @@ def shortcut_table(
     few images (or groups) for them, or where a fold would train without a class.
 
     Args:
-        groups: (n,) the group of each image.
         cache: as in `shortcut_features`.
         folds: number of folds of the cross-validation, at most; 2 or more.
         seed: of the deal of images into folds.
@@ -159,12 +157,12 @@ def _out_of_fold(name: str, features: np.ndarray, labels: np.ndarray, deal: list
     chances = np.empty((len(labels), len(CLASS_NAMES)))
     with threadpool_limits(1):
         for train, test in deal:
-            model = _classifier(name).fit(features[train], labels[train])
+            if name in ("thumbnail", "border"):
+                model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+            else:
+                model = HistGradientBoostingClassifier(
+                    max_iter=60, min_samples_leaf=10, random_state=0
+                )
+            model.fit(features[train], labels[train])
             chances[test] = model.predict_proba(features[test])
     return chances
-
-
-def _classifier(name: str) -> ClassifierMixin:
-    if name in ("thumbnail", "border"):
-        return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    return HistGradientBoostingClassifier(max_iter=60, min_samples_leaf=10, random_state=0)

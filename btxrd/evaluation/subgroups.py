@@ -1,6 +1,6 @@
 """Metrics of a model by center, age, sex, region, view, subtype and lesion size.
 
-Subgroups are compared to be looked into, not to be tested: intervals are pointwise, many groups
+Subgroups are compared to be looked into, not to be tested: intervals are pointwise, many subgroups
 are small, and none is a random sample of its kind.
 """
 
@@ -14,7 +14,7 @@ from btxrd.predictions import MALIGNANT, labels, probabilities
 __all__ = ["EVERYONE", "SUBGROUP_METRICS", "lesion_sizes", "subgroup_attributes", "subgroup_table"]
 
 SUBGROUP_METRICS = ("auc/Malignant", "accuracy", "sensitivity/Malignant")
-"""The metrics of each subgroup, named as in `btxrd.evaluation.metrics.metric_table`."""
+"""The metrics of each subgroup."""
 
 EVERYONE = "all images"
 """The attribute and value of the row of `subgroup_table` that stands for the whole part."""
@@ -86,14 +86,12 @@ def subgroup_table(
 ) -> pd.DataFrame:
     """Compute the metrics of every subgroup that is large enough for them.
 
-    A group of fewer than `SMALLEST` images has no estimate. The malignant AUC and sensitivity
+    A subgroup of fewer than `SMALLEST` images has no estimate. The malignant AUC and sensitivity
     also need `SMALLEST_MALIGNANT` malignant images, and the AUC as many others; accuracy does
     not, so that a benign subtype has one.
 
     Args:
-        test: predictions of one part.
-        attributes: indexed by `image_id`; every column is an attribute, as `subgroup_attributes`
-            makes them. An image without a value is in no group of it.
+        attributes: as `subgroup_attributes` makes them. An image without a value is in no subgroup.
 
     Returns:
         One row for all images, then one for each attribute and value that occurs in `test`:
@@ -101,11 +99,8 @@ def subgroup_table(
 
     Raises:
         KeyError: `attributes` lacks an image of `test`.
-        ValueError: `attributes` has an image twice.
     """
     values = attributes.loc[test["image_id"]]
-    if len(values) > len(test):
-        raise ValueError(f"attributes have {values.index[values.index.duplicated()][0]} twice")
     subgroups = [(EVERYONE, EVERYONE, test)]
     for attribute in values.columns:
         column = values[attribute].astype("category")
@@ -115,7 +110,12 @@ def subgroup_table(
     for attribute, value, chosen in subgroups:
         malignant = int((labels(chosen) == MALIGNANT).sum())
         row = {"attribute": attribute, "value": value, "n": len(chosen), "malignant_n": malignant}
-        if names := _estimable(len(chosen), malignant):
+        # What a subgroup is too small for is left out.
+        names = ["accuracy"] if len(chosen) >= SMALLEST else []
+        if names and malignant >= SMALLEST_MALIGNANT:
+            names += ["sensitivity/Malignant"]
+            names += ["auc/Malignant"] if len(chosen) - malignant >= SMALLEST_MALIGNANT else []
+        if names:
             estimates = bootstrap_metrics(
                 labels(chosen), probabilities(chosen), chosen["group"], bootstrap, names
             )
@@ -125,14 +125,3 @@ def subgroup_table(
     ends = [f"{metric}{end}" for metric in SUBGROUP_METRICS for end in ("", "_low", "_high")]
     table = pd.DataFrame(rows, columns=["attribute", "value", "n", "malignant_n", *ends])
     return table[table["n"] > 0].reset_index(drop=True)
-
-
-def _estimable(n: int, malignant: int) -> list[str]:
-    """Return the metrics for which a subgroup is large enough."""
-    if n < SMALLEST:
-        return []
-    if malignant < SMALLEST_MALIGNANT:
-        return ["accuracy"]
-    if n - malignant < SMALLEST_MALIGNANT:
-        return ["accuracy", "sensitivity/Malignant"]
-    return list(SUBGROUP_METRICS)

@@ -103,8 +103,7 @@ def open_features(
     want the same features wait for the one that computes them; an interrupted computation goes on.
 
     Args:
-        network: put into eval mode and channels-last layout; it computes where it is, in single
-            precision.
+        network: put into eval mode and channels-last layout; it computes where it is.
         datasets: as `btxrd.data.loader.make_datasets` returns them, not augmented.
         run: says where features are kept, and how many images go through the network at a time.
 

@@ -27,7 +27,6 @@ class MaskGuidedHead(nn.Module):
 
     Args:
         model: a timm model, whose feature maps `stage_maps` returns; it is not kept.
-        num_classes: number of classes.
         drop_rate: dropout probability before the linear classifier, in [0, 1).
 
     Raises:
@@ -74,14 +73,8 @@ class MaskGuidedHead(nn.Module):
 def stage_maps(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
     """Return a timm model's feature maps of the strides 8 and 16, and its last one.
 
-    Args:
-        images: normalised, float (B, 3, H, W).
-
-    Returns:
-        Three tensors, float (B, C, h, w), each with its own C, h and w.
-
-    Raises:
-        ValueError: the model has no such maps.
+    Images are normalised, float (B, 3, H, W); the maps float (B, C, h, w), each with its own C, h
+    and w. A ValueError says that the model has no such maps.
     """
     last, finer = model.forward_intermediates(
         images, indices=_finer_stages(model), output_fmt="NCHW"
@@ -95,10 +88,7 @@ def stage_maps(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
 
 @torch.inference_mode()
 def stage_shapes(model: nn.Module, size: int) -> list[torch.Size]:
-    """Return C, h and w of each of a model's `stage_maps`, for images of `size` pixels.
-
-    The model, in eval mode, is tried out.
-    """
+    """Return C, h and w of each of a model's `stage_maps`, tried out in eval mode."""
     images = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
     return [maps.shape[1:] for maps in stage_maps(model, images)]
 

@@ -193,11 +193,7 @@ def _require_whole(
 
 
 def _converted(state: Mapping[str, Any], network: nn.Module) -> Mapping[str, Any]:
-    """Return a state as timm converts it for a network; as it is where timm has no way to.
-
-    timm would also resize the kernel that cuts patches: here a kernel of other size is not the
-    network's.
-    """
+    """Return a state as timm converts it for a network; as it is where timm has no way to."""
     module = sys.modules[model_entrypoint(network.pretrained_cfg["architecture"]).__module__]
     convert = getattr(module, "checkpoint_filter_fn", None)
     if convert is None:
@@ -206,6 +202,7 @@ def _converted(state: Mapping[str, Any], network: nn.Module) -> Mapping[str, Any
         converted = convert(dict(state), network)
     except Exception:  # each of timm's functions has its own way to fail on another network's file
         return state
+    # timm would also resize the kernel that cuts patches: one of another size is not the network's.
     resized = {
         name
         for name in state.keys() & converted.keys()
