@@ -68,11 +68,6 @@ def parameter_groups(network: BTXRDClassifier, settings: TrainingParams) -> list
     There is one group, with the optimiser's own rate, unless a `layer_decay` is below 1. Then the
     rates fall by that factor from `lr` at the head to the backbone's stem, layer by layer (Clark
     et al. 2020), norms and biases have no weight decay, and what is frozen is left out.
-
-    >>> network = BTXRDClassifier("resnet18", pretrained=False)
-    >>> groups = parameter_groups(network, TrainingParams(lr=1e-3, layer_decay=0.5))
-    >>> groups[0]["lr"] < groups[-1]["lr"]
-    True
     """
     if settings.layer_decay == 1:
         return [{"params": list(network.parameters())}]
@@ -91,10 +86,10 @@ def cam_loss(
 ) -> torch.Tensor:
     """Return the share of each image's class activation map that misses the lesion, float32 (B,).
 
-    The map is that of the true class (Zhou 2016), without what is below 0; the loss is the share
-    of its sum outside the mask, after the idea of (Li 2018). It is 1 where the map is 0 everywhere.
-    The mask is reduced to the map's size by area and divided by its largest value, so that the map
-    of a lesion smaller than a place can reach 0 too.
+    The map is that of the true class (Zhou et al. 2016), without what is below 0; the loss is the
+    share of its sum outside the mask (Li et al. 2018), and 1 where the map is 0 everywhere. The
+    mask is reduced to the map's size by area and divided by its largest value, so that the map of
+    a lesion smaller than a place can reach 0 too.
 
     Args:
         features: float (B, D, h, w), the input of global average pooling.

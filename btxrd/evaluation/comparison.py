@@ -151,12 +151,11 @@ def seed_figures(
 ) -> pd.DataFrame:
     """Return the headline figures of each experiment and split: means over its seeds.
 
-    Returns:
-        For each part (val, test) and split, in the order of `SPLITS`, a row an experiment, and one
-        more for its ensemble: `part`, `experiment`, `split`, `seeds` ("1", "3", "ensemble"), `n`
-        images, each of `FIGURES` with its ends and its spread over seeds (`_sd`, of a sample), of
-        the test images also `mean_iou` and `attention_iou`, and `status`; NaN where there is none.
-        Intervals are as in `seed_summary`, for one seed as in its `metrics.json`.
+    For each part (val, test) and split, in the order of `SPLITS`, there is a row an experiment, and
+    one more for its ensemble: `part`, `experiment`, `split`, `seeds` ("1", "3", "ensemble"), `n`
+    images, each of `FIGURES` with its ends and its spread over seeds (`_sd`, of a sample), of the
+    test images also `mean_iou` and `attention_iou`, and `status`; NaN where there is none.
+    Intervals are as in `seed_summary`, for one seed as in its `metrics.json`.
     """
     groups: dict[tuple[str, str, bool], list[RunResult]] = {}
     for run in runs:
@@ -219,12 +218,10 @@ def figures_shown(
 
 
 def figures_by_metric(figures: pd.DataFrame) -> pd.DataFrame:
-    """Turn the test figures of the trained experiments into rows for a forest plot.
+    """Turn the test figures into rows for a forest plot, ensembles left out.
 
-    Returns:
-        A row for each of `COMPARED`, experiment and split with figures, ensembles left out:
-        `label` (the experiment), `split` (its title, a categorical in the order of `SPLITS`),
-        `metric`, `estimate`, `low`, `high`, `n`.
+    There is one for each of `COMPARED`, experiment and split: `label` (the experiment), `split`
+    (its title, a categorical in the order of `SPLITS`), `metric`, `estimate`, `low`, `high`, `n`.
     """
     tested = figures_of(figures, "test").dropna(subset="n").rename(columns={"experiment": "label"})
     titles = {name: split.title for name, split in SPLITS.items()}
@@ -240,11 +237,10 @@ def figures_by_metric(figures: pd.DataFrame) -> pd.DataFrame:
 def comparison_table(runs: list[RunResult], figures: pd.DataFrame) -> pd.DataFrame:
     """Return one row an experiment; its figures are those of `seed_figures`, side by side.
 
-    First `COMPARISON_COLUMNS`, all test figures; then those of every split that was run: the ends
-    of the intervals, Grad-CAM's mean IoU and that of an attention, the validation figures; the
-    first `Weights`, by name and digest; how many `Seeds`; the `Errors` of failed runs; and for each
-    of `ANSWERS` that was evaluated a `<Split> Val Rank`, as `validation_ranks` returns it. That of
-    the first of `PLANNED` is the rule that was set before the study.
+    First `COMPARISON_COLUMNS`, all test figures; then those of every split that was run, with the
+    ends of the intervals, mean IoUs and validation figures; the first `Weights`, by name and
+    digest; how many `Seeds`; the `Errors` of failed runs; and for each of `ANSWERS` that was
+    evaluated a `<Split> Val Rank`, as `validation_ranks` returns it.
     """
     names = dict.fromkeys(run.experiment for run in runs)
     rows = [_described(name, [run for run in runs if run.experiment == name]) for name in names]
@@ -304,7 +300,7 @@ def validation_ranks(figures: pd.DataFrame, split: str) -> pd.Series:
 def answer(figures: pd.DataFrame, splits: Sequence[str] = ANSWERS) -> tuple[str | None, str | None]:
     """Return the recommended experiment and the split that the answer is read from.
 
-    That is the first of `splits` on which an experiment has figures, and the first of its
+    They are the first of `splits` on which an experiment has figures, and the first of its
     `validation_ranks`; both None where there is none.
     """
     for split in splits:
@@ -422,12 +418,11 @@ def _gap(
     if set(inside[0]["image_id"]) != set(outside[0]["image_id"]):
         return generalisation_gap(inside, outside, bootstrap)
     # Which fold tested an image is another matter inside than outside.
-    named = {"outside": outside, "inside": inside}
-    unfolded = {
+    named = {
         name: [frame.drop(columns="fold", errors="ignore") for frame in frames]
-        for name, frames in named.items()
+        for name, frames in {"outside": outside, "inside": inside}.items()
     }
-    paired = compare_experiments(unfolded, bootstrap)
+    paired = compare_experiments(named, bootstrap)
     return paired.rename(columns={"first": "outside", "second": "inside"})
 
 
@@ -451,9 +446,8 @@ def _refusal(first: RunResult, second: RunResult, compared: tuple[str, ...]) -> 
 def differences_from(differences: pd.DataFrame, experiment: str | None) -> pd.DataFrame:
     """Turn `differences.csv` so that the experiment in question comes second in each of its pairs.
 
-    Returns:
-        `split`, `against` (the other experiment), `metric`, `difference` (above 0 where
-        `experiment` is higher) with `low` and `high`, `p`, `p_holm`, `note`.
+    The columns are `split`, `against` (the other experiment), `metric`, `difference` (above 0 where
+    `experiment` is higher) with `low` and `high`, `p`, `p_holm`, `note`.
     """
     first, second = differences["first_experiment"], differences["second_experiment"]
     own = differences[(first == experiment) | (second == experiment)]

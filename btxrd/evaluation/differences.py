@@ -98,9 +98,8 @@ def generalisation_gap(
     """Compare an experiment's figures on two different test sets, of the trainings of each.
 
     The interval is put together from those of the two figures, which are independent: their
-    distances from the figures are squared and added (Zou and Donner 2008), so that the gap is no
-    surer than a figure at the edge. Of images that are in both it is too wide rather than too
-    narrow. Where a figure has no interval, the gap has none.
+    distances from the figures are squared and added (Zou and Donner 2008). Of images that are in
+    both it is too wide rather than too narrow. Where a figure has no interval, the gap has none.
 
     Returns:
         One row a metric: `metric`, the values `inside` and `outside`, `difference` (inside -
@@ -160,13 +159,10 @@ def _degrees(values: Floats, groups: int) -> float:
 
 
 def ensemble_predictions(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Average the probabilities of several trainings, in the order of the first frame.
-
-    The logits are the logarithms of the mean probabilities, at least the smallest positive normal
-    float64.
-    """
+    """Average the probabilities of several trainings, in the order of the first frame."""
     aligned = list(_align(_numbered("predictions", frames)).values())
     mean = np.mean([probabilities(frame) for frame in aligned], axis=0)
+    # Logits are logarithms of what is at least the smallest positive normal float64.
     return predictions_frame(aligned[0], np.log(np.maximum(mean, np.finfo(np.float64).tiny)))
 
 
@@ -226,7 +222,11 @@ def _flatten(parameters: Mapping[str, Any], section: str = "") -> Iterator[tuple
 
 def _align(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Put the rows of every frame into the order of the first; refuse frames of other images."""
-    by_image = {name: frame.set_index(_rows(frame)) for name, frame in frames.items()}
+    by_image = {}
+    for name, frame in frames.items():
+        # In the predictions of a pool an image stands in the val of several folds.
+        fold = " (fold " + frame["fold"].astype(str) + ")" if "fold" in frame else ""
+        by_image[name] = frame.set_index(pd.Index(frame["image_id"] + fold))
     source, reference = next(iter(by_image.items()))
     for name, frame in by_image.items():
         alone = reference.index.symmetric_difference(frame.index)
@@ -243,12 +243,6 @@ def _align(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
                 found = f"{own} in {source} and {other} in {name}"
                 raise ValueError(f"the {column} of {image_id} differs: {found}")
     return {name: frame.reset_index(drop=True) for name, frame in by_image.items()}
-
-
-def _rows(frame: pd.DataFrame) -> pd.Index:
-    """Name each row by its image, and in the predictions of a pool by the fold that made it."""
-    fold = " (fold " + frame["fold"].astype(str) + ")" if "fold" in frame else ""
-    return pd.Index(frame["image_id"] + fold)
 
 
 def _numbered(name: str, frames: Sequence[pd.DataFrame]) -> dict[str, pd.DataFrame]:

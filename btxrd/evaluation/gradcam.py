@@ -50,12 +50,11 @@ def coarse_maps(
     batch_size: int = 16,
     stride: int | None = None,
 ) -> np.ndarray:
-    """Return one raw class activation map an image, in one pass of the model over each batch.
+    """Return one raw class activation map an image: float32 (N, h, w) ≥ 0; (0, 1, 1) of none.
 
-    The map has the resolution of the last feature map, that of `features_and_logits`, or that of
-    a `stride`. A copy of the model is looked at, in eval mode and with its batch norms folded away.
-    Where the model predicts with the mean over an image and its mirror image (`flip_at_test`), the
-    map is the mean of both, too.
+    The map is that of `features_and_logits`, whose errors it raises, of a copy of the model in eval
+    mode with its batch norms folded away. Where the model predicts with the mean over an image and
+    its mirror image (`flip_at_test`), the map is the mean of both, too.
 
     Args:
         images: uint8 (N, S, S), preprocessed; an array or a slice of a memmap.
@@ -63,12 +62,6 @@ def coarse_maps(
         method: a key of `METHODS`.
         batch_size: images a pass; more than 16 no longer fit the caches of a CPU.
         stride: in pixels, of a finer feature map than the last one.
-
-    Returns:
-        float32 (N, h, w), each at least 0; (0, 1, 1) of no images.
-
-    Raises:
-        FeatureMapError: the model has no such feature map, or one of a single place.
     """
     folded, targets = fold_norms(model).requires_grad_(False), np.array(targets, dtype=np.int64)
     cam = METHODS[method](folded, target_layers=[])  # nothing to hook: the features are given
@@ -149,14 +142,11 @@ def fold_norms(network: BTXRDClassifier) -> BTXRDClassifier:
 def randomised_copy(model: nn.Module, inputs: torch.Tensor, seed: int = 42) -> nn.Module:
     """Return a copy of a network that has learnt nothing, in eval mode: all weights drawn anew.
 
-    The model parameter randomisation test of Adebayo et al. (2018), of all layers at once.
+    That is the model parameter randomisation test of Adebayo et al. (2018), of all layers at once.
     Modules that can `reset_parameters` do so; other parameters are drawn from a normal
     distribution of their own mean and standard deviation. Batch norms take the statistics of
-    `inputs`: with any others, activations fade or burst and the maps are empty for that reason.
-
-    Args:
-        inputs: a batch as the network takes it, float (B, 3, S, S), B ≥ 2.
-        seed: of the weights; PyTorch's global generator is left as it was.
+    `inputs`, float (B, 3, S, S), B ≥ 2: with any others, activations fade or burst and the maps are
+    empty for that reason. PyTorch's global generator is left as it was.
     """
     device = next(model.parameters()).device
     drawn = copy.deepcopy(model).cpu().eval()

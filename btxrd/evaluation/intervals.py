@@ -33,12 +33,9 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Sample:
-    """The images that proportions are shares of, and the groups that these images form.
+    """The numbers of images that proportions are shares of, and of their groups, (…) each.
 
-    Attributes:
-        images: (…) numbers of images, the denominators.
-        groups: (…) numbers of groups.
-        degrees: (…) of freedom of the bootstrap's variance; None for `groups` - 1.
+    `degrees` are those of freedom of the bootstrap's variance; None for `groups` - 1.
     """
 
     images: ArrayLike
@@ -99,18 +96,12 @@ class Bootstrap:
         """Draw replicates as image weights: how often each image's group was drawn.
 
         Within each stratum as many groups are drawn, with replacement, as it has; a group's
-        stratum is its most severe class. A stratum of a single group does not vary.
-
-        Args:
-            y_true: (n,) integer labels, the more severe the higher.
-            groups: (n,) group names or numbers; None puts each image into its own.
+        stratum is its most severe class. Without `groups` each image is one; with them, an image
+        that has none is a ValueError.
 
         Returns:
             (1 + R, n) float64 whole numbers ≥ 0, equal within each group: first every image
             once, then the replicates.
-
-        Raises:
-            ValueError: an image has no group.
 
         >>> Bootstrap(replicates=1).weights([0, 0, 1], ["a", "a", "b"])
         array([[1., 1., 1.],
@@ -178,9 +169,8 @@ class Bootstrap:
         effect is the variance over the replicates as a multiple of that of n independent images
         with the same mean; K groups drawn with replacement have (K - 1) / K of the variance, so
         it is divided by that first. An effect below 1 is taken for chance. Where the replicates do
-        not vary (none or all are hit, or there is a single group), n_eff is K, as if the images
-        of a group were one. Notebook 04 computes one such interval by hand, and
-        `tests/benchmarks/test_coverage.py` counts how often they hold the truth.
+        not vary (none or all are hit, or there is a single group), n_eff is K. Notebook 04 computes
+        one such interval by hand; `tests/benchmarks/test_coverage.py` counts how often they hold.
 
         Args:
             values: (1 + R, …) in [0, 1], as in `estimate`.

@@ -50,20 +50,16 @@ Integers = NDArray[np.int64]
 def classification_metrics(y_true: ArrayLike, probabilities: ArrayLike) -> dict[str, Any]:
     """Describe how well `probabilities` tell the classes apart, in plain values ready for JSON.
 
-    Returns:
-        - `n`, `accuracy`, `balanced_accuracy`, `macro_f1`, `macro_auc` (one-vs-rest mean),
-          `quadratic_kappa` (Cohen 1968), `brier` (Brier 1950: summed over the classes, in
-          [0, 2]), `log_loss` (natural logarithm) and `malignant_as_normal`, the share of malignant
-          images predicted Normal;
-        - `per_class[name]`: `n` and each of `PER_CLASS` (`precision` is the PPV);
-        - `confusion_matrix`: `counts` and `row_normalised`, rows true, columns predicted;
-        - `notes`: one sentence for each thing that is undefined (NaN) on these images.
+    - `n`, `accuracy`, `balanced_accuracy`, `macro_f1`, `macro_auc` (one-vs-rest mean),
+      `quadratic_kappa` (Cohen 1968), `brier` (Brier 1950: summed over the classes, in [0, 2]),
+      `log_loss` (natural logarithm) and `malignant_as_normal`, the share of malignant images
+      predicted Normal;
+    - `per_class[name]`: `n` and each of `PER_CLASS` (`precision` is the PPV);
+    - `confusion_matrix`: `counts` and `row_normalised`, rows true, columns predicted;
+    - `notes`: one sentence for each thing that is undefined (NaN) on these images.
 
-        Balanced accuracy and macro F1 are means over the classes that have one, as in
-        scikit-learn; the macro AUC is defined only where every class has one.
-
-    Raises:
-        ValueError: as `check_predictions`.
+    Balanced accuracy and macro F1 are means over the classes that have one, as in scikit-learn;
+    the macro AUC is defined only where every class has one. Raises as `check_predictions`.
     """
     labels, scores = check_predictions(y_true, probabilities)
     ones = np.ones((1, len(labels)))
@@ -93,15 +89,8 @@ def metric_table(
 ) -> dict[str, Floats]:
     """Compute every scalar metric for many weightings of the same images at once.
 
-    An image of weight 2 counts as two equal images, one of weight 0 as none: bootstrap
-    replicates are rows of multiplicities.
-
-    Args:
-        weights: (R, n) finite floats ≥ 0.
-        names: of the metrics that are wanted. Areas under curves take most of the time.
-
-    Returns:
-        Metric name → (R,) float64, in the order of `names`.
+    Weights are (R, n) floats ≥ 0: an image of weight 2 counts as two equal images. Returns the
+    wanted names → (R,) float64; areas under curves take most of the time.
 
     >>> table = metric_table([0, 1], [[0.9, 0.1, 0], [0.6, 0.4, 0]], [[1, 1], [3, 1]])
     >>> table["accuracy"].tolist()

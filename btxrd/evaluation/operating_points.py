@@ -29,9 +29,7 @@ def operating_points(
 ) -> pd.DataFrame:
     """Choose a threshold on val for each wanted sensitivity, and apply it to test as it stands.
 
-    The threshold is the highest at which the share of val's malignant images with
-    `p_Malignant` ≥ threshold reaches the target. In a pool each fold has its own, chosen on its
-    val and applied to its test.
+    It is the highest that reaches the target. In a pool each fold has its own.
 
     Sensitivity and specificity have two intervals. The first holds the threshold fixed: how good
     is this very threshold? In the second each replicate also draws val and chooses the threshold
@@ -40,9 +38,8 @@ def operating_points(
     that errs on the wide side.
 
     PPV and NPV at another prevalence follow by Bayes' theorem (Altman and Bland 1994), which
-    assumes that sensitivity and specificity do not change with it. Their ends are those that
-    follow from both low ends and from both high ends, which errs on the wide side, and has a width
-    where no tumour is missed.
+    assumes that sensitivity and specificity do not change with it. Their ends follow from both low
+    ends and from both high ends, which errs on the wide side.
 
     Args:
         targets: wanted sensitivities for malignant, above 0 and up to 1.

@@ -25,13 +25,12 @@ POOL_FILES = ("predictions.csv", "training.json", "gradcam.csv")
 
 
 def pool_runs(folders: Sequence[Path]) -> dict[str, Any]:
-    """Compute the files of a pool from those in the folders of its runs.
+    """Compute the files of a pool from those in the folders of its runs: name → content.
 
-    Returns:
-        Name of the file → its content: `predictions.csv` (a frame) and `training.json` (a dict:
-        the parameters, in which `fold` is "pooled" and `seed` "ensemble" where there are several;
-        `runs`, how many, and `members`, the fold and seed of each; `weights`, `device`, `seconds`).
-        Of several folds of one seed that all have a `gradcam.csv` also that, put together.
+    They are `predictions.csv` (a frame) and `training.json` (a dict: the parameters, in which
+    `fold` is "pooled" and `seed` "ensemble" where there are several; `runs`, how many, and
+    `members`, the fold and seed of each; `weights`, `device`, `seconds`). Of several folds of one
+    seed that all have a `gradcam.csv` also that, put together.
 
     Raises:
         FileNotFoundError: a run has no predictions.

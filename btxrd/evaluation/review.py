@@ -34,9 +34,8 @@ def labels_to_review(pool: pd.DataFrame, conflicts: pd.DataFrame) -> pd.DataFram
             follow each other; what the pool does not test has no probability.
 
     Returns:
-        `REVIEW_COLUMNS`: `image_id`; `label` and `most_probable` (names of classes);
-        `self_confidence` and `margin` in [0, 1]; `fold`, Int64; `conflicts_with`, the duplicates
-        of another label, with spaces between.
+        `REVIEW_COLUMNS`: `label` and `most_probable` are names of classes, `fold` Int64,
+        `conflicts_with` the duplicates of another label, with spaces between.
     """
     val, test = (pool[pool["part"] == part] for part in ("val", "test"))
     calibrated = apply_temperature(test, fitted_temperatures(val, test)).set_index("image_id")

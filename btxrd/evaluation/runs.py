@@ -17,15 +17,14 @@ __all__ = ["RunResult", "collect_runs"]
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult(RunPlace):
-    """One run, or pool of runs, and the content of its files.
+    """One run, or pool of runs, and the content of its files; empty or None without the file.
 
     Attributes:
         status: `finished`, `failed`, `running`, or `by hand` (notebooks run without the runner).
         error: one line, where it failed.
         parameters: resolved; empty where the run never began.
-        metrics: part → metrics, as `summarise` returns them; empty without `metrics.json`.
-        gradcam: one row an explained image; None without `gradcam.csv`.
-        training: the content of `training.json`; empty without it.
+        metrics: part → metrics, as `summarise` returns them.
+        gradcam: one row an explained image.
         pages: the files of its pages that exist, by what reports call them.
     """
 

@@ -27,17 +27,12 @@ AGE_BANDS = ("0–17", "18–39", "40–64", "65+")
 
 
 def subgroup_attributes(table: pd.DataFrame, lesion_area: pd.Series | None = None) -> pd.DataFrame:
-    """Derive the attributes by which images are put into subgroups.
+    """Derive the attributes by which images are put into subgroups: ordered categories by image_id.
 
-    Args:
-        table: as `read_table` or `read_listing` of `btxrd.data` returns it.
-        lesion_area: area of the lesion mask by image_id, as in `lesion_sizes`.
-
-    Returns:
-        A frame of ordered categories indexed by `image_id`, in the table's order: `center`,
-        `age_band` (0–17, 18–39, 40–64, 65+ years), `sex`, `region`, `view`, `subtype` (each the
-        first that is set, or `none`), those whose columns the table has; and, where there are
-        lesions, `lesion_size`.
+    They stand in the order of the table, which `read_table` or `read_listing` of `btxrd.data`
+    returned: `center`, `age_band` (years), `sex`, `region`, `view`, `subtype` (each the first that
+    is set, or `none`), those whose columns it has; and, where there are lesions, `lesion_size`.
+    The area of the lesion is by image_id, as in `lesion_sizes`.
     """
     centers = table["center"].astype(str)
     columns = {"center": _ordered(centers, [str(c) for c in sorted(set(table["center"]))])}
@@ -62,13 +57,9 @@ def _ordered(values: pd.Series, order: list[str]) -> pd.Series:
 def lesion_sizes(lesion_area: pd.Series) -> pd.Series:
     """Name the third of the annotated lesions that each image's lesion belongs to, by size.
 
-    Args:
-        lesion_area: share of the image in [0, 1], of all images of a data set; 0 or NaN where
-            there is no lesion.
-
-    Returns:
-        Ordered categories with the same index; the limits stand in their names, in percent of the
-        image. `none` where there is no lesion.
+    `lesion_area` is the share of the image in [0, 1], of all images of a data set; 0 or NaN, named
+    `none`, where there is no lesion. The names are ordered categories with the same index, and hold
+    the limits in percent of the image.
 
     >>> lesion_sizes(pd.Series([0.001, 0.02, 0.3, 0.0])).tolist()
     ['small (< 1.4 %)', 'medium', 'large (≥ 11.3 %)', 'none']
@@ -90,15 +81,9 @@ def subgroup_table(
     also need `SMALLEST_MALIGNANT` malignant images, and the AUC as many others; accuracy does
     not, so that a benign subtype has one.
 
-    Args:
-        attributes: as `subgroup_attributes` makes them. An image without a value is in no subgroup.
-
-    Returns:
-        One row for all images, then one for each attribute and value that occurs in `test`:
-        `attribute`, `value`, `n`, `malignant_n`, and each of `SUBGROUP_METRICS` with its ends.
-
-    Raises:
-        KeyError: `attributes` lacks an image of `test`.
+    There is one row for all images, then one for each attribute of `subgroup_attributes` and value
+    that occurs in `test`: `attribute`, `value`, `n`, `malignant_n`, and each of `SUBGROUP_METRICS`
+    with its ends. An image without a value is in no subgroup, one without attributes a KeyError.
     """
     values = attributes.loc[test["image_id"]]
     subgroups = [(EVERYONE, EVERYONE, test)]

@@ -123,13 +123,9 @@ def attention_loss(
 
     It is the binary cross-entropy, in which places of the lesion count three times, plus 1 - Dice.
     T counts the images that have a target: tumours with a mask, and normal images, whose target is
-    empty. Tumours without a mask have none. A place belongs to the lesion if it holds at least half
-    as much of it as the place that holds most, so that a lesion smaller than a place is one place.
-
-    Args:
-        attention: float (B, h, w), logits.
-        labels: int64 (B,), 0 is normal.
-        masks: uint8 {0, 1} (B, S, S).
+    empty. A place belongs to the lesion if it holds at least half as much of it as the place that
+    holds most, so that a lesion smaller than a place is one place. Attention is float (B, h, w)
+    logits, labels int64 (B,), masks uint8 {0, 1} (B, S, S).
 
     >>> masks = torch.zeros(2, 4, 4, dtype=torch.uint8)
     >>> masks[1, :2, :2] = 1

@@ -78,8 +78,7 @@ def load_tensors(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, foreign, holds more than data, or lacks some of `keys`,
-            which are named.
+        ValueError: the file is damaged, foreign, holds more than data, or lacks some of `keys`.
     """
     filepath = Path(filepath)
     if not filepath.is_file():
@@ -106,9 +105,7 @@ def load_checkpoint(filepath: str | Path, device: str | torch.device = "cpu") ->
 
 
 def model_from_checkpoint(checkpoint: dict[str, Any]) -> BTXRDClassifier:
-    """Build the trained classifier from `load_checkpoint`'s dict, on the CPU and in eval mode.
-
-    Its normalisation is the one that it was trained with.
+    """Build the trained classifier, with its normalisation, on the CPU and in eval mode.
 
     Raises:
         ValueError: the checkpoint's configuration describes no model.

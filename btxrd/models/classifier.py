@@ -227,16 +227,10 @@ def create_model(
         arguments |= size_arguments(section["backbone"], size)
     if "attn_layer" in section:
         arguments["block_args"] = {"attn_layer": section["attn_layer"]}
-    if "weights" not in section:
-        return _build(section, arguments)
-    classifier = _build(section, arguments | {"pretrained": False})
-    classifier.load_body(project_path(section["weights"]))
-    return classifier
-
-
-def _build(section: dict[str, Any], arguments: dict[str, Any]) -> BTXRDClassifier:
+    if "weights" in section:
+        arguments["pretrained"] = False
     try:
-        return BTXRDClassifier(**arguments)
+        classifier = BTXRDClassifier(**arguments)
     except (AssertionError, TypeError) as error:
         if "attn_layer" not in section:
             raise
@@ -252,6 +246,9 @@ def _build(section: dict[str, Any], arguments: dict[str, Any]) -> BTXRDClassifie
         raise ValueError(
             f"data.image_size: these weights fit no {backbone} for {size} pixels; try {published}"
         ) from error
+    if "weights" in section:
+        classifier.load_body(project_path(section["weights"]))
+    return classifier
 
 
 def _require_known(backbone: str) -> None:
