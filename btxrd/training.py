@@ -120,8 +120,8 @@ class Fit:
             masks guide the network, also train_cam_loss, in [0, 1], or train_attention_loss;
             train_loss is without them. A linear probe has one row a C: C in place of epoch and lr.
         speed: one row an epoch: epoch; seconds, validation included; images_per_second in training;
-            and waiting, the share of the training in which the network waited for its batches, in
-            [0, 1]. A linear probe has one row a C: C and seconds.
+            and waiting, the share of it in which the network waited for its batches, in [0, 1]. A
+            linear probe has one row a C: C and seconds.
     """
 
     history: pd.DataFrame

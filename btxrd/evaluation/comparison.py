@@ -93,21 +93,18 @@ GAP_COLUMNS = (
 def compare_runs(study_dir: str | Path, bootstrap: Bootstrap) -> dict[str, pd.DataFrame]:
     """Compute all tables that notebook 06 writes from the runs' files, and `btxrd verify` checks.
 
-    Returns:
-        Name of the file → its table:
+    Returns them by the name of the file:
 
-        - `comparison.csv`: that of `comparison_table`;
-        - `figures.csv`: that of `seed_figures`;
-        - `differences.csv`: that of `compare_experiments`, for every pair of experiments on the
-          test set of a split; p adjusted over all pairs of a split;
-        - `gaps.csv`: what is lost in another center, for each experiment and each split that has
-          one to compare with (`away`): `inside_split` and `outside_split`, then as in
-          `generalisation_gap`, or, where both test the same images, with an interval paired by
-          image;
-        - `review.csv`: that of `labels_to_review`, of `reviewed_pool`; no rows without one.
+    - `comparison.csv` of `comparison_table`, `figures.csv` of `seed_figures`, and `review.csv` of
+      `labels_to_review` for the `reviewed_pool`, no rows without one;
+    - `differences.csv` of `compare_experiments`, for every pair of experiments on the test set of a
+      split; p adjusted over all pairs of a split;
+    - `gaps.csv`, what is lost in another center, for each experiment and each split that has one to
+      compare with (`away`): as in `generalisation_gap`, or, where both test the same images, with
+      an interval paired by image.
 
-        `differences.csv` and `gaps.csv` have columns that name what is compared, and `note`: a
-        pair whose parameters differ in more than that is not subtracted; its row names them.
+    The last two have columns that name what is compared, and `note`: a pair whose parameters
+    differ in more than that is not subtracted; its row names them.
 
     Raises:
         FileNotFoundError: there is a pool to review, but notebook 02 has not been run.

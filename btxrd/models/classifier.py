@@ -36,12 +36,11 @@ class BTXRDClassifier(nn.Module):
 
     Args:
         backbone: a name that timm knows, with or without a tag of its pretrained weights.
-        pretrained: start from the published weights: of an installed package, of the local hub
-            cache or else of the hub; a `pretrained_cfg_overlay` among `kwargs` names others.
+        pretrained: start from the `published_weights`; a `pretrained_cfg_overlay` among `kwargs`
+            names others.
         drop_rate: dropout probability before the head, in [0, 1).
         flip_at_test: predict with the mean over an image and its mirror image, as
             `btxrd.models.inference.logits_of` does; `forward` does not.
-        attention: `mask_guided`, or none.
         frozen_stages: number of timm's stages, the stem first, that keep their weights and the
             statistics of their batch norms when the network is trained.
         normalization: channel `mean` and `std` of pixels in [0, 1], three numbers each; by default
@@ -54,16 +53,11 @@ class BTXRDClassifier(nn.Module):
         num_features: width of the pooled features (1280 for efficientnet_b0).
         weights: the source of the first weights, in a few words; of a file its name and digest.
         weights_note: one line on how much was taken of such a file; empty without one.
-        normalization, flip_at_test: as given.
 
     Raises:
         ValueError: timm knows no such backbone; close names are suggested. Or its feature maps do
             not serve attention, or it has no more stages than are to be frozen.
         RuntimeError: the pretrained weights could not be fetched, or none were published.
-
-    >>> classifier = BTXRDClassifier("resnet18", pretrained=False)
-    >>> classifier(torch.zeros(2, 3, 32, 32)).shape
-    torch.Size([2, 3])
     """
 
     def __init__(
