@@ -127,12 +127,8 @@ TRAIN = Stage(
     of="run",
     reads=("dataset_root", "splits/<split>.csv"),
     writes=(
-        "history.csv",
-        "seconds.csv",
-        "model.pt",
-        "seen.csv",
-        "predictions.csv",
-        "training.json",
+        *("history.csv", "seconds.csv", "model.pt", "seen.csv"),
+        *("predictions.csv", "training.json"),
     ),
     page="03_train.html",
     rooms=("data", "models", "training", "predictions"),
@@ -153,11 +149,8 @@ EVALUATE = Stage(
     doing="evaluating",
     of="run",
     reads=(
-        "predictions.csv",
-        "training.json",
-        "splits/<split>.csv",
-        "splits/duplicates.csv",
-        "dataset_root",
+        *("predictions.csv", "training.json"),
+        *("splits/<split>.csv", "splits/duplicates.csv", "dataset_root"),
     ),
     writes=("metrics.json", "operating_points.csv", "calibration.csv", "subgroups.csv", CASES_FILE),
     page="04_evaluate.html",
@@ -181,22 +174,12 @@ COMPARE = Stage(
     doing="comparing the runs",
     of="study",
     reads=(
-        "dataset_root",
-        "findings.csv",
-        "shortcuts.csv",
-        "splits/leakage.csv",
-        "splits/conflicts.csv",
-        "runs/",
-        PUBLISHED_FILE,
-        CLAIM_FILE,
+        *("dataset_root", "findings.csv", "shortcuts.csv", "splits/leakage.csv"),
+        *("splits/conflicts.csv", "runs/", PUBLISHED_FILE, CLAIM_FILE),
     ),
     writes=(
-        "comparison.csv",
-        "figures.csv",
-        "differences.csv",
-        "gaps.csv",
-        "review.csv",
-        "comparison.json",
+        *("comparison.csv", "figures.csv", "differences.csv", "gaps.csv"),
+        *("review.csv", "comparison.json"),
     ),
     page="index.html",
     rooms=("strategies", "data", "evaluation", "report", "predictions"),
@@ -217,11 +200,7 @@ def run_stages(mode: str) -> tuple[Stage, ...]:
 
 
 def require_notebook(name: str, mode: str) -> None:
-    """Refuse a run whose `training.mode` is that of another notebook.
-
-    Raises:
-        ValueError: names the mode and the right notebook.
-    """
+    """Raise a ValueError that names the right notebook where a run's mode is that of another."""
     right = run_stages(mode)[0].name
     if name != right:
         raise ValueError(

@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_recall
 
 from btxrd import CLASS_NAMES
-from btxrd.data.loader import EpochSampler
 from btxrd.files import write_csv
 from btxrd.models import BTXRDClassifier, EarlyStopping, features_and_logits, save_checkpoint
 from btxrd.models.attention import attention_loss
@@ -69,11 +68,6 @@ def parameter_groups(network: BTXRDClassifier, settings: TrainingParams) -> list
     There is one group, with the optimiser's own rate, unless a `layer_decay` is below 1. Then the
     rates fall by that factor from `lr` at the head to the backbone's stem, layer by layer (Clark
     et al. 2020), norms and biases have no weight decay, and what is frozen is left out.
-
-    >>> network = BTXRDClassifier("resnet18", pretrained=False)
-    >>> groups = parameter_groups(network, TrainingParams(lr=1e-3, layer_decay=0.5))
-    >>> groups[0]["lr"] < groups[-1]["lr"]
-    True
     """
     if settings.layer_decay == 1:
         return [{"params": list(network.parameters())}]
@@ -92,10 +86,10 @@ def cam_loss(
 ) -> torch.Tensor:
     """Return the share of each image's class activation map that misses the lesion, float32 (B,).
 
-    The map is that of the true class (Zhou 2016), without what is below 0; the loss is the share
-    of its sum outside the mask, after the idea of (Li 2018). It is 1 where the map is 0 everywhere.
-    The mask is reduced to the map's size by area and divided by its largest value, so that the map
-    of a lesion smaller than a place can reach 0 too.
+    The map is that of the true class (Zhou et al. 2016), without what is below 0; the loss is the
+    share of its sum outside the mask (Li et al. 2018), and 1 where the map is 0 everywhere. The
+    mask is reduced to the map's size by area and divided by its largest value, so that the map of
+    a lesion smaller than a place can reach 0 too.
 
     Args:
         features: float (B, D, h, w), the input of global average pooling.
@@ -126,8 +120,8 @@ class Fit:
             masks guide the network, also train_cam_loss, in [0, 1], or train_attention_loss;
             train_loss is without them. A linear probe has one row a C: C in place of epoch and lr.
         speed: one row an epoch: epoch; seconds, validation included; images_per_second in training;
-            and waiting, the share of the training in which the network waited for its batches, in
-            [0, 1]. A linear probe has one row a C: C and seconds.
+            and waiting, the share of it in which the network waited for its batches, in [0, 1]. A
+            linear probe has one row a C: C and seconds.
     """
 
     history: pd.DataFrame
@@ -174,12 +168,9 @@ def fit(
         FloatingPointError: the loss is NaN or infinite; says at which epoch and step.
         MemoryError: memory ran out, on the GPU or here; says which batch size to try.
         OSError: there is no room for the files.
-        TypeError: the training loader has another sampler.
         ValueError: `last.pt` is damaged, no state of a training, or of other parameters; or there
             is a `cam_weight` and the network has no class activation map.
     """
-    if not isinstance(train.sampler, EpochSampler):
-        raise TypeError(f"train needs an EpochSampler, not a {type(train.sampler).__name__}")
     settings, config = run.training, run.model_dump()
     device = next(network.parameters()).device
     if settings.cam_weight:
@@ -222,10 +213,7 @@ def fit(
 def _resume(
     stateful: Mapping[str, Any], run: RunParams
 ) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Take up the training that `last.pt` holds, if there is one with its `model.pt`.
-
-    Returns the rows so far of `Fit.history` and of `Fit.speed`.
-    """
+    """Take up the training of `last.pt`, if any, and return its rows of history and speed."""
     path = run.run_dir / "last.pt"
     if not (path.is_file() and path.with_name("model.pt").is_file()):
         return [], []
@@ -257,10 +245,8 @@ def train_one_epoch(
 
     A batch is images, uint8 (B, S, S), labels, int64 (B,) and, where the run `needs_masks`, their
     lesion masks, uint8 (B, S, S). In the place of images there may be a list of their `stage_maps`:
-    then only the head of a network with attention is trained.
-
-    Returns:
-        The training's columns of `Fit.history`; and images_per_second and waiting of `Fit.speed`.
+    then only the head of a network with attention is trained. Returns the training's columns of
+    `Fit.history`, and images_per_second and waiting of `Fit.speed`.
     """
     settings, device = run.training, next(network.parameters()).device
     weight = settings.cam_weight if network.attention is None else settings.attention_weight
@@ -310,10 +296,7 @@ def _logits_and_guides(
     labels: torch.Tensor,
     masks: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a batch's logits, and the `attention_loss` or `cam_loss` of its images, float (T,).
-
-    T counts the images that have something to teach: without masks it is 0.
-    """
+    """Return logits, and the `attention_loss` or `cam_loss` of the T images that teach, (T,)."""
     if masks is None:
         return network(inputs), torch.zeros(0, device=labels.device)
     if network.attention is not None:
@@ -348,9 +331,9 @@ def validate(
 def epoch_metrics(
     part: str, losses: Sequence[torch.Tensor], logits: torch.Tensor, labels: torch.Tensor
 ) -> dict[str, float]:
-    """Return the columns of `Fit.history` of a part, train or val.
+    """Return a part's columns of `Fit.history`, of each batch's summed loss and all its samples.
 
-    They are made of each batch's summed loss, float (n, C) logits and int64 (n,) labels.
+    Logits are float (n, C), labels int64 (n,).
     """
     classes = logits.shape[1]
     row = {

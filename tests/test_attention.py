@@ -53,7 +53,7 @@ def train(cache, split, fit_network):
         loaders = {p: make_loader(d, 32, run.seed, p == "train") for p, d in datasets.items()}
         features = None
         if run.training.mode == "probe":
-            features = probe.open_features(network, datasets, run, progress=False)
+            features = probe.open_features(network, datasets, run)
             loaders = probe.feature_loaders(features, datasets, run)
         result = fit_network(network, loaders, run, on_epoch)
         return result, network, features, datasets
@@ -176,7 +176,7 @@ def test_only_a_fine_tuned_backbone_changes_and_the_checkpoint_is_an_ordinary_on
 def test_kept_features_are_the_stages_of_each_sample(cache, split, tmp_path, annotations):
     run, network = make_run(tmp_path, annotations=annotations), network_of("test_resnet")
     datasets = make_datasets(cache, split, run.data, run.seed, masks=True, augment=False)
-    features = probe.open_features(network, datasets, run, progress=False)
+    features = probe.open_features(network, datasets, run)
     loaders = probe.feature_loaders(features, datasets, run)
     for part in ("train", "val"):
         images = make_loader(datasets[part], run.training.batch_size, run.seed, part == "train")

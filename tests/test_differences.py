@@ -160,7 +160,6 @@ def test_an_absent_class_leaves_nan(poor, good):
     ("change", "message"),
     [
         (lambda f: f[1:], "test-0000 is in first but not in second"),
-        (lambda f: pd.concat([f, f[:1]]), "test-0000 stands more than once in second"),
         (
             lambda f: f.assign(label=f["label"].replace(2, 1)),
             "the label of test-0150 differs: 2 in first and 1 in second",
@@ -183,18 +182,6 @@ def test_other_images_are_refused_by_name(poor, good, change, message):
 def test_an_image_of_the_second_side_alone_is_named(poor, good):
     with pytest.raises(ValueError, match="test-0000 is in second but not in first"):
         paired(poor[1:], good)
-
-
-@pytest.mark.parametrize(
-    "compare",
-    [paired, gap, lambda a, b, *options: seed_summary([a, b], *options)],
-)
-def test_unknown_metrics_and_mixed_parts_are_refused(poor, compare):
-    with pytest.raises(ValueError, match="unknown metric 'acuracy'; allowed: accuracy, "):
-        compare(poor, poor, Bootstrap(9), ["acuracy"])
-    mixed = poor.assign(part=poor["part"].mask(poor.index < 9, "val"))
-    with pytest.raises(ValueError, match="val and test are mixed"):
-        compare(mixed, mixed, Bootstrap(9))
 
 
 # Holm
@@ -247,8 +234,6 @@ def test_every_pair_of_experiments(experiments):
 
 def test_a_single_experiment_has_no_pairs(poor):
     assert compare_experiments({"E1": [poor]}, BOOTSTRAP).empty
-    with pytest.raises(ValueError, match="no predictions"):
-        compare_experiments({}, BOOTSTRAP)
 
 
 # Test sets
@@ -443,8 +428,6 @@ def test_one_seed_has_its_own_interval_and_no_sd(good):
 def test_seeds_of_other_images_are_refused(seeds):
     with pytest.raises(ValueError, match="test-0173 is in training 1 but not in training 3"):
         seed_summary([seeds[42], seeds[43], seeds[44][:-1]], BOOTSTRAP)
-    with pytest.raises(ValueError, match="no predictions"):
-        seed_summary([], BOOTSTRAP)
 
 
 def test_an_image_may_stand_in_the_val_of_several_folds(seeds):
@@ -479,5 +462,3 @@ def test_ensemble_takes_whole_files_of_one_split(seeds):
     assert (ensemble_predictions(whole)["part"] == whole[0]["part"]).all()
     with pytest.raises(ValueError, match="the part of test-0000 differs: val in predictions 1"):
         ensemble_predictions([whole[0], seeds[43]])
-    with pytest.raises(ValueError, match="no predictions"):
-        ensemble_predictions([])

@@ -1,7 +1,5 @@
 """The last feature map of timm's families, in every layout, and what is said where none is."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import timm
@@ -51,9 +49,7 @@ def network_of(backbone: str, **arguments) -> BTXRDClassifier:
 
 
 def maps_of(network: BTXRDClassifier, images: np.ndarray, target: int) -> np.ndarray:
-    normalised = partial(to_input, normalization=network.normalization)
-    maps = coarse_maps(network, images, [target] * len(images), to_input=normalised)
-    return upsampled(maps, images.shape[1])
+    return upsampled(coarse_maps(network, images, [target] * len(images)), images.shape[1])
 
 
 @pytest.mark.parametrize(

@@ -19,22 +19,16 @@ from btxrd.evaluation.gradcam import (
     upsampled,
 )
 from btxrd.evaluation.localisation import normalise_maps
-from btxrd.models import BTXRDClassifier
+from btxrd.models import BTXRDClassifier, to_input
 from btxrd.models.attention import stage_maps
 
 SIZE = 64
 
 
-def to_input(pixels: torch.Tensor) -> torch.Tensor:
-    """A stand-in for the study's normalisation."""
-    return (pixels[:, None].float() / 255 - 0.45).div(0.22).expand(-1, 3, -1, -1)
-
-
-def maps_of(model, images, targets=None, *options, **named) -> np.ndarray:
+def maps_of(model, images, targets=None, *options) -> np.ndarray:
     """The maps, as large as the images, of the first class where no other is asked for."""
     targets = [0] * len(images) if targets is None else targets
-    maps = coarse_maps(model, images, targets, *options, **{"to_input": to_input} | named)
-    return upsampled(maps, images.shape[1])
+    return upsampled(coarse_maps(model, images, targets, *options), images.shape[1])
 
 
 def classifier(backbone: str, **options: Any) -> BTXRDClassifier:
@@ -72,7 +66,7 @@ TARGETS = np.array([0, 1, 2, 1, 0])
 
 
 def test_gradcam_is_its_definition(model, images):
-    small = coarse_maps(model, images, TARGETS, batch_size=2, to_input=to_input)
+    small = coarse_maps(model, images, TARGETS, batch_size=2)
     assert (small.dtype, small.shape) == (np.float32, (5, 2, 2))
     maps = upsampled(small, SIZE)
     assert (maps.dtype, maps.shape) == (np.float32, images.shape)
@@ -97,7 +91,7 @@ def test_scaled_maps_are_the_librarys(model, images, method):
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_attention_is_that_of_the_network_in_batches(images, count):
     network = classifier("resnet18", attention="mask_guided")
-    found = attention_maps(network, images[:count], batch_size=2, to_input=to_input)
+    found = attention_maps(network, images[:count], batch_size=2)
     assert found.shape == ((count, 4, 4) if count else (0, 1, 1))
     if count:
         stages = stage_maps(network.model, to_input(torch.from_numpy(images[:count])))
@@ -109,8 +103,8 @@ def test_attention_is_that_of_the_network_in_batches(images, count):
 def test_a_network_that_predicts_from_mirror_images_too_is_explained_so(images):
     network = classifier("resnet18", attention="mask_guided")
     explain = {
-        "network": lambda pixels: coarse_maps(network, pixels, [0] * 5, to_input=to_input),
-        "attention": lambda pixels: attention_maps(network, pixels, to_input=to_input),
+        "network": lambda pixels: coarse_maps(network, pixels, [0] * 5),
+        "attention": lambda pixels: attention_maps(network, pixels),
     }
     for maps_of_either in explain.values():
         network.flip_at_test = False

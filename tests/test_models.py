@@ -23,7 +23,7 @@ from btxrd.models import (
     get_device,
     to_input,
 )
-from btxrd.models.image_size import size_arguments
+from btxrd.models.classifier import size_arguments
 
 
 def model_section(backbone: str = "resnet18", **changes: Any) -> dict[str, Any]:
@@ -184,11 +184,6 @@ def test_unknown_backbone_suggests_names() -> None:
         create_model(model_section("EfficientNetB0"))
 
 
-def test_config_without_a_model_section() -> None:
-    with pytest.raises(ValueError, match="`model`"):
-        create_model({"training": {}})
-
-
 @pytest.mark.parametrize(
     ("backbone", "attn_layer"), [("efficientnet_b0", "cbam"), ("resnet18", "nonsense")]
 )
@@ -270,16 +265,10 @@ def test_class_weights_take_labels_in_any_form(form: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "words"),
-    [
-        ([0, 0, 1], "no sample of class Malignant"),
-        ([], "Normal, Benign, Malignant"),
-        ([0, 1, 2, -1], "0 … 2"),
-        ([0, 1, 2, 3], "0 … 2"),
-    ],
+    ("labels", "absent"), [([0, 0, 1], "class Malignant"), ([], "Normal, Benign, Malignant")]
 )
-def test_class_weights_say_what_is_wrong_with_labels(labels: list[int], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_class_weights_name_the_class_without_a_sample(labels: list[int], absent: str) -> None:
+    with pytest.raises(ValueError, match=absent):
         compute_class_weights(labels)
 
 

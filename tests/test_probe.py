@@ -61,7 +61,7 @@ def opened(monkeypatch):
 
     def open_and_count(*arguments):
         batches.clear()
-        return probe.open_features(*arguments, progress=False), len(batches)
+        return probe.open_features(*arguments), len(batches)
 
     return open_and_count
 
@@ -74,7 +74,7 @@ def datasets(cache, split, run):
 @pytest.fixture
 def fitted(network, datasets, run):
     """Fit a head; returns the outcome and the features."""
-    features = probe.open_features(network, datasets, run, progress=False)
+    features = probe.open_features(network, datasets, run)
     return fit(network, features, datasets, run), features
 
 
@@ -90,7 +90,7 @@ def logits_of(network, samples) -> np.ndarray:
 
 
 def test_features_are_what_the_head_reads(network, datasets, run):
-    features = probe.open_features(network, datasets, run, progress=False)
+    features = probe.open_features(network, datasets, run)
     for part, samples in datasets.items():
         found, expected = probe.head_logits(network, features[part]), logits_of(network, samples)
         np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
@@ -138,7 +138,7 @@ def test_an_interrupted_computation_goes_on_to_the_same_features(
 
     monkeypatch.setattr("btxrd.extras.probe.check_stop", stop)
     with pytest.raises(StopRequested):
-        probe.open_features(network, datasets, run, progress=False)
+        probe.open_features(network, datasets, run)
     (unfinished,) = tmp_path.rglob("*.unfinished")
     unfinished.write_bytes(unfinished.read_bytes() + b"a part of a batch")
     monkeypatch.setattr("btxrd.extras.probe.check_stop", lambda _: None)
@@ -211,7 +211,7 @@ def test_every_callback_follows_the_saved_row(network, datasets, run):
         history = pd.read_csv(run.run_dir / "history.csv")
         seen.append((len(history), history["val_loss"].iloc[-1] == row["val_loss"]))
 
-    features = probe.open_features(network, datasets, run, progress=False)
+    features = probe.open_features(network, datasets, run)
     fit(network, features, datasets, run, [look])
     assert seen == [(n, True) for n in range(1, len(PENALTIES) + 1)]
 
@@ -233,16 +233,16 @@ def test_a_finished_probe_is_not_fitted_again(fitted, datasets, run, capsys):
 def test_a_network_without_a_linear_head_is_refused(datasets, run):
     network = BTXRDClassifier("levit_128s", pretrained=False)
     with pytest.raises(ValueError, match="levit_128s does not end in one linear layer"):
-        probe.open_features(network, datasets, run, progress=False)
+        probe.open_features(network, datasets, run)
 
 
 def test_features_that_are_no_numbers_are_refused(network, datasets, run):
     torch.nn.init.constant_(next(network.parameters()), torch.nan)
     with pytest.raises(FloatingPointError, match="test_resnet gives features that are no finite"):
-        probe.open_features(network, datasets, run, progress=False)
+        probe.open_features(network, datasets, run)
 
 
 def test_without_room_no_features_are_left(network, datasets, run, tmp_path, no_file_above):
     with no_file_above(10_000), pytest.raises(OSError, match=r"no room to write .*features-"):
-        probe.open_features(network, datasets, run, progress=False)
+        probe.open_features(network, datasets, run)
     assert not list(tmp_path.rglob("*.raw"))

@@ -4,7 +4,6 @@ import pytest
 import torch
 from filelock import FileLock, Timeout
 from torch import nn
-from torch.utils.data import DataLoader
 
 from btxrd.data.loader import make_datasets, make_loader
 from btxrd.models import (
@@ -256,13 +255,6 @@ def test_a_full_disk_leaves_the_last_epoch_to_go_on_from(
         train(tmp_path)
     assert not list(tmp_path.rglob(".writing-*"))
     np.testing.assert_array_equal(train(tmp_path)[2], whole[2])
-
-
-def test_a_loader_that_does_not_know_its_epoch_is_refused(fit_network, cache, split):
-    run = RunParams.parse(SMALL, "test")
-    train = DataLoader(make_datasets(cache, split, run.data, run.seed)["train"])
-    with pytest.raises(TypeError, match="EpochSampler, not a SequentialSampler"):
-        fit_network(create_model(run.model_dump()), {"train": train, "val": train}, run)
 
 
 def test_a_second_training_in_the_same_folder_waits_for_the_first(train, tmp_path):

@@ -1,11 +1,12 @@
 """Metrics, intervals, comparisons, scores of heat maps and of shortcuts, from predictions.
 
 Predictions are frames with the columns of `predictions.csv`, as `read_predictions` returns and
-checks them: `val` and `test` are their rows of one part, `frame` of any one. Every interval is
-made by a `Bootstrap`, and has its ends in the columns `low` and `high`, or `<name>_low` and
-`<name>_high` beside a column `<name>`. None has the width 0: where nothing varies, the ends are
-NaN. Values are float64, NaN where undefined. The call for all numbers of a run is
-`btxrd.evaluation.summary.evaluate`.
+checks them: `val` and `test` are their rows of one part, `frame` of any one; `y_true` are their
+labels, (n,) integers, `probabilities` (n, 3), `groups` (n,) names or numbers. Metrics are named as
+in `metrics.METRIC_NAMES`. Every interval is made by a `Bootstrap` of R replicates, and has its ends
+in the columns `low` and `high`, or `<name>_low` and `<name>_high` beside a column `<name>`. None
+has the width 0: where nothing varies, the ends are NaN. Values are float64, NaN where undefined.
+The call for all numbers of a run is `btxrd.evaluation.summary.evaluate`.
 
 This package itself loads neither matplotlib nor torch. Methods are named by author and year:
 

@@ -48,10 +48,10 @@ Booleans = NDArray[np.bool_]
 
 
 def fit_temperature(val: pd.DataFrame) -> float:
-    """Find the one number by which logits are to be divided so that probabilities fit val.
+    """Return the number by which logits are to be divided so that probabilities fit val.
 
-    Temperature scaling (Guo et al. 2017): the temperature of least negative log likelihood on
-    val, within `TEMPERATURE_BOUNDS`. Above 1 the model was too sure of itself.
+    It is the temperature (Guo et al. 2017) of least negative log likelihood, within
+    `TEMPERATURE_BOUNDS`. Above 1 the model was too sure of itself.
 
     Raises:
         ValueError: `val` is empty.
@@ -64,7 +64,7 @@ def fit_temperature(val: pd.DataFrame) -> float:
     """
     if val.empty:
         raise ValueError("a temperature needs one val prediction or more, found none")
-    logits, truth = _logits(val), labels(val)
+    logits, truth = val[list(LOGIT_COLUMNS)].to_numpy(np.float64), labels(val)
     of_truth = logits[np.arange(len(truth)), truth]
 
     def loss(log_temperature: float) -> float:
@@ -76,16 +76,8 @@ def fit_temperature(val: pd.DataFrame) -> float:
     return float(np.exp(found.x))
 
 
-def _logits(frame: pd.DataFrame) -> Floats:
-    return frame[list(LOGIT_COLUMNS)].to_numpy(np.float64)
-
-
 def fitted_temperatures(val: pd.DataFrame, test: pd.DataFrame) -> Floats:
-    """Return the temperature of each test image, fitted on val; in a pool on its own fold's: (n,).
-
-    Raises:
-        ValueError: `val`, or that of a fold, is empty.
-    """
+    """Return the temperature of each test image, (n,): `fit_temperature` of its fold's val."""
     temperatures = np.empty(len(test))
     for rows, own in fold_pairs(val, test):
         temperatures[own] = fit_temperature(rows)
@@ -93,14 +85,8 @@ def fitted_temperatures(val: pd.DataFrame, test: pd.DataFrame) -> Floats:
 
 
 def apply_temperature(frame: pd.DataFrame, temperature: ArrayLike) -> pd.DataFrame:
-    """Divide the logits of predictions by a temperature, and recompute the probabilities.
-
-    No predicted class changes, nor does the frame's index.
-
-    Args:
-        temperature: above 0, one of all images or (n,) of each.
-    """
-    logits = _logits(frame) / np.reshape(temperature, (-1, 1))
+    """Divide logits by a temperature above 0, or by (n,) of each image; the index stays."""
+    logits = frame[list(LOGIT_COLUMNS)].to_numpy() / np.reshape(temperature, (-1, 1))
     return predictions_frame(frame, logits).set_axis(frame.index)
 
 
@@ -120,9 +106,8 @@ def squared_calibration_error(
     above 0, the more so the smaller the bins: `calibration_summary` takes that off.
 
     Args:
-        weights: (R, n) whole numbers ≥ 0, how often each image counts; once each by default. Each
-            row has its own bins.
-        bins: 1 or more; no more than images are used.
+        weights: (R, n) whole numbers ≥ 0, how often each image counts; once each by default.
+        bins: no more are used than there are images.
 
     Returns:
         (R,) floats in [0, 1]; NaN where no image counts.
@@ -143,11 +128,9 @@ def squared_calibration_error(
 def _bin_sums(
     happened: Booleans, chances: Floats, count: Floats, bins: int
 ) -> tuple[Floats, Floats, Floats]:
-    """Return images, sum of chances and sum of outcomes of each bin; images in ascending order.
-
-    The bins are those of `np.array_split` over the images repeated `count` times: cumulative sums
-    are linear within an image, so they are read off at the bins' edges.
-    """
+    """Return images, sum of chances and sum of outcomes of each bin; images in ascending order."""
+    # The bins are those of `np.array_split` over the images repeated `count` times: cumulative
+    # sums are linear within an image, so they are read off at the bins' edges.
     reached = np.concatenate([[0], np.cumsum(count)])
     total = int(reached[-1])
     parts = min(bins, max(1, total))
@@ -162,22 +145,19 @@ def _bin_sums(
 
 
 def _without_bias(squared: Floats) -> Floats:
-    """Take the bias off squared calibration errors, (1 + R,), and off their replicates.
-
-    The square of an estimated mean is too high by the variance of the estimate. The replicates
-    vary about the estimate as the estimate varies about the truth, so they are too high twice.
-    (The bias of absolute distances is not found so: Kumar et al. 2019.)
-    """
+    """Take the bias off squared calibration errors, (1 + R,), and off their replicates."""
+    # The square of an estimated mean is too high by the variance of the estimate. The replicates
+    # vary about the estimate as the estimate varies about the truth, so they are too high twice.
+    # (The bias of absolute distances is not found so: Kumar et al. 2019.)
     bias = squared[1:].mean() - squared[0]
     return np.concatenate([squared[:1] - bias, squared[1:] - 2 * bias])
 
 
 def reliability_tables(frame: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, pd.DataFrame]:
-    """Tabulate the points of a reliability diagram of each outcome, by name.
+    """Return the points of a reliability diagram of each outcome, by its name.
 
-    Returns:
-        Tables of one row a bin, by confidence: `n` images, mean `confidence`, `observed` share,
-        and its interval `low`, `high`. The bins are those of all images, in the replicates too.
+    They have one row a bin, by confidence: `n` images, mean `confidence`, `observed` share with
+    `low` and `high`. The bins are those of all images, in the replicates too.
     """
     weights = bootstrap.weights(labels(frame), frame["group"])
     tables = {}
@@ -228,14 +208,12 @@ def calibration_summary(
 
 
 def selective_prediction(frame: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
-    """Compute the accuracy on the images that remain when the least confident are left to others.
+    """Return the accuracy on the images that remain when the least confident are left to others.
 
-    The risk-coverage curve of El-Yaniv and Wiener (2010), as accuracy, with the highest
-    probability as confidence (Geifman and El-Yaniv 2017).
-
-    Returns:
-        One row a distinct confidence, from the highest down: `coverage`, the share of images
-        with at least the confidence `threshold`; `accuracy` among these, with `low`, `high`.
+    It is the risk-coverage curve of El-Yaniv and Wiener (2010), with the highest probability as
+    confidence (Geifman and El-Yaniv 2017). One row a distinct confidence, from the highest down:
+    `coverage`, the share of images with at least the confidence `threshold`; `accuracy` among
+    these, with `low` and `high`.
     """
     correct, confidence = calibration_outcomes(frame)[TOP_LABEL]
     weights = bootstrap.weights(labels(frame), frame["group"])

@@ -93,21 +93,18 @@ GAP_COLUMNS = (
 def compare_runs(study_dir: str | Path, bootstrap: Bootstrap) -> dict[str, pd.DataFrame]:
     """Compute all tables that notebook 06 writes from the runs' files, and `btxrd verify` checks.
 
-    Returns:
-        Name of the file → its table:
+    Returns them by the name of the file:
 
-        - `comparison.csv`: as `comparison_table` returns it.
-        - `figures.csv`: as `seed_figures` returns it.
-        - `differences.csv`: as `compare_experiments` returns it, for every pair of experiments
-          on the test set of a split; p adjusted over all pairs of a split.
-        - `gaps.csv`: what is lost in another center, for each experiment and each split that has
-          one to compare with (`away`): `inside_split` and `outside_split`, then as
-          `generalisation_gap` returns it, or, where both test the same images, with an interval
-          paired by image.
-        - `review.csv`: as `labels_to_review` returns it, of `reviewed_pool`; no rows without one.
+    - `comparison.csv` of `comparison_table`, `figures.csv` of `seed_figures`, and `review.csv` of
+      `labels_to_review` for the `reviewed_pool`, no rows without one;
+    - `differences.csv` of `compare_experiments`, for every pair of experiments on the test set of a
+      split; p adjusted over all pairs of a split;
+    - `gaps.csv`, what is lost in another center, for each experiment and each split that has one to
+      compare with (`away`): as in `generalisation_gap`, or, where both test the same images, with
+      an interval paired by image.
 
-        `differences.csv` and `gaps.csv` have columns that name what is compared, and `note`: a
-        pair whose parameters differ in more than that is not subtracted; its row names them.
+    The last two have columns that name what is compared, and `note`: a pair whose parameters
+    differ in more than that is not subtracted; its row names them.
 
     Raises:
         FileNotFoundError: there is a pool to review, but notebook 02 has not been run.
@@ -117,12 +114,17 @@ def compare_runs(study_dir: str | Path, bootstrap: Bootstrap) -> dict[str, pd.Da
     runs = collect_runs(study_dir)
     trained = _trainings(runs)
     figures = seed_figures(runs, study_dir, bootstrap)
+    review = pd.DataFrame(columns=list(REVIEW_COLUMNS))
+    pool = reviewed_pool(runs, figures)
+    if pool is not None:
+        predictions = read_predictions(study_dir / pool.path / "predictions.csv")
+        review = labels_to_review(predictions, read_csv(study_dir / "splits" / "conflicts.csv"))
     return {
         "comparison.csv": comparison_table(runs, figures),
         "figures.csv": figures,
         "differences.csv": _joined(_differences(trained, study_dir, bootstrap), DIFFERENCE_COLUMNS),
         "gaps.csv": _joined(_gaps(trained, study_dir, bootstrap), GAP_COLUMNS),
-        "review.csv": _review(reviewed_pool(runs, figures), study_dir),
+        "review.csv": review,
     }
 
 
@@ -144,14 +146,13 @@ def _trainings(runs: list[RunResult]) -> dict[tuple[str, str], list[RunResult]]:
 def seed_figures(
     runs: list[RunResult], study_dir: str | Path, bootstrap: Bootstrap
 ) -> pd.DataFrame:
-    """Lay out the headline figures of each experiment and split: means over its seeds.
+    """Return the headline figures of each experiment and split: means over its seeds.
 
-    Returns:
-        For each part (val, test) and split, in the order of `SPLITS`, a row an experiment, and one
-        more for its ensemble: `part`, `experiment`, `split`, `seeds` ("1", "3", "ensemble"), `n`
-        images, each of `FIGURES` with its ends and its spread over seeds (`_sd`, of a sample), of
-        the test images also `mean_iou` and `attention_iou`, and `status`; NaN where there is none.
-        Intervals are as in `seed_summary`, for one seed as in its `metrics.json`.
+    For each part (val, test) and split, in the order of `SPLITS`, there is a row an experiment, and
+    one more for its ensemble: `part`, `experiment`, `split`, `seeds` ("1", "3", "ensemble"), `n`
+    images, each of `FIGURES` with its ends and its spread over seeds (`_sd`, of a sample), of the
+    test images also `mean_iou` and `attention_iou`, and `status`; NaN where there is none.
+    Intervals are as in `seed_summary`, for one seed as in its `metrics.json`.
     """
     groups: dict[tuple[str, str, bool], list[RunResult]] = {}
     for run in runs:
@@ -187,7 +188,7 @@ def _figures(
         for name, (score, _) in OVERLAPS.items():
             row[name] = pd.Series([run.mean_of_maps(score) for run in evaluated]).mean()
     if len(evaluated) > 1:
-        frames = [_predictions(run, study_dir, part) for run in evaluated]
+        frames = _predictions(evaluated, study_dir, part)
         table = seed_summary(frames, bootstrap, FIGURES).set_index("metric")
         values = {metric: table.loc[metric, ["mean", "low", "high", "sd"]] for metric in FIGURES}
     else:
@@ -205,11 +206,7 @@ def figures_of(figures: pd.DataFrame, part: str) -> pd.DataFrame:
 def figures_shown(
     figures: pd.DataFrame, part: str, best: str | None, split: str | None
 ) -> pd.DataFrame:
-    """Return the rows of `seed_figures` of one part, with a ★ at the answer.
-
-    Args:
-        best, split: as `answer` returns them.
-    """
+    """Return the rows of `seed_figures` of one part, with a ★ at the `answer`: best, split."""
     shown = figures[figures["part"] == part]
     absent = [name for name in OVERLAPS if shown[name].isna().all()]
     shown = shown.drop(columns=["part", *absent])
@@ -218,41 +215,29 @@ def figures_shown(
 
 
 def figures_by_metric(figures: pd.DataFrame) -> pd.DataFrame:
-    """Turn the test figures of the trained experiments into rows for a forest plot.
+    """Turn the test figures into rows for a forest plot, ensembles left out.
 
-    Returns:
-        A row for each of `COMPARED`, experiment and split with figures, ensembles left out:
-        `label` (the experiment), `split` (its title, a categorical in the order of `SPLITS`),
-        `metric`, `estimate`, `low`, `high`, `n`.
+    There is one for each of `COMPARED`, experiment and split: `label` (the experiment), `split`
+    (its title, a categorical in the order of `SPLITS`), `metric`, `estimate`, `low`, `high`, `n`.
     """
-    tested = figures_of(figures, "test").dropna(subset="n")
+    tested = figures_of(figures, "test").dropna(subset="n").rename(columns={"experiment": "label"})
     titles = {name: split.title for name, split in SPLITS.items()}
-    splits = pd.Categorical(tested["split"].map(titles), titles.values())
-    frames = [
-        pd.DataFrame(
-            {
-                "label": tested["experiment"],
-                "split": splits,
-                "metric": metric,
-                "estimate": tested[metric],
-                "low": tested[f"{metric}_low"],
-                "high": tested[f"{metric}_high"],
-                "n": tested["n"],
-            }
-        )
-        for metric in COMPARED
-    ]
+    tested["split"] = pd.Categorical(tested["split"].map(titles), titles.values())
+    columns = ["label", "split", "metric", "estimate", "low", "high", "n"]
+    frames = []
+    for metric in COMPARED:
+        named = {metric: "estimate", f"{metric}_low": "low", f"{metric}_high": "high"}
+        frames.append(tested.rename(columns=named).assign(metric=metric)[columns])
     return pd.concat(frames, ignore_index=True)
 
 
 def comparison_table(runs: list[RunResult], figures: pd.DataFrame) -> pd.DataFrame:
     """Return one row an experiment; its figures are those of `seed_figures`, side by side.
 
-    First `COMPARISON_COLUMNS`, all test figures; then those of every split that was run: the ends
-    of the intervals, Grad-CAM's mean IoU and that of an attention, the validation figures; the
-    first `Weights`, by name and digest; how many `Seeds`; the `Errors` of failed runs; and for each
-    of `ANSWERS` that was evaluated a `<Split> Val Rank`, as `validation_ranks` returns it. That of
-    the first of `PLANNED` is the rule that was set before the study.
+    First `COMPARISON_COLUMNS`, all test figures; then those of every split that was run, with the
+    ends of the intervals, mean IoUs and validation figures; the first `Weights`, by name and
+    digest; how many `Seeds`; the `Errors` of failed runs; and for each of `ANSWERS` that was
+    evaluated a `<Split> Val Rank`, as `validation_ranks` returns it.
     """
     names = dict.fromkeys(run.experiment for run in runs)
     rows = [_described(name, [run for run in runs if run.experiment == name]) for name in names]
@@ -296,13 +281,10 @@ def _described(name: str, runs: list[RunResult]) -> dict[str, Any]:
 
 
 def validation_ranks(figures: pd.DataFrame, split: str) -> pd.Series:
-    """Rank the experiments that were evaluated on a split: 1 is the best.
+    """Return the rank of each experiment that was evaluated on a split; the first, 1, is the best.
 
     Ranks are read on validation images, because test figures are never selected on: the highest
     accuracy; ties by malignant sensitivity, then by validation accuracy on the last of `PLANNED`.
-
-    Returns:
-        Experiment → rank, the best one first.
     """
     val = figures_of(figures, "val").set_index("experiment")
     own = val.loc[val["split"] == split, ["accuracy", "sensitivity/Malignant"]]
@@ -315,7 +297,7 @@ def validation_ranks(figures: pd.DataFrame, split: str) -> pd.Series:
 def answer(figures: pd.DataFrame, splits: Sequence[str] = ANSWERS) -> tuple[str | None, str | None]:
     """Return the recommended experiment and the split that the answer is read from.
 
-    That is the first of `splits` on which an experiment has figures, and the first of its
+    They are the first of `splits` on which an experiment has figures, and the first of its
     `validation_ranks`; both None where there is none.
     """
     for split in splits:
@@ -327,7 +309,7 @@ def answer(figures: pd.DataFrame, splits: Sequence[str] = ANSWERS) -> tuple[str 
 def reviewed_pool(runs: list[RunResult], figures: pd.DataFrame) -> RunResult | None:
     """Return the pool of folds whose predictions doubt labels; None where the answer is from none.
 
-    That of the recommended experiment: its ensemble over seeds, or else one of its seeds.
+    It is that of the recommended experiment: its ensemble over seeds, or else one of its seeds.
     """
     best, split = answer(figures)
     if split is None or not SPLITS[split].folds:
@@ -340,20 +322,11 @@ def reviewed_pool(runs: list[RunResult], figures: pd.DataFrame) -> RunResult | N
     return min(own, key=lambda run: (run.seed != ENSEMBLE, run.seed))
 
 
-def _review(pool: RunResult | None, study_dir: Path) -> pd.DataFrame:
-    if pool is None:
-        return pd.DataFrame(columns=list(REVIEW_COLUMNS))
-    predictions = read_predictions(study_dir / pool.path / "predictions.csv")
-    return labels_to_review(predictions, read_csv(study_dir / "splits" / "conflicts.csv"))
-
-
 def map_scores(runs: list[RunResult], experiment: str | None, split: str | None) -> pd.DataFrame:
-    """Collect how well the heat maps of an experiment find lesions on the test images of a split.
+    """Return the argument of `localisation_table` for an experiment's test images of a split.
 
-    Returns:
-        The argument of `localisation_table`, one row an annotated test tumour: means over the
-        trainings that tested it. No rows without `gradcam.csv`; without the network's own scores
-        where it has no maps.
+    One row an annotated tumour: means over the trainings that tested it. No rows without
+    `gradcam.csv`; without the network's own scores where it has no maps.
     """
     own = [run.gradcam for run in runs if (run.experiment, run.split) == (experiment, split)]
     frames = [maps[maps["iou_chance"].notna()] for maps in own if maps is not None]
@@ -366,10 +339,8 @@ def map_scores(runs: list[RunResult], experiment: str | None, split: str | None)
 def strongest_shortcut(shortcuts: pd.DataFrame, keeps_apart: str) -> pd.Series | None:
     """Return the row of a `shortcut_table` with the highest AUC; None where none was measured.
 
-    `sites` is not among them: a tumour's site is noted by somebody who saw the tumour.
-
-    Args:
-        keeps_apart: `image` or `group`, as in the table's column `split`.
+    `keeps_apart` (`image` or `group`) is looked up in its column `split`. `sites` is not among
+    them: a tumour's site is noted by somebody who saw the tumour.
     """
     blind = shortcuts[(shortcuts["split"] == keeps_apart) & (shortcuts["shortcut"] != "sites")]
     measured = blind.dropna(subset="estimate")
@@ -379,9 +350,8 @@ def strongest_shortcut(shortcuts: pd.DataFrame, keeps_apart: str) -> pd.Series |
 def success_table(figures: pd.DataFrame, experiment: str) -> pd.DataFrame:
     """Check one experiment's test figures against the bounds that were set before the study.
 
-    Returns:
-        A row a bound: `split`, `metric`, `bound`, `reached` (NaN where there is no figure), `met`
-        (NA there).
+    A row a bound: `split`, `metric`, `bound`, `reached` (NaN where there is no figure), `met`
+    (NA there).
     """
     own = figures_of(figures, "test")
     own = own[own["experiment"] == experiment].set_index("split")
@@ -410,7 +380,7 @@ def _differences(
         families: dict[str, dict[str, list[pd.DataFrame]]] = {}
         for name, seeds in here.items():
             first = next((other for other in families if not notes[other, name]), name)
-            families.setdefault(first, {})[name] = _test_sets(seeds, study_dir)
+            families.setdefault(first, {})[name] = _predictions(seeds, study_dir, "test")
         tables = [compare_experiments(f, bootstrap) for f in families.values() if len(f) > 1]
         if tables:
             table = pd.concat(tables, ignore_index=True)
@@ -433,7 +403,8 @@ def _gaps(
         if note := _refusal(near[0], far[0], ("split",)):
             gap = pd.DataFrame([{"note": note}])
         else:
-            gap = _gap(_test_sets(near, study_dir), _test_sets(far, study_dir), bootstrap)
+            tested = (_predictions(seeds, study_dir, "test") for seeds in (near, far))
+            gap = _gap(*tested, bootstrap)
         yield gap.assign(experiment=experiment, inside_split=inside, outside_split=outside)
 
 
@@ -444,12 +415,11 @@ def _gap(
     if set(inside[0]["image_id"]) != set(outside[0]["image_id"]):
         return generalisation_gap(inside, outside, bootstrap)
     # Which fold tested an image is another matter inside than outside.
-    named = {"outside": outside, "inside": inside}
-    unfolded = {
+    named = {
         name: [frame.drop(columns="fold", errors="ignore") for frame in frames]
-        for name, frames in named.items()
+        for name, frames in {"outside": outside, "inside": inside}.items()
     }
-    paired = compare_experiments(unfolded, bootstrap)
+    paired = compare_experiments(named, bootstrap)
     return paired.rename(columns={"first": "outside", "second": "inside"})
 
 
@@ -459,13 +429,9 @@ def _joined(tables: Iterator[pd.DataFrame], columns: tuple[str, ...]) -> pd.Data
     return table.reindex(columns=list(columns))
 
 
-def _test_sets(seeds: list[RunResult], study_dir: Path) -> list[pd.DataFrame]:
-    return [_predictions(run, study_dir, "test") for run in seeds]
-
-
-def _predictions(run: RunResult, study_dir: Path, part: str) -> pd.DataFrame:
-    predictions = read_predictions(study_dir / run.path / "predictions.csv")
-    return predictions[predictions["part"] == part].reset_index(drop=True)
+def _predictions(seeds: list[RunResult], study_dir: Path, part: str) -> list[pd.DataFrame]:
+    frames = (read_predictions(study_dir / run.path / "predictions.csv") for run in seeds)
+    return [frame[frame["part"] == part].reset_index(drop=True) for frame in frames]
 
 
 def _refusal(first: RunResult, second: RunResult, compared: tuple[str, ...]) -> str:
@@ -477,9 +443,8 @@ def _refusal(first: RunResult, second: RunResult, compared: tuple[str, ...]) -> 
 def differences_from(differences: pd.DataFrame, experiment: str | None) -> pd.DataFrame:
     """Turn `differences.csv` so that the experiment in question comes second in each of its pairs.
 
-    Returns:
-        `split`, `against` (the other experiment), `metric`, `difference` (above 0 where
-        `experiment` is higher) with `low` and `high`, `p`, `p_holm`, `note`.
+    The columns are `split`, `against` (the other experiment), `metric`, `difference` (above 0 where
+    `experiment` is higher) with `low` and `high`, `p`, `p_holm`, `note`.
     """
     first, second = differences["first_experiment"], differences["second_experiment"]
     own = differences[(first == experiment) | (second == experiment)]
@@ -493,10 +458,6 @@ def differences_from(differences: pd.DataFrame, experiment: str | None) -> pd.Da
 
 
 def subtracted_and_refused(pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Cut `differences.csv` or `gaps.csv` into the pairs that were subtracted and the others.
-
-    Returns:
-        The rows with figures, without `note`; the rows with a `note`, without figures.
-    """
+    """Return the rows of `differences.csv` or `gaps.csv` with figures, and those with a `note`."""
     refused = pairs["note"].notna()
     return pairs[~refused].drop(columns="note"), pairs[refused].dropna(axis=1, how="all")

@@ -19,12 +19,11 @@ def bootstrap_curves(
 
     The ROC curve is read at fixed false-positive rates (vertical averaging, Fawcett 2006);
     precision at fixed recalls, in steps (Davis and Goadrich 2006). Both are proportions.
-    Arguments and errors as in `bootstrap_metrics`.
 
     Returns:
-        A frame with the columns `curve` ("roc" or "pr"), `class_name`, `x` (1 - specificity below
-        1, or recall, in steps of 0.01), `low`, `high` (sensitivity, or precision); a class
-        without both positives and negatives has no rows.
+        `curve` ("roc" or "pr"), `class_name`, `x` (1 - specificity below 1, or recall, in steps of
+        0.01), `low`, `high` (sensitivity, or precision); no rows of a class without both positives
+        and negatives.
     """
     labels, scores = np.asarray(y_true), np.asarray(probabilities)
     weights = bootstrap.weights(labels, groups)

@@ -8,7 +8,7 @@ Two experiments are compared on the same images, so both are weighted by the sam
 replicates: what makes an image hard for both cancels out of the difference. Trainings of
 different experiments have nothing in common, whatever their seeds, and are drawn apart. Every
 frame holds one part of its predictions; images may stand in any order. An image that only one
-side has, or whose part, group or label differs, mixed parts and unknown metrics are a ValueError.
+side has, or whose part, group or label differs, is a ValueError.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from btxrd.evaluation.intervals import ROUNDING, Bootstrap, Sample
 from btxrd.evaluation.metrics import metric_table, proportion_members, ratio
 from btxrd.params import DataParams, TrainingParams
-from btxrd.predictions import labels, predictions_frame, probabilities
+from btxrd.predictions import Floats, labels, predictions_frame, probabilities
 
 __all__ = [
     "EXPERIMENT_KEYS",
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 METRICS = ("macro_auc", "accuracy", "sensitivity/Malignant", "balanced_accuracy")
-"""The metrics that are compared, named as in `btxrd.evaluation.metrics.metric_table`."""
+"""The metrics that are compared."""
 
 EXPERIMENT_KEYS = (
     *("experiment", "model"),
@@ -52,8 +52,6 @@ EXPERIMENT_KEYS = (
 
 PLACES = ("cache_dir", "study_dir", "training.workers")
 """Parameters that cannot change a run's numbers."""
-
-Floats = NDArray[np.float64]
 
 
 def compare_experiments(
@@ -100,9 +98,8 @@ def generalisation_gap(
     """Compare an experiment's figures on two different test sets, of the trainings of each.
 
     The interval is put together from those of the two figures, which are independent: their
-    distances from the figures are squared and added (Zou and Donner 2008), so that the gap is no
-    surer than a figure at the edge. Of images that are in both it is too wide rather than too
-    narrow. Where a figure has no interval, the gap has none.
+    distances from the figures are squared and added (Zou and Donner 2008). Of images that are in
+    both it is too wide rather than too narrow. Where a figure has no interval, the gap has none.
 
     Returns:
         One row a metric: `metric`, the values `inside` and `outside`, `difference` (inside -
@@ -121,12 +118,11 @@ def generalisation_gap(
 def seed_summary(
     trainings: Sequence[pd.DataFrame], bootstrap: Bootstrap, metrics: Sequence[str] = METRICS
 ) -> pd.DataFrame:
-    """Describe the trainings of one experiment on one split.
+    """Return the mean figures of one experiment's trainings, one row a metric.
 
-    Returns:
-        One row a metric: `metric`, `seeds` (how many), `mean` with `low` and `high`, which cover
-        other images and other trainings, and `sd`: how much training again changes the figure on
-        these images (of a sample, n - 1; NaN for one seed).
+    The columns are `metric`, `seeds` (how many), `mean` with `low` and `high`, which cover other
+    images and other trainings, and `sd`: how much training again changes the figure on these
+    images (of a sample, n - 1; NaN for one seed).
     """
     aligned = list(_align(_numbered("training", trainings)).values())
     shares = bootstrap.shares(len(aligned))
@@ -151,10 +147,8 @@ def _sample(frames: Sequence[pd.DataFrame], metric: str, values: Floats) -> Samp
 
 
 def _degrees(values: Floats, groups: int) -> float:
-    """Return the degrees of freedom of a variance that is partly of images, partly of trainings.
-
-    After Satterthwaite (1946), and at most those of the groups; `values` are (1 + R, S).
-    """
+    """Return the degrees of freedom of a variance of images and trainings; values (1 + R, S)."""
+    # Satterthwaite (1946), and at most those of the groups.
     trainings = values.shape[1]
     if trainings == 1:
         return groups - 1
@@ -165,13 +159,10 @@ def _degrees(values: Floats, groups: int) -> float:
 
 
 def ensemble_predictions(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Average the probabilities of several trainings, in the order of the first frame.
-
-    The logits are the logarithms of the mean probabilities, at least the smallest positive normal
-    float64. The frames may hold several parts.
-    """
+    """Average the probabilities of several trainings, in the order of the first frame."""
     aligned = list(_align(_numbered("predictions", frames)).values())
     mean = np.mean([probabilities(frame) for frame in aligned], axis=0)
+    # Logits are logarithms of what is at least the smallest positive normal float64.
     return predictions_frame(aligned[0], np.log(np.maximum(mean, np.finfo(np.float64).tiny)))
 
 
@@ -194,7 +185,7 @@ def holm(p_values: ArrayLike) -> Floats:
 def differing(
     first: Mapping[str, Any], second: Mapping[str, Any], compared: Collection[str]
 ) -> str:
-    """Name the parameters that forbid to compare two runs, with both values; empty for none.
+    """Return the parameters that forbid to compare two runs, with both values; empty for none.
 
     Args:
         first, second: nested parameters, as `RunParams.model_dump` returns them.
@@ -216,11 +207,7 @@ def differing(
 def check_comparable(
     first: Mapping[str, Any], second: Mapping[str, Any], compared: Collection[str]
 ) -> None:
-    """Refuse two runs that are `differing` in more than what is compared; arguments as there.
-
-    Raises:
-        ValueError: names each such parameter, with both values.
-    """
+    """Raise a ValueError that names what two runs are `differing` in; arguments as there."""
     if found := differing(first, second, compared):
         raise ValueError(f"not comparable: {found}; only {', '.join(compared)} may differ")
 
@@ -235,14 +222,13 @@ def _flatten(parameters: Mapping[str, Any], section: str = "") -> Iterator[tuple
 
 def _align(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Put the rows of every frame into the order of the first; refuse frames of other images."""
-    if not frames:
-        raise ValueError("no predictions given, expected one frame or more")
-    by_image = {name: frame.set_index(_rows(frame)) for name, frame in frames.items()}
+    by_image = {}
+    for name, frame in frames.items():
+        # In the predictions of a pool an image stands in the val of several folds.
+        fold = " (fold " + frame["fold"].astype(str) + ")" if "fold" in frame else ""
+        by_image[name] = frame.set_index(pd.Index(frame["image_id"] + fold))
     source, reference = next(iter(by_image.items()))
     for name, frame in by_image.items():
-        if frame.index.has_duplicates:
-            image_id = frame.index[frame.index.duplicated()][0]
-            raise ValueError(f"{image_id} stands more than once in {name}: give one part")
         alone = reference.index.symmetric_difference(frame.index)
         if len(alone):
             there, missing = (source, name) if alone[0] in reference.index else (name, source)
@@ -259,12 +245,6 @@ def _align(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return {name: frame.reset_index(drop=True) for name, frame in by_image.items()}
 
 
-def _rows(frame: pd.DataFrame) -> pd.Index:
-    """Name each row by its image, and in the predictions of a pool by the fold that made it."""
-    fold = " (fold " + frame["fold"].astype(str) + ")" if "fold" in frame else ""
-    return pd.Index(frame["image_id"] + fold)
-
-
 def _numbered(name: str, frames: Sequence[pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Name the trainings of an experiment; a single one by the experiment alone."""
     if len(frames) == 1:
@@ -276,9 +256,6 @@ def _by_training(
     frames: Sequence[pd.DataFrame], bootstrap: Bootstrap, metrics: Sequence[str]
 ) -> dict[str, Floats]:
     """Return each metric of each of S trainings, on the same draws of images: (1 + R, S)."""
-    parts = frames[0]["part"].unique()
-    if len(parts) > 1:
-        raise ValueError(f"predictions of {' and '.join(parts)} are mixed: give one part")
     weights = bootstrap.weights(labels(frames[0]), frames[0]["group"])
     tables = [metric_table(labels(f), probabilities(f), weights, metrics) for f in frames]
     return {metric: np.stack([table[metric] for table in tables], axis=1) for metric in metrics}

@@ -1,9 +1,8 @@
 """Class activation maps in batches, of a network and of its untrained copy.
 
-Maps are *raw*: rectified, at the scale the method gives them. The grad-cam package scales every
-map to [0, 1] on its own, which is right for a picture and wrong for an energy, and hooks a layer,
-where the last feature map of some networks is no layer's output: only its weighting of the channels
-is used here.
+Maps are *raw*: rectified, at the scale the method gives them. The grad-cam package scales each to
+[0, 1], which is wrong for an energy, and hooks a layer, where the last feature map of some networks
+is no layer's output: only its weighting of the channels is used here.
 """
 
 import copy
@@ -23,6 +22,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from btxrd.models import BTXRDClassifier, features_and_logits
 from btxrd.models.attention import stage_maps
+from btxrd.models.inference import network_inputs
 
 __all__ = [
     "METHODS",
@@ -48,31 +48,20 @@ def coarse_maps(
     targets: ArrayLike,
     method: str = "gradcam",
     batch_size: int = 16,
-    *,
-    to_input: Callable[[torch.Tensor], torch.Tensor],
     stride: int | None = None,
 ) -> np.ndarray:
-    """Return one raw class activation map an image, in one pass of the model over each batch.
+    """Return one raw class activation map an image: float32 (N, h, w) ≥ 0; (0, 1, 1) of none.
 
-    The map has the resolution of the last feature map, that of `features_and_logits`, or that of
-    a `stride`. A copy of the model is looked at, in eval mode and with its batch norms folded away.
-    Where the model predicts with the mean over an image and its mirror image (`flip_at_test`), the
-    map is the mean of both, too.
+    The map is that of `features_and_logits`, whose errors it raises, of a copy of the model in eval
+    mode with its batch norms folded away. Where the model predicts with the mean over an image and
+    its mirror image (`flip_at_test`), the map is the mean of both, too.
 
     Args:
         images: uint8 (N, S, S), preprocessed; an array or a slice of a memmap.
         targets: class index for each image, (N,).
         method: a key of `METHODS`.
         batch_size: images a pass; more than 16 no longer fit the caches of a CPU.
-        to_input: normalisation, the same as in training: uint8 (B, S, S) on the model's device to
-            float32 (B, 3, S, S).
         stride: in pixels, of a finer feature map than the last one.
-
-    Returns:
-        float32 (N, h, w), each at least 0; (0, 1, 1) of no images.
-
-    Raises:
-        FeatureMapError: the model has no such feature map, or one of a single place.
     """
     folded, targets = fold_norms(model).requires_grad_(False), np.array(targets, dtype=np.int64)
     cam = METHODS[method](folded, target_layers=[])  # nothing to hook: the features are given
@@ -85,21 +74,14 @@ def coarse_maps(
         maps = cam.get_cam_image(inputs, None, targets[batch], *arrays, eigen_smooth=False)
         return np.maximum(maps, 0).astype(np.float32)
 
-    return _in_batches(explain, folded, images, batch_size, to_input)
+    return _in_batches(explain, folded, images, batch_size)
 
 
 @torch.inference_mode()
-def attention_maps(
-    model: BTXRDClassifier,
-    images: np.ndarray,
-    batch_size: int = 16,
-    *,
-    to_input: Callable[[torch.Tensor], torch.Tensor],
-) -> np.ndarray:
-    """Return where a model with attention sees a lesion: float32 (N, h, w), each in [0, 1].
+def attention_maps(model: BTXRDClassifier, images: np.ndarray, batch_size: int = 16) -> np.ndarray:
+    """Return where a model with attention sees a lesion, whatever the class: float32 (N, h, w).
 
-    Takes what `coarse_maps` takes and treats mirror images as that does; there is one map for all
-    classes.
+    Values lie in [0, 1]. Arguments and mirror images are as in `coarse_maps`.
     """
     folded = fold_norms(model)
 
@@ -107,7 +89,7 @@ def attention_maps(
         _, attention = folded.attention(stage_maps(folded.model, inputs))
         return attention.sigmoid().cpu().numpy()
 
-    return _in_batches(explain, folded, images, batch_size, to_input)
+    return _in_batches(explain, folded, images, batch_size)
 
 
 def _in_batches(
@@ -115,13 +97,12 @@ def _in_batches(
     model: BTXRDClassifier,
     images: np.ndarray,
     batch_size: int,
-    to_input: Callable[[torch.Tensor], torch.Tensor],
 ) -> np.ndarray:
     """Return the maps of all images: each from the inputs, of a slice, that the model sees."""
-    device, maps = next(model.parameters()).device, []
+    maps = []
     for start in range(0, len(images), batch_size):
         batch = slice(start, start + batch_size)
-        inputs = to_input(torch.from_numpy(np.array(images[batch])).to(device))
+        inputs = network_inputs(model, torch.from_numpy(np.array(images[batch])))
         found = explain(inputs, batch)
         if model.flip_at_test:
             found = (found + explain(inputs.flip(-1), batch)[..., ::-1]) / 2
@@ -140,9 +121,8 @@ def upsampled(maps: np.ndarray, side: int) -> np.ndarray:
 def fold_norms(network: BTXRDClassifier) -> BTXRDClassifier:
     """Return a copy for eval mode whose convolutions also do the work of their batch norms.
 
-    It computes the same, but for the last digits, in a third less of a CPU's time. In families
-    other than EfficientNets and ResNets, modules need not run in the order of their names: these
-    are only copied.
+    It computes the same, but for the last digits, in a third less of a CPU's time. Families other
+    than EfficientNets and ResNets need not run in the order of their names and are only copied.
     """
     training = network.training
     # LeViT keeps what it computed in eval mode, which cannot be copied, until it trains again.
@@ -162,14 +142,11 @@ def fold_norms(network: BTXRDClassifier) -> BTXRDClassifier:
 def randomised_copy(model: nn.Module, inputs: torch.Tensor, seed: int = 42) -> nn.Module:
     """Return a copy of a network that has learnt nothing, in eval mode: all weights drawn anew.
 
-    The model parameter randomisation test of Adebayo et al. (2018), of all layers at once.
+    That is the model parameter randomisation test of Adebayo et al. (2018), of all layers at once.
     Modules that can `reset_parameters` do so; other parameters are drawn from a normal
     distribution of their own mean and standard deviation. Batch norms take the statistics of
-    `inputs`: with any others, activations fade or burst and the maps are empty for that reason.
-
-    Args:
-        inputs: a batch as the network takes it, float (B, 3, S, S), B ≥ 2.
-        seed: of the weights; PyTorch's global generator is left as it was.
+    `inputs`, float (B, 3, S, S), B ≥ 2: with any others, activations fade or burst and the maps are
+    empty for that reason. PyTorch's global generator is left as it was.
     """
     device = next(model.parameters()).device
     drawn = copy.deepcopy(model).cpu().eval()

@@ -33,12 +33,9 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Sample:
-    """The images that proportions are shares of, and the groups that these images form.
+    """The numbers of images that proportions are shares of, and of their groups, (…) each.
 
-    Attributes:
-        images: (…) numbers of images, the denominators.
-        groups: (…) numbers of groups.
-        degrees: (…) of freedom of the bootstrap's variance; None for `groups` - 1.
+    `degrees` are those of freedom of the bootstrap's variance; None for `groups` - 1.
     """
 
     images: ArrayLike
@@ -47,11 +44,9 @@ class Sample:
 
     @classmethod
     def of(cls, members: ArrayLike, groups: ArrayLike | None) -> "Sample":
-        """Count images and their groups.
+        """Count images and their groups, given as in `Bootstrap.weights`.
 
-        Args:
-            members: (n,) or (n, m) booleans: which images each of m proportions is of.
-            groups: (n,) as in `Bootstrap.weights`.
+        `members` are (n,) or (n, m) booleans: which images each of m proportions is of.
 
         >>> Sample.of([True, True, False, True], ["a", "a", "b", "c"])
         Sample(images=np.int64(3), groups=np.int64(2), degrees=None)
@@ -80,27 +75,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """A bootstrap: it draws replicates, and turns them into intervals.
+    """A bootstrap: it draws replicates, and makes intervals of them.
 
     Attributes:
         replicates: R, 1 or more.
         level: coverage of the intervals, above 0 and below 1.
         seed: equal seeds give equal weights; the order of the images does not matter.
-
-    Raises:
-        ValueError: `replicates` or `level` is out of range.
     """
 
     replicates: int = 2000
     level: float = 0.95
     seed: int = 42
-
-    def __post_init__(self) -> None:
-        """Refuse numbers of replicates and levels that cannot be."""
-        if self.replicates < 1:
-            raise ValueError(f"replicates must be 1 or more, found {self.replicates}")
-        if not 0 < self.level < 1:
-            raise ValueError(f"level must lie between 0 and 1, such as 0.95, found {self.level}")
 
     @property
     def name(self) -> str:
@@ -111,18 +96,12 @@ class Bootstrap:
         """Draw replicates as image weights: how often each image's group was drawn.
 
         Within each stratum as many groups are drawn, with replacement, as it has; a group's
-        stratum is its most severe class. A stratum of a single group does not vary.
-
-        Args:
-            y_true: (n,) integer labels, the more severe the higher.
-            groups: (n,) group names or numbers; None puts each image into its own.
+        stratum is its most severe class. Without `groups` each image is one; with them, an image
+        that has none is a ValueError.
 
         Returns:
             (1 + R, n) float64 whole numbers ≥ 0, equal within each group: first every image
             once, then the replicates.
-
-        Raises:
-            ValueError: shapes disagree, or a group is missing.
 
         >>> Bootstrap(replicates=1).weights([0, 0, 1], ["a", "a", "b"])
         array([[1., 1., 1.],
@@ -158,10 +137,7 @@ class Bootstrap:
     def estimate(
         self, values: Floats, sample: Sample | None = None
     ) -> tuple[Floats, Floats, Floats]:
-        """Return the estimate and the low and high end of its interval; NaN where undefined.
-
-        The ends are NaN also where they are equal, as of an AUC of 1, whose replicates do not
-        vary; a proportion has ends all the same.
+        """Return the estimate and the low and high end of its interval, (…) each.
 
         Args:
             values: (1 + R, …) the statistic for each row of `weights`. Replicates in which it is
@@ -193,16 +169,15 @@ class Bootstrap:
         effect is the variance over the replicates as a multiple of that of n independent images
         with the same mean; K groups drawn with replacement have (K - 1) / K of the variance, so
         it is divided by that first. An effect below 1 is taken for chance. Where the replicates do
-        not vary (none or all are hit, or there is a single group), n_eff is K, as if the images
-        of a group were one. Notebook 04 computes one such interval by hand, and
-        `tests/benchmarks/test_coverage.py` counts how often they hold the truth.
+        not vary (none or all are hit, or there is a single group), n_eff is K. Notebook 04 computes
+        one such interval by hand; `tests/benchmarks/test_coverage.py` counts how often they hold.
 
         Args:
             values: (1 + R, …) in [0, 1], as in `estimate`.
             sample: the images of each, (…) or what broadcasts to it.
 
         Returns:
-            Three (…) float64: the proportion, low, high, all in [0, 1]; NaN where it is NaN.
+            Three (…) float64: the proportion, low, high, all in [0, 1].
 
         >>> none_of_five = np.zeros(100)
         >>> [round(float(x), 3) for x in Bootstrap(99).proportion(none_of_five, Sample(5, 5))]
@@ -244,10 +219,7 @@ def _group_codes(groups: ArrayLike | None, n: int) -> NDArray[np.int64]:
     """Number the groups 0 … K-1 in the order of their names."""
     if groups is None:
         return np.arange(n)
-    values = pd.Series(groups).to_numpy()
-    if values.shape != (n,):
-        raise ValueError(f"groups must have shape ({n},), one a label, found {values.shape}")
-    codes = pd.factorize(values, sort=True)[0]
+    codes = pd.factorize(pd.Series(groups).to_numpy(), sort=True)[0]
     if (codes < 0).any():
         raise ValueError(f"{(codes < 0).sum()} of {n} images have no group")
     return codes.astype(np.int64)
@@ -267,13 +239,7 @@ def bootstrap_metrics(
     bootstrap: Bootstrap,
     names: Sequence[str] = METRIC_NAMES,
 ) -> pd.DataFrame:
-    """Estimate scalar metrics with their intervals.
-
-    Arguments and errors as in `metric_table` and `Bootstrap.weights`.
-
-    Returns:
-        A frame indexed by `metric` with the float columns `estimate`, `low`, `high`.
-    """
+    """Return scalar metrics, the index `metric`, with the columns `estimate`, `low`, `high`."""
     table = metric_table(y_true, probabilities, bootstrap.weights(y_true, groups), names)
     members = proportion_members(y_true, probabilities)
     shares = [name for name in table if name in members]

@@ -8,6 +8,7 @@ uint8 {0, 1} or bool (N, S, S).
 """
 
 from collections.abc import Mapping
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -37,15 +38,12 @@ SCORES = ("iou", "iou_best", "pointing", "energy")
 
 
 class Source(NamedTuple):
-    """A source of maps, as `SOURCES` lists them by name.
-
-    Attributes:
-        ending: of the columns of its scores: `iou_center`, `energy_chance`, …
-        is_trained: it has learnt something, and is compared with those that have not.
-    """
+    """A source of maps."""
 
     ending: str
+    """The end of the names of its scores' columns: `iou_center`, `energy_chance`, …"""
     is_trained: bool
+    """True where it has learnt something, and is compared with those that have not."""
 
 
 SOURCES = {
@@ -71,11 +69,11 @@ def normalise_maps(maps: np.ndarray) -> np.ndarray:
 
 
 def cam_mask_iou(maps: np.ndarray, masks: np.ndarray, threshold: float = 0.5) -> np.ndarray:
-    """Return the overlap of the hot part of each map with the lesion.
+    """Return the overlap of the hot part of each map with the lesion, (N,) in [0, 1].
 
     Hot is where the min-max scaled map is at least `threshold`, in (0, 1]. The overlap is the
-    intersection over union (Selvaraju et al. 2017), with the mask itself instead of a box: (N,)
-    in [0, 1]; NaN where the mask is empty; 0 where the map is constant.
+    intersection over union (Selvaraju et al. 2017), with the mask itself instead of a box; NaN
+    where the mask is empty, 0 where the map is constant.
 
     >>> maps = np.array([[[0.0, 1.0], [0.2, 0.8]]])
     >>> cam_mask_iou(maps, np.array([[[0, 1], [0, 0]]]))
@@ -90,11 +88,7 @@ def _overlap(hot: np.ndarray, lesion: np.ndarray) -> np.ndarray:
         np.array([np.count_nonzero(flag) for flag in flags], dtype=np.int64)
         for flags in (hot & lesion, hot, lesion)
     )
-    return _share(both, of_hot + area - both, area > 0)
-
-
-def _share(part: np.ndarray, whole: np.ndarray, defined: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=defined)
+    return np.where(area > 0, ratio(both, of_hot + area - both), np.nan)
 
 
 def pointing_game(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -121,16 +115,15 @@ def energy_inside(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
     lesion = masks.astype(bool)
     total = maps.sum(axis=(1, 2), dtype=np.float64)
     inside = np.where(lesion, maps, 0).sum(axis=(1, 2), dtype=np.float64)
-    return _share(inside, total, lesion.any(axis=(1, 2)) & (total > 0))
+    return np.where(lesion.any(axis=(1, 2)), ratio(inside, total), np.nan)
 
 
 def localisation_scores(maps: np.ndarray, masks: np.ndarray, threshold: float) -> pd.DataFrame:
-    """Score each raw map against its lesion mask.
+    """Score each raw map against its lesion mask: N rows with the float64 columns `SCORES`.
 
-    Returns:
-        N rows with the float64 columns `SCORES`: the IoU of the hot part at 0.5 and at
-        `threshold`, 1 or 0 of the pointing game, and the share of energy inside. NaN where the
-        mask is empty; a map that is 0 everywhere finds nothing and scores 0.
+    They are the IoU of the hot part at 0.5 and at `threshold`, 1 or 0 of the pointing game, and
+    the share of energy inside. A map that is 0 everywhere finds nothing and scores 0. NaN where
+    the mask is empty.
     """
     scores = pd.DataFrame(
         {
@@ -166,7 +159,7 @@ def center_prior(size: int) -> np.ndarray:
 
 
 def best_threshold(maps: np.ndarray, masks: np.ndarray) -> float:
-    """Find the threshold of the highest mean IoU over annotated images; choose it on val alone.
+    """Return the threshold of the highest mean IoU over annotated images; choose it on val alone.
 
     It is the first best of the twentieths, or 0.5 where no mask holds a lesion.
     """
@@ -181,14 +174,11 @@ def best_threshold(maps: np.ndarray, masks: np.ndarray) -> float:
 def reference_scores(
     maps: Mapping[str, np.ndarray], masks: np.ndarray, thresholds: Mapping[str, float]
 ) -> pd.DataFrame:
-    """Score the maps of several sources, and chance, side by side.
+    """Score the maps of several sources, and chance, side by side: N rows.
 
     Args:
         maps: name of a source (some of `SOURCES`, without chance) → raw maps.
         thresholds: name of the source → threshold of its `iou_best`.
-
-    Returns:
-        N rows; for each source the columns `SCORES` with its ending: `iou`, …, `iou_chance`, ….
     """
     scores = {name: localisation_scores(maps[name], masks, thresholds[name]) for name in maps}
     scores["chance"] = chance_scores(masks)
@@ -202,13 +192,13 @@ def localisation_table(
     """Average the scores of annotated images, and the leads of what has learnt over what has not.
 
     Leads are paired: the difference is taken image by image, under the same replicates. Where the
-    score of the network, or of its attention, is the same for all images, such as a peak that never
-    hits, its leads have no interval: the replicates would vary by the reference alone. The share of
-    peaks that hit is a proportion. Without maps of the network only the references have scores.
+    score of a trained source is the same for all images, such as a peak that never hits, its leads
+    have no interval: the replicates would vary by the reference alone. The share of peaks that hit
+    is a proportion.
 
     Args:
-        scores: columns of `reference_scores`, `label` (0, 1, 2) and `group`; images without an
-            annotated lesion (NaN) are left out.
+        scores: columns of `reference_scores`, `label` and `group`; images without an annotated
+            lesion (NaN) are left out. If all are, that is a ValueError.
         by: column that cuts the images into parts; one part, `all`, by default.
 
     Returns:
@@ -216,17 +206,6 @@ def localisation_table(
         `part`, `n` images, `groups`, `source`, `reference` (empty where the row is a plain score,
         and not a lead), `score`, `estimate` (a mean), `low`, `high`.
 
-    Raises:
-        ValueError: no image has an annotated lesion.
-
-    >>> scores = pd.DataFrame({"iou": [0.2, 0.4], "iou_chance": [0.1, 0.1], "label": [1, 1],
-    ...                        "group": ["a", "b"]})
-    >>> table = localisation_table(scores, Bootstrap(99))
-    >>> table[["source", "reference", "score", "estimate"]].round(2)
-        source reference score  estimate
-    0  network             iou       0.3
-    1   chance             iou       0.1
-    2  network    chance   iou       0.2
     """
     scores = scores[scores["iou_chance"].notna()]
     if scores.empty:
@@ -262,15 +241,10 @@ def _scores_and_leads(scores: pd.DataFrame) -> pd.DataFrame:
         for score in SCORES
         if score + source.ending in scores
     }
-    trained, references = (
-        [name for name, source in SOURCES.items() if source.is_trained == learnt]
-        for learnt in (True, False)
-    )
     leads = {
         (own, other, score): columns[own, "", score] - columns[other, "", score]
-        for own in trained
-        for other in references
-        for score in SCORES
+        for own, other, score in product(SOURCES, SOURCES, SCORES)
+        if SOURCES[own].is_trained and not SOURCES[other].is_trained
         if (own, "", score) in columns and (other, "", score) in columns
     }
     return pd.DataFrame(columns | leads).rename_axis(columns=["source", "reference", "score"])

@@ -1,10 +1,9 @@
 """Every figure of merit of a classifier, for one set of images or for thousands of reweightings.
 
-Functions take (n,) integer labels and (n, 3) probabilities as a frame of predictions holds them,
-which was checked when it was read; only `classification_metrics` checks them. The predicted class
-is the one with the highest probability (the first of equals). AUC, average precision, sensitivity,
-specificity, PPV, NPV and F1 are one-vs-rest. What a set of images cannot tell (the AUC of a class
-it lacks, say) is NaN, never an exception and never a silent zero.
+Labels and probabilities were checked when the predictions were read; only `classification_metrics`
+checks them. The predicted class is the one with the highest probability (the first of equals). AUC,
+average precision, sensitivity, specificity, PPV, NPV and F1 are one-vs-rest. What a set of images
+cannot tell (the AUC of a class it lacks, say) is NaN, never an exception and never a silent zero.
 
 Definitions agree with scikit-learn's, `sample_weight` included; they are computed here because
 the bootstrap needs them for 2,000 weight vectors at once.
@@ -51,20 +50,16 @@ Integers = NDArray[np.int64]
 def classification_metrics(y_true: ArrayLike, probabilities: ArrayLike) -> dict[str, Any]:
     """Describe how well `probabilities` tell the classes apart, in plain values ready for JSON.
 
-    Returns:
-        - `n`, `accuracy`, `balanced_accuracy`, `macro_f1`, `macro_auc` (one-vs-rest mean),
-          `quadratic_kappa` (Cohen 1968), `brier` (Brier 1950: summed over the classes, in
-          [0, 2]), `log_loss` (natural logarithm) and `malignant_as_normal`, the share of malignant
-          images predicted Normal;
-        - `per_class[name]`: `n` and each of `PER_CLASS` (`precision` is the PPV);
-        - `confusion_matrix`: `counts` and `row_normalised`, rows true, columns predicted;
-        - `notes`: one sentence for each thing that is undefined (NaN) on these images.
+    - `n`, `accuracy`, `balanced_accuracy`, `macro_f1`, `macro_auc` (one-vs-rest mean),
+      `quadratic_kappa` (Cohen 1968), `brier` (Brier 1950: summed over the classes, in [0, 2]),
+      `log_loss` (natural logarithm) and `malignant_as_normal`, the share of malignant images
+      predicted Normal;
+    - `per_class[name]`: `n` and each of `PER_CLASS` (`precision` is the PPV);
+    - `confusion_matrix`: `counts` and `row_normalised`, rows true, columns predicted;
+    - `notes`: one sentence for each thing that is undefined (NaN) on these images.
 
-        Balanced accuracy and macro F1 are means over the classes that have one, as in
-        scikit-learn; the macro AUC is defined only where every class has one.
-
-    Raises:
-        ValueError: these are no labels or no probabilities, as `check_predictions` says.
+    Balanced accuracy and macro F1 are means over the classes that have one, as in scikit-learn;
+    the macro AUC is defined only where every class has one. Raises as `check_predictions`.
     """
     labels, scores = check_predictions(y_true, probabilities)
     ones = np.ones((1, len(labels)))
@@ -94,26 +89,13 @@ def metric_table(
 ) -> dict[str, Floats]:
     """Compute every scalar metric for many weightings of the same images at once.
 
-    An image of weight 2 counts as two equal images, one of weight 0 as none: bootstrap
-    replicates are rows of multiplicities.
-
-    Args:
-        weights: (R, n) finite floats ≥ 0.
-        names: of the metrics that are wanted. Areas under curves take most of the time.
-
-    Returns:
-        Metric name → (R,) float64, in the order of `names`.
-
-    Raises:
-        ValueError: there is no metric of that name.
+    Weights are (R, n) floats ≥ 0: an image of weight 2 counts as two equal images. Returns the
+    wanted names → (R,) float64; areas under curves take most of the time.
 
     >>> table = metric_table([0, 1], [[0.9, 0.1, 0], [0.6, 0.4, 0]], [[1, 1], [3, 1]])
     >>> table["accuracy"].tolist()
     [0.5, 0.75]
     """
-    for name in names:
-        if name not in METRIC_NAMES:
-            raise ValueError(f"unknown metric {name!r}; allowed: {', '.join(METRIC_NAMES)}")
     labels, scores = np.asarray(y_true), np.asarray(probabilities)
     weights = np.asarray(weights, dtype=np.float64)
     rows = max(1, CHUNK_ELEMENTS // len(labels))
@@ -127,10 +109,7 @@ def metric_table(
 
 
 def proportion_members(y_true: ArrayLike, probabilities: ArrayLike) -> dict[str, NDArray[np.bool_]]:
-    """Return the images in the denominator of each metric that is a proportion.
-
-    Returns:
-        Metric name, as in `metric_table`, → (n,) booleans.
+    """Return the images in the denominator of each metric that is a proportion, (n,) booleans.
 
     >>> proportion_members([0, 1], [[0.9, 0.1, 0], [0.6, 0.4, 0]])["precision/Normal"]
     array([ True,  True])
@@ -237,16 +216,8 @@ def cumulative_weights(
 ) -> tuple[Floats, Floats]:
     """Return the weight of the positives, and of all images, at or above each distinct score.
 
-    These are the points of the ROC and of the precision-recall curve: images with equal scores
-    cross the threshold together.
-
-    Args:
-        positive: (n,) booleans.
-        scores: (n,) floats, higher for positives.
-        weights: (R, n) floats ≥ 0.
-
-    Returns:
-        Two (R, G) arrays for the G distinct scores, from the highest down.
+    Both are (R, G) for the G distinct scores, from the highest down: the points of the ROC and of
+    the precision-recall curve. Arguments are (n,) booleans, (n,) floats, and (R, n) floats ≥ 0.
 
     >>> positive, scores = np.array([True, False, True]), np.array([0.9, 0.5, 0.5])
     >>> cumulative_weights(positive, scores, np.ones((1, 3)))
@@ -264,10 +235,8 @@ def cumulative_weights(
 
 
 def _auc(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
-    """Return the share of pairs of a positive and a negative in order; ties count a half.
-
-    Pairs of whole weights are counted without rounding, whatever the order of the images.
-    """
+    """Return the share of pairs of a positive and a negative in order; ties count a half."""
+    # Pairs of whole weights are counted without rounding, whatever the order of the images.
     order = np.argsort(scores[~positive], kind="stable")
     negatives = weights[:, ~positive][:, order]
     below = np.concatenate([np.zeros((len(weights), 1)), negatives.cumsum(axis=1)], axis=1)

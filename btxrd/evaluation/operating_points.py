@@ -29,9 +29,7 @@ def operating_points(
 ) -> pd.DataFrame:
     """Choose a threshold on val for each wanted sensitivity, and apply it to test as it stands.
 
-    The threshold is the highest at which the share of val's malignant images with
-    `p_Malignant` ≥ threshold reaches the target. In a pool each fold has its own, chosen on its
-    val and applied to its test.
+    It is the highest that reaches the target. In a pool each fold has its own.
 
     Sensitivity and specificity have two intervals. The first holds the threshold fixed: how good
     is this very threshold? In the second each replicate also draws val and chooses the threshold
@@ -40,9 +38,8 @@ def operating_points(
     that errs on the wide side.
 
     PPV and NPV at another prevalence follow by Bayes' theorem (Altman and Bland 1994), which
-    assumes that sensitivity and specificity do not change with it. Their ends are those that
-    follow from both low ends and from both high ends, which errs on the wide side, and has a width
-    where no tumour is missed.
+    assumes that sensitivity and specificity do not change with it. Their ends follow from both low
+    ends and from both high ends, which errs on the wide side.
 
     Args:
         targets: wanted sensitivities for malignant, above 0 and up to 1.
@@ -88,7 +85,7 @@ def operating_points(
 
 
 def _malignant_scores(val: pd.DataFrame, bootstrap: Bootstrap) -> tuple[Floats, Floats]:
-    """Return the scores of the m malignant images, (m,) descending, and their weights: (1 + R, m).
+    """Return the scores of the m malignant images, (m,) descending, and their weights (1 + R, m).
 
     The weights are those that a bootstrap of all of val draws.
     """
@@ -117,12 +114,9 @@ def _figures(
     bootstrap: Bootstrap,
     prevalences: Sequence[float],
 ) -> dict[str, Any]:
-    """Return all estimates on test with their ends.
+    """Return all estimates on test with their ends; `called` and `weights` are (1 + R, n).
 
-    Args:
-        called: (1 + R, n) the images called malignant, first at the thresholds chosen on val, then
-            at those of each replicate.
-        weights: (1 + R, n).
+    The images are called malignant first at the chosen thresholds, then at each replicate's.
     """
     malignant, fixed = labels(test) == MALIGNANT, called[0]
     # Each rate: its hits, among the images that it is a share of.

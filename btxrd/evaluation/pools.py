@@ -25,16 +25,12 @@ POOL_FILES = ("predictions.csv", "training.json", "gradcam.csv")
 
 
 def pool_runs(folders: Sequence[Path]) -> dict[str, Any]:
-    """Compute the files of a pool from those of its runs.
+    """Compute the files of a pool from those in the folders of its runs: name → content.
 
-    Args:
-        folders: of the runs: each fold, with equal seeds.
-
-    Returns:
-        Name of the file → its content: `predictions.csv` (a frame) and `training.json` (a dict:
-        the parameters, in which `fold` is "pooled" and `seed` "ensemble" where there are several;
-        `runs`, how many, and `members`, the fold and seed of each; `weights`, `device`, `seconds`).
-        Of several folds of one seed that all have a `gradcam.csv` also that, put together.
+    They are `predictions.csv` (a frame) and `training.json` (a dict: the parameters, in which
+    `fold` is "pooled" and `seed` "ensemble" where there are several; `runs`, how many, and
+    `members`, the fold and seed of each; `weights`, `device`, `seconds`). Of several folds of one
+    seed that all have a `gradcam.csv` also that, put together.
 
     Raises:
         FileNotFoundError: a run has no predictions.
@@ -78,15 +74,11 @@ def _averaged(seeds: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def fold_table(test: pd.DataFrame) -> pd.DataFrame:
-    """Lay out the figures of each fold of a pool by itself, and their mean.
+    """Return a row a fold (`fold`, text) with `n` images and each of `METRICS`; last a row `mean`.
 
     An AUC over all folds also ranks images of different folds against each other, whose networks
     need not be equally sure of themselves; the mean of the folds' does not (Forman and Scholz
-    2010).
-
-    Returns:
-        A row a fold (`fold`, text), `n` images and each of `METRICS`; last a row `mean`. Empty
-        where the predictions are not those of several folds.
+    2010). Empty where the predictions are not those of several folds.
     """
     if "fold" not in test:
         return pd.DataFrame()
@@ -101,7 +93,7 @@ def fold_table(test: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_pool(folder: Path, runs: Sequence[Path]) -> None:
-    """Write the files of a pool of runs, as `pool_runs` computes them; errors as there."""
+    """Write the files that `pool_runs` computes; errors as there."""
     for name, content in pool_runs(runs).items():
         writers = {"predictions.csv": write_predictions, "training.json": write_json}
         writers.get(name, write_csv)(folder / name, content)

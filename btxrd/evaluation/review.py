@@ -34,12 +34,8 @@ def labels_to_review(pool: pd.DataFrame, conflicts: pd.DataFrame) -> pd.DataFram
             follow each other; what the pool does not test has no probability.
 
     Returns:
-        `REVIEW_COLUMNS`: `image_id`; `label` and `most_probable` (names of classes);
-        `self_confidence` and `margin` in [0, 1]; `fold`, Int64; `conflicts_with`, the duplicates
-        of another label, with spaces between.
-
-    Raises:
-        ValueError: the val of a fold is empty.
+        `REVIEW_COLUMNS`: `label` and `most_probable` are names of classes, `fold` Int64,
+        `conflicts_with` the duplicates of another label, with spaces between.
     """
     val, test = (pool[pool["part"] == part] for part in ("val", "test"))
     calibrated = apply_temperature(test, fitted_temperatures(val, test)).set_index("image_id")
@@ -54,20 +50,16 @@ def labels_to_review(pool: pd.DataFrame, conflicts: pd.DataFrame) -> pd.DataFram
         self_confidence=shares[own],
         margin=(1 + shares[own] - others.max(axis=1)) / 2,
     )
-    contradicted = _by_image(conflicts)
+    sides = [
+        conflicts[[f"image_{own}", f"class_{own}", f"image_{other}"]].set_axis(
+            ["image_id", "label", "conflicts_with"], axis=1
+        )
+        for own, other in ("ab", "ba")
+    ]
+    images = pd.concat(sides).sort_index(kind="stable").groupby("image_id", sort=False)
+    contradicted = images.agg({"label": "first", "conflicts_with": " ".join})
     doubted = tested[tested["margin"] < 0.5].drop(index=contradicted.index, errors="ignore")
     first = contradicted.join(tested.drop(columns="label"))
     ranked = pd.concat([first, doubted.sort_values("margin", kind="stable")])
     found = ranked.rename_axis("image_id").reset_index().reindex(columns=list(REVIEW_COLUMNS))
     return found.astype({"fold": "Int64"})
-
-
-def _by_image(conflicts: pd.DataFrame) -> pd.DataFrame:
-    """Turn pairs into images, in their order: `label` and `conflicts_with` by `image_id`."""
-    columns = ["image_id", "label", "conflicts_with"]
-    sides = [
-        conflicts[["image_a", "class_a", "image_b"]].set_axis(columns, axis=1),
-        conflicts[["image_b", "class_b", "image_a"]].set_axis(columns, axis=1),
-    ]
-    images = pd.concat(sides).sort_index(kind="stable").groupby("image_id", sort=False)
-    return images.agg({"label": "first", "conflicts_with": " ".join})

@@ -17,15 +17,14 @@ __all__ = ["RunResult", "collect_runs"]
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult(RunPlace):
-    """One run, or pool of runs, and the content of its files.
+    """One run, or pool of runs, and the content of its files; empty or None without the file.
 
     Attributes:
         status: `finished`, `failed`, `running`, or `by hand` (notebooks run without the runner).
         error: one line, where it failed.
         parameters: resolved; empty where the run never began.
-        metrics: part → metrics, as `summarise` returns them; empty without `metrics.json`.
-        gradcam: one row an explained image; None without `gradcam.csv`.
-        training: the content of `training.json`; empty without it.
+        metrics: part → metrics, as `summarise` returns them.
+        gradcam: one row an explained image.
         pages: the files of its pages that exist, by what reports call them.
     """
 
@@ -53,10 +52,7 @@ class RunResult(RunPlace):
         return tuple(np.nan if value is None else float(value) for value in values)
 
     def mean_of_maps(self, score: str) -> float:
-        """Return the mean of a column of `gradcam.csv` over the annotated test tumours.
-
-        NaN where there are no maps: not yet, or none of such a network.
-        """
+        """Return the mean of a column of `gradcam.csv` over the test tumours; NaN without maps."""
         if self.gradcam is None or score not in self.gradcam:
             return np.nan
         return float(self.gradcam.loc[self.gradcam["label"] > 0, score].mean())
@@ -73,21 +69,14 @@ def collect_runs(study_dir: str | Path) -> list[RunResult]:
     # A folder that was moved aside, called seed-42.old-<time>, is no place of a run.
     places = [run_at(path.relative_to(study_dir)) for path in study_dir.glob("runs/**/")]
     runs = [_collect(place, study_dir / place.path) for place in places if place]
-    return sorted(runs, key=lambda run: _order(run, named))
 
+    def order(run: RunResult) -> tuple[Any, ...]:
+        """Return what runs are sorted by; seed-42 comes before seed-100, it is shorter."""
+        path, known = run.path.as_posix(), [*named, run.experiment].index(run.experiment)
+        place = known, run.experiment, list(SPLITS).index(run.split)
+        return *place, run.seed == ENSEMBLE, len(path), path
 
-def _order(run: RunResult, experiments: list[str]) -> tuple[Any, ...]:
-    """Return what a study's runs are sorted by; seed-42 comes before seed-100, it is shorter."""
-    path = run.path.as_posix()
-    splits = list(SPLITS)
-    return (
-        [*experiments, run.experiment].index(run.experiment),
-        run.experiment,
-        splits.index(run.split),
-        run.seed == ENSEMBLE,
-        len(path),
-        path,
-    )
+    return sorted(runs, key=order)
 
 
 def _collect(place: RunPlace, folder: Path) -> RunResult:

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import ClassifierMixin
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -45,20 +44,12 @@ def shortcut_features(
 ) -> dict[str, pd.DataFrame | np.ndarray]:
     """Collect the features that each shortcut sees of every image.
 
-    Args:
-        cache: holds at least the table's images; None leaves out what needs files or pixels.
+    They are named and ordered as in `SHORTCUTS`, one row an image in the table's order, float64:
+    ages in years, other facts 0 or 1; quantisation NaN where a file has no JPEG table; grey levels,
+    0 to 255, of the square that a network sees, padding included, averaged into 16 × 16 cells: four
+    neighbours make a pixel of the thumbnail, the outer ring of cells is the border.
 
-    Returns:
-        Features by name, keys and order as in `SHORTCUTS`, one row an image in the table's order:
-
-        - `metadata` and `sites`: float64 frames; age in years, the rest 0 or 1;
-        - `file`: float64 frame; quantisation is NaN where the file has no JPEG table;
-        - `thumbnail` (n, 64) and `border` (n, 60): float64 mean grey levels, 0 to 255, of the
-          square that a network sees, padding included, averaged into 16 × 16 cells: four
-          neighbours make a pixel of the thumbnail, the outer ring of cells is the border.
-
-    Raises:
-        KeyError: the cache lacks an image of the table.
+    Without a cache, which holds at least the table's images, files and pixels are left out.
     """
     metadata = table[["age", *REGION_COLUMNS, *VIEW_COLUMNS]].astype(float)
     metadata.insert(1, "male", (table["gender"] == "M").astype(float))
@@ -103,14 +94,8 @@ def shortcut_table(
     """Cross-validate every shortcut, with groups torn apart and with groups kept whole.
 
     Table and file columns go to gradient-boosted trees, grey levels to logistic regression. Out-of-
-    fold probabilities are pooled before the AUC is taken. Folds are fewer where a class has too
-    few images (or groups) for them, or where a fold would train without a class.
-
-    Args:
-        groups: (n,) the group of each image.
-        cache: as in `shortcut_features`.
-        folds: number of folds of the cross-validation, at most; 2 or more.
-        seed: of the deal of images into folds.
+    fold probabilities are pooled before the AUC is taken. There are 2 or more `folds`, fewer than
+    wanted where a class has too few images (or groups), or where a fold would train without one.
 
     Returns:
         One row a shortcut and split: `shortcut`, `sees`, `split` (`image`: folds by image, as a
@@ -159,12 +144,12 @@ def _out_of_fold(name: str, features: np.ndarray, labels: np.ndarray, deal: list
     chances = np.empty((len(labels), len(CLASS_NAMES)))
     with threadpool_limits(1):
         for train, test in deal:
-            model = _classifier(name).fit(features[train], labels[train])
+            if name in ("thumbnail", "border"):
+                model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+            else:
+                model = HistGradientBoostingClassifier(
+                    max_iter=60, min_samples_leaf=10, random_state=0
+                )
+            model.fit(features[train], labels[train])
             chances[test] = model.predict_proba(features[test])
     return chances
-
-
-def _classifier(name: str) -> ClassifierMixin:
-    if name in ("thumbnail", "border"):
-        return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    return HistGradientBoostingClassifier(max_iter=60, min_samples_leaf=10, random_state=0)

@@ -1,6 +1,6 @@
 """Metrics of a model by center, age, sex, region, view, subtype and lesion size.
 
-Subgroups are compared to be looked into, not to be tested: intervals are pointwise, many groups
+Subgroups are compared to be looked into, not to be tested: intervals are pointwise, many subgroups
 are small, and none is a random sample of its kind.
 """
 
@@ -14,7 +14,7 @@ from btxrd.predictions import MALIGNANT, labels, probabilities
 __all__ = ["EVERYONE", "SUBGROUP_METRICS", "lesion_sizes", "subgroup_attributes", "subgroup_table"]
 
 SUBGROUP_METRICS = ("auc/Malignant", "accuracy", "sensitivity/Malignant")
-"""The metrics of each subgroup, named as in `btxrd.evaluation.metrics.metric_table`."""
+"""The metrics of each subgroup."""
 
 EVERYONE = "all images"
 """The attribute and value of the row of `subgroup_table` that stands for the whole part."""
@@ -27,17 +27,12 @@ AGE_BANDS = ("0–17", "18–39", "40–64", "65+")
 
 
 def subgroup_attributes(table: pd.DataFrame, lesion_area: pd.Series | None = None) -> pd.DataFrame:
-    """Derive the attributes by which images are put into subgroups.
+    """Derive the attributes by which images are put into subgroups: ordered categories by image_id.
 
-    Args:
-        table: as `read_table` or `read_listing` of `btxrd.data` returns it.
-        lesion_area: area of the lesion mask by image_id, as in `lesion_sizes`.
-
-    Returns:
-        A frame of ordered categories indexed by `image_id`, in the table's order: `center`,
-        `age_band` (0–17, 18–39, 40–64, 65+ years), `sex`, `region`, `view`, `subtype` (each the
-        first that is set, or `none`), those whose columns the table has; and, where there are
-        lesions, `lesion_size`.
+    They stand in the order of the table, which `read_table` or `read_listing` of `btxrd.data`
+    returned: `center`, `age_band` (years), `sex`, `region`, `view`, `subtype` (each the first that
+    is set, or `none`), those whose columns it has; and, where there are lesions, `lesion_size`.
+    The area of the lesion is by image_id, as in `lesion_sizes`.
     """
     centers = table["center"].astype(str)
     columns = {"center": _ordered(centers, [str(c) for c in sorted(set(table["center"]))])}
@@ -62,13 +57,9 @@ def _ordered(values: pd.Series, order: list[str]) -> pd.Series:
 def lesion_sizes(lesion_area: pd.Series) -> pd.Series:
     """Name the third of the annotated lesions that each image's lesion belongs to, by size.
 
-    Args:
-        lesion_area: share of the image in [0, 1], of all images of a data set; 0 or NaN where
-            there is no lesion.
-
-    Returns:
-        Ordered categories with the same index; the limits stand in their names, in percent of the
-        image. `none` where there is no lesion.
+    `lesion_area` is the share of the image in [0, 1], of all images of a data set; 0 or NaN, named
+    `none`, where there is no lesion. The names are ordered categories with the same index, and hold
+    the limits in percent of the image.
 
     >>> lesion_sizes(pd.Series([0.001, 0.02, 0.3, 0.0])).tolist()
     ['small (< 1.4 %)', 'medium', 'large (≥ 11.3 %)', 'none']
@@ -86,26 +77,15 @@ def subgroup_table(
 ) -> pd.DataFrame:
     """Compute the metrics of every subgroup that is large enough for them.
 
-    A group of fewer than `SMALLEST` images has no estimate. The malignant AUC and sensitivity
+    A subgroup of fewer than `SMALLEST` images has no estimate. The malignant AUC and sensitivity
     also need `SMALLEST_MALIGNANT` malignant images, and the AUC as many others; accuracy does
     not, so that a benign subtype has one.
 
-    Args:
-        test: predictions of one part.
-        attributes: indexed by `image_id`; every column is an attribute, as `subgroup_attributes`
-            makes them. An image without a value is in no group of it.
-
-    Returns:
-        One row for all images, then one for each attribute and value that occurs in `test`:
-        `attribute`, `value`, `n`, `malignant_n`, and each of `SUBGROUP_METRICS` with its ends.
-
-    Raises:
-        KeyError: `attributes` lacks an image of `test`.
-        ValueError: `attributes` has an image twice.
+    There is one row for all images, then one for each attribute of `subgroup_attributes` and value
+    that occurs in `test`: `attribute`, `value`, `n`, `malignant_n`, and each of `SUBGROUP_METRICS`
+    with its ends. An image without a value is in no subgroup, one without attributes a KeyError.
     """
     values = attributes.loc[test["image_id"]]
-    if len(values) > len(test):
-        raise ValueError(f"attributes have {values.index[values.index.duplicated()][0]} twice")
     subgroups = [(EVERYONE, EVERYONE, test)]
     for attribute in values.columns:
         column = values[attribute].astype("category")
@@ -115,7 +95,12 @@ def subgroup_table(
     for attribute, value, chosen in subgroups:
         malignant = int((labels(chosen) == MALIGNANT).sum())
         row = {"attribute": attribute, "value": value, "n": len(chosen), "malignant_n": malignant}
-        if names := _estimable(len(chosen), malignant):
+        # What a subgroup is too small for is left out.
+        names = ["accuracy"] if len(chosen) >= SMALLEST else []
+        if names and malignant >= SMALLEST_MALIGNANT:
+            names += ["sensitivity/Malignant"]
+            names += ["auc/Malignant"] if len(chosen) - malignant >= SMALLEST_MALIGNANT else []
+        if names:
             estimates = bootstrap_metrics(
                 labels(chosen), probabilities(chosen), chosen["group"], bootstrap, names
             )
@@ -125,14 +110,3 @@ def subgroup_table(
     ends = [f"{metric}{end}" for metric in SUBGROUP_METRICS for end in ("", "_low", "_high")]
     table = pd.DataFrame(rows, columns=["attribute", "value", "n", "malignant_n", *ends])
     return table[table["n"] > 0].reset_index(drop=True)
-
-
-def _estimable(n: int, malignant: int) -> list[str]:
-    """Return the metrics for which a subgroup is large enough."""
-    if n < SMALLEST:
-        return []
-    if malignant < SMALLEST_MALIGNANT:
-        return ["accuracy"]
-    if n - malignant < SMALLEST_MALIGNANT:
-        return ["accuracy", "sensitivity/Malignant"]
-    return list(SUBGROUP_METRICS)

@@ -20,15 +20,8 @@ FEW = 30
 """
 
 HEADLINES = (
-    "accuracy",
-    "macro_auc",
-    "sensitivity/Malignant",
-    "balanced_accuracy",
-    "macro_f1",
-    "quadratic_kappa",
-    "malignant_as_normal",
-    "brier",
-    "log_loss",
+    *("accuracy", "macro_auc", "sensitivity/Malignant", "balanced_accuracy", "macro_f1"),
+    *("quadratic_kappa", "malignant_as_normal", "brier", "log_loss"),
 )
 """The scalars of a whole part, in the order of the tables."""
 
@@ -38,13 +31,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Compute all that notebook 04 writes from predictions alone, and `btxrd verify` checks.
 
-    Args:
-        predictions: as `read_predictions` returns and checks them.
-        prevalences: shares of malignant images for further predictive values.
-
     Returns:
-        Name of the file → its content: `metrics.json` (as `summarise`), `operating_points.csv`
-        and `calibration.csv` (frames).
+        Name of the file → its content: `metrics.json` as `summarise`, `operating_points.csv` as
+        `operating_points` with these prevalences, and `calibration.csv` as `calibration_summary`.
     """
     val, test = (predictions[predictions["part"] == part] for part in ("val", "test"))
     return {
@@ -62,16 +51,12 @@ def parts_of(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """
     parts = dict(list(predictions.groupby("part", sort=False)))
     centers = {f"test, center {c}": rows for c, rows in parts["test"].groupby("center")}
-    if "val" in parts and len(centers) > 1 and _is_from_elsewhere(**parts):
-        parts |= centers
+    if "val" in parts and len(centers) > 1:
+        tested = parts["test"]["center"]
+        pairs = fold_pairs(parts["val"], parts["test"])
+        if not any(tested[own].isin(val["center"]).any() for val, own in pairs):
+            parts |= centers
     return parts
-
-
-def _is_from_elsewhere(val: pd.DataFrame, test: pd.DataFrame) -> bool:
-    return not any(
-        test["center"][own].isin(chosen_on["center"]).any()
-        for chosen_on, own in fold_pairs(val, test)
-    )
 
 
 def few_images(summary: dict[str, dict[str, Any]]) -> list[str]:
@@ -113,10 +98,9 @@ def summarise(predictions: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, dict
 def interval_table(summary: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Return a summary (of `summarise`, or `metrics.json` read back) as rows of a table.
 
-    Returns:
-        A row for each part and each of `HEADLINES`, whose `class` is empty, then for each class
-        and each of `PER_CLASS`: `part`, `n` images (of the class, where there is one), `groups`,
-        `metric`, `class`, `estimate`, `low`, `high`.
+    There is a row for each part and each of `HEADLINES`, whose `class` is empty, then for each
+    class and each of `PER_CLASS`: `part`, `n` images (of the class, where there is one), `groups`,
+    `metric`, `class`, `estimate`, `low`, `high`.
     """
     rows = []
     for part, metrics in summary.items():

@@ -94,22 +94,14 @@ def open_features(
     network: BTXRDClassifier,
     datasets: Mapping[str, RadiographDataset],
     run: RunParams,
-    progress: bool = True,
 ) -> dict[str, KeptFeatures]:
-    """Return the features of every sample; compute them first where they are not kept.
+    """Return, by part, the features of a dataset's samples; compute those that are not kept.
 
     The features of all images are kept in `run.cache_dir`, those of dimmed copies beside them. The
     key covers the images' contents, their preprocessing, and the network's weights. Processes that
     want the same features wait for the one that computes them; an interrupted computation goes on.
-
-    Args:
-        network: put into eval mode and channels-last layout; it computes where it is, in single
-            precision.
-        datasets: as `btxrd.data.loader.make_datasets` returns them, not augmented.
-        run: says where features are kept, and how many images go through the network at a time.
-
-    Returns:
-        Part → the features of its dataset's samples, in their order.
+    The network, where it is, is put into eval mode and channels-last layout; the datasets of
+    `btxrd.data.loader.make_datasets` are not augmented.
 
     Raises:
         FloatingPointError: the network gives features that are no finite numbers.
@@ -127,21 +119,21 @@ def open_features(
     width = sum(shape.numel() for shape in shapes)
     rows = np.arange(len(cache.images))
     whole = RadiographDataset(cache, rows, labels=np.zeros_like(rows))
-    images = _stored(network, whole, width, run, progress)
+    images = _stored(network, whole, width, run)
     features = {}
     for part, samples in datasets.items():
         rows, bright, dimmed = samples.rows, samples.bright, samples.bright >= 0
         copies = images[:0]
         if dimmed.any():
             dark = rows[dimmed], samples.labels[dimmed], bright[dimmed], samples.dim_factor
-            copies = _stored(network, RadiographDataset(cache, *dark), width, run, progress)
+            copies = _stored(network, RadiographDataset(cache, *dark), width, run)
             rows = np.where(dimmed, dimmed.cumsum() - 1, rows)
         features[part] = KeptFeatures(images, copies, rows, dimmed, shapes)
     return features
 
 
 def _stored(
-    network: BTXRDClassifier, samples: RadiographDataset, width: int, run: RunParams, progress: bool
+    network: BTXRDClassifier, samples: RadiographDataset, width: int, run: RunParams
 ) -> np.ndarray:
     """Return the features of some samples, float (samples, width), memory-mapped."""
     places = [samples.rows.tolist(), samples.bright.tolist(), samples.dim_factor]
@@ -153,7 +145,7 @@ def _stored(
     with FileLock(file.with_suffix(".lock")):
         if not file.is_file():
             clear_scratch(file.parent, file.name)
-            _compute(network, samples, file, width * dtype.itemsize, run, progress)
+            _compute(network, samples, file, width * dtype.itemsize, run)
     return np.memmap(file, dtype, mode="r", shape=(len(samples), width))
 
 
@@ -163,13 +155,12 @@ def _compute(
     file: Path,
     row_bytes: int,
     run: RunParams,
-    progress: bool,
 ) -> None:
     """Write the features of some samples, row after row; go on from those that are there."""
     size, unfinished = run.training.batch_size, file.with_suffix(".unfinished")
     # The batches are the same however often it is interrupted: others give other last digits.
     batches = np.array_split(np.arange(len(samples)), math.ceil(len(samples) / size))
-    bar = tqdm(batches, desc="features", unit="batch", disable=not progress)
+    bar = tqdm(batches, desc="features", unit="batch")
     started = time.perf_counter()
     with atomic_path(file) as new, unfinished.open("ab") as out:
         for done, batch in enumerate(bar):
@@ -268,53 +259,39 @@ def fit_head(
             print(f"already trained: {path}")
             files = (run.run_dir / f"{name}.csv" for name in ("history", "seconds"))
             return Fit(*map(read_csv, files))
-        fit, (weight, bias) = _fit_all(features, labels, class_weights, run, on_step)
-        head = linear_head(network)
-        with torch.no_grad():
-            head.weight.copy_(weight)
-            head.bias.copy_(bias)
+        train = features["train"][:].astype(np.float64)
+        scaler = StandardScaler().fit(train)
+        standardised = scaler.transform(train)
+        regression = LogisticRegression(
+            class_weight=dict(enumerate(class_weights.tolist())),
+            max_iter=MOST_ITERATIONS,
+            warm_start=True,
+        )
+        rows, speed, heads = [], [], []
+        for c in run.training.C:
+            started = time.perf_counter()
+            regression.set_params(C=c).fit(standardised, labels["train"])
+            weight = regression.coef_ / scaler.scale_
+            bias = regression.intercept_ - weight @ scaler.mean_
+            head = {"weight": weight, "bias": bias}
+            heads.append({name: torch.from_numpy(x).float() for name, x in head.items()})
+            row = {"C": c}
+            for part, weights in {"train": class_weights, "val": None}.items():
+                logits = F.linear(torch.from_numpy(features[part][:]), **heads[-1])
+                truth = torch.tensor(labels[part])
+                loss = F.cross_entropy(logits, truth, weights) * len(truth)
+                row |= epoch_metrics(part, [loss], logits, truth)
+            rows.append(row)
+            speed.append({"C": c, "seconds": time.perf_counter() - started})
+            write_csv(run.run_dir / "history.csv", pd.DataFrame(rows))
+            write_csv(run.run_dir / "seconds.csv", pd.DataFrame(speed))
+            for callback in on_step:
+                callback(row | speed[-1])
+        fit = Fit(pd.DataFrame(rows), pd.DataFrame(speed))
+        linear_head(network).load_state_dict(heads[fit.history["val_loss"].idxmin()])
         config, val_loss = run.model_dump(), fit.best["val_loss"]
         save_checkpoint(network, None, None, 0, val_loss, config, class_weights, path)
     return fit
-
-
-def _fit_all(
-    features: Mapping[str, KeptFeatures],
-    labels: Mapping[str, np.ndarray],
-    class_weights: torch.Tensor,
-    run: RunParams,
-    on_step: Iterable[Callable[[dict[str, float]], None]],
-) -> tuple[Fit, tuple[torch.Tensor, torch.Tensor]]:
-    """Return the history of all penalties, and the best head: weight (C, D) and bias (C,)."""
-    train = features["train"][:].astype(np.float64)
-    scaler = StandardScaler().fit(train)
-    standardised = scaler.transform(train)
-    regression = LogisticRegression(
-        class_weight=dict(enumerate(class_weights.tolist())),
-        max_iter=MOST_ITERATIONS,
-        warm_start=True,
-    )
-    rows, speed, heads = [], [], []
-    for c in run.training.C:
-        started = time.perf_counter()
-        regression.set_params(C=c).fit(standardised, labels["train"])
-        weight = regression.coef_ / scaler.scale_
-        bias = regression.intercept_ - weight @ scaler.mean_
-        heads.append((torch.from_numpy(weight).float(), torch.from_numpy(bias).float()))
-        row = {"C": c}
-        for part, weights in {"train": class_weights, "val": None}.items():
-            logits = F.linear(torch.from_numpy(features[part][:]), *heads[-1])
-            truth = torch.tensor(labels[part])
-            loss = F.cross_entropy(logits, truth, weights) * len(truth)
-            row |= epoch_metrics(part, [loss], logits, truth)
-        rows.append(row)
-        speed.append({"C": c, "seconds": time.perf_counter() - started})
-        write_csv(run.run_dir / "history.csv", pd.DataFrame(rows))
-        write_csv(run.run_dir / "seconds.csv", pd.DataFrame(speed))
-        for callback in on_step:
-            callback(row | speed[-1])
-    fit = Fit(pd.DataFrame(rows), pd.DataFrame(speed))
-    return fit, heads[fit.history["val_loss"].idxmin()]
 
 
 @torch.inference_mode()

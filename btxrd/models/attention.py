@@ -27,7 +27,6 @@ class MaskGuidedHead(nn.Module):
 
     Args:
         model: a timm model, whose feature maps `stage_maps` returns; it is not kept.
-        num_classes: number of classes.
         drop_rate: dropout probability before the linear classifier, in [0, 1).
 
     Raises:
@@ -74,14 +73,8 @@ class MaskGuidedHead(nn.Module):
 def stage_maps(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
     """Return a timm model's feature maps of the strides 8 and 16, and its last one.
 
-    Args:
-        images: normalised, float (B, 3, H, W).
-
-    Returns:
-        Three tensors, float (B, C, h, w), each with its own C, h and w.
-
-    Raises:
-        ValueError: the model has no such maps.
+    Images are normalised, float (B, 3, H, W); the maps float (B, C, h, w), each with its own C, h
+    and w. A ValueError says that the model has no such maps.
     """
     last, finer = model.forward_intermediates(
         images, indices=_finer_stages(model), output_fmt="NCHW"
@@ -95,10 +88,7 @@ def stage_maps(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
 
 @torch.inference_mode()
 def stage_shapes(model: nn.Module, size: int) -> list[torch.Size]:
-    """Return C, h and w of each of a model's `stage_maps`, for images of `size` pixels.
-
-    The model, in eval mode, is tried out.
-    """
+    """Return C, h and w of each of a model's `stage_maps`, tried out in eval mode."""
     images = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
     return [maps.shape[1:] for maps in stage_maps(model, images)]
 
@@ -133,13 +123,9 @@ def attention_loss(
 
     It is the binary cross-entropy, in which places of the lesion count three times, plus 1 - Dice.
     T counts the images that have a target: tumours with a mask, and normal images, whose target is
-    empty. Tumours without a mask have none. A place belongs to the lesion if it holds at least half
-    as much of it as the place that holds most, so that a lesion smaller than a place is one place.
-
-    Args:
-        attention: float (B, h, w), logits.
-        labels: int64 (B,), 0 is normal.
-        masks: uint8 {0, 1} (B, S, S).
+    empty. A place belongs to the lesion if it holds at least half as much of it as the place that
+    holds most, so that a lesion smaller than a place is one place. Attention is float (B, h, w)
+    logits, labels int64 (B,), masks uint8 {0, 1} (B, S, S).
 
     >>> masks = torch.zeros(2, 4, 4, dtype=torch.uint8)
     >>> masks[1, :2, :2] = 1

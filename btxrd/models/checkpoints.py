@@ -42,8 +42,7 @@ def save_checkpoint(
     Args:
         optimizer, scheduler: None where none was used; so is their state then.
         epoch: epochs trained so far.
-        config: the parameters, of plain types only (dict, list, tuple, str, number, bool, None),
-            as `RunParams.model_dump` returns them.
+        config: the parameters, of plain types, as `RunParams.model_dump` returns them.
         filepath: the final name; parent folders are made.
 
     Raises:
@@ -79,8 +78,7 @@ def load_tensors(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, foreign, holds more than data, or lacks some of `keys`,
-            which are named.
+        ValueError: the file is damaged, foreign, holds more than data, or lacks some of `keys`.
     """
     filepath = Path(filepath)
     if not filepath.is_file():
@@ -107,20 +105,16 @@ def load_checkpoint(filepath: str | Path, device: str | torch.device = "cpu") ->
 
 
 def model_from_checkpoint(checkpoint: dict[str, Any]) -> BTXRDClassifier:
-    """Build the trained classifier from `load_checkpoint`'s dict, on the CPU and in eval mode.
-
-    Its normalisation is the one that it was trained with.
+    """Build the trained classifier, with its normalisation, on the CPU and in eval mode.
 
     Raises:
         ValueError: the checkpoint's configuration describes no model.
         RuntimeError: the stored weights do not fit the model that the configuration describes.
     """
-    config = checkpoint["config"]
-    section = config.get("model") or {}
+    section = checkpoint["config"].get("model") or {}
     if "backbone" not in section:
         raise ValueError("the checkpoint's config names no model.backbone")
     plain = {**section, "pretrained": False, "weights": None}
-    described = {"model": plain, "data": config.get("data")}
-    classifier = create_model(described, checkpoint["normalization"])
+    classifier = create_model(checkpoint["config"] | {"model": plain}, checkpoint["normalization"])
     classifier.load_state_dict(checkpoint["model_state_dict"])
     return classifier.eval()

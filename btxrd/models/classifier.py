@@ -10,17 +10,22 @@ import timm
 import torch
 from huggingface_hub.errors import HfHubHTTPError
 from timm.data import resolve_model_data_config
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, PatchEmbed
 from timm.models import ResNet, group_parameters
 from torch import nn
 
 from btxrd import CLASS_NAMES
 from btxrd.files import project_path
 from btxrd.models.attention import MaskGuidedHead, stage_maps
-from btxrd.models.image_size import size_arguments
 from btxrd.models.weights import body, published_weights, read_weights, unfetched
 
-__all__ = ["BTXRDClassifier", "compute_class_weights", "create_model", "get_device"]
+__all__ = [
+    "BTXRDClassifier",
+    "compute_class_weights",
+    "create_model",
+    "get_device",
+    "size_arguments",
+]
 
 ONEDNN_BLOCK = 16
 """The most channels that a convolution of oneDNN takes at once, on any processor."""
@@ -31,12 +36,11 @@ class BTXRDClassifier(nn.Module):
 
     Args:
         backbone: a name that timm knows, with or without a tag of its pretrained weights.
-        pretrained: start from the published weights: of an installed package, of the local hub
-            cache or else of the hub; a `pretrained_cfg_overlay` among `kwargs` names others.
+        pretrained: start from the `published_weights`; a `pretrained_cfg_overlay` among `kwargs`
+            names others.
         drop_rate: dropout probability before the head, in [0, 1).
         flip_at_test: predict with the mean over an image and its mirror image, as
             `btxrd.models.inference.logits_of` does; `forward` does not.
-        attention: `mask_guided`, or none.
         frozen_stages: number of timm's stages, the stem first, that keep their weights and the
             statistics of their batch norms when the network is trained.
         normalization: channel `mean` and `std` of pixels in [0, 1], three numbers each; by default
@@ -49,16 +53,11 @@ class BTXRDClassifier(nn.Module):
         num_features: width of the pooled features (1280 for efficientnet_b0).
         weights: the source of the first weights, in a few words; of a file its name and digest.
         weights_note: one line on how much was taken of such a file; empty without one.
-        normalization, flip_at_test: as given.
 
     Raises:
         ValueError: timm knows no such backbone; close names are suggested. Or its feature maps do
             not serve attention, or it has no more stages than are to be frozen.
         RuntimeError: the pretrained weights could not be fetched, or none were published.
-
-    >>> classifier = BTXRDClassifier("resnet18", pretrained=False)
-    >>> classifier(torch.zeros(2, 3, 32, 32)).shape
-    torch.Size([2, 3])
     """
 
     def __init__(
@@ -154,23 +153,19 @@ class BTXRDClassifier(nn.Module):
 
 
 def _start_undecided(head: nn.Module) -> None:
-    """Let a new linear head begin with nearly equal logits.
-
-    timm draws an EfficientNet's head from ±1/√classes, which suits the 1,000 of ImageNet: with
-    three classes the first losses would be several times ln 3.
-    """
+    """Let a new linear head begin with nearly equal logits."""
+    # timm draws an EfficientNet's head from ±1/√classes, which suits the 1,000 of ImageNet: with
+    # three classes the first losses would be several times ln 3.
     if isinstance(head, nn.Linear):
         nn.init.normal_(head.weight, std=0.01)
         nn.init.zeros_(head.bias)
 
 
 def _subsample_first(model: nn.Module) -> None:
-    """Skip places before a strided 1 × 1 convolution of few channels, not within it.
-
-    The result is the same. The backward pass of oneDNN in channels-last layout writes past its
-    buffer otherwise and ends the process (torch 2.14.1,
-    https://github.com/uxlfoundation/oneDNN/issues/6035). FastViT, MobileOne and RepVGG begin so.
-    """
+    """Skip places before a strided 1 × 1 convolution of few channels, not within it."""
+    # The result is the same. The backward pass of oneDNN in channels-last layout writes past its
+    # buffer otherwise and ends the process (torch 2.14.1,
+    # https://github.com/uxlfoundation/oneDNN/issues/6035). FastViT, MobileOne and RepVGG begin so.
     for conv in model.modules():
         if not (isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1) and conv.groups == 1):
             continue
@@ -206,48 +201,35 @@ def create_model(
     """Build the classifier that `config["model"]` describes, for images of `data.image_size`.
 
     Its keys are those of `btxrd.params.ModelParams`. `attn_layer` puts attention such as `cbam`
-    into every block of a ResNet. `weights` is a local file, relative to the project's root, as
-    `btxrd.models.weights.read_weights` takes it; it is loaded without its head whatever
-    `pretrained` says, and the hub is never asked. Without a `data.image_size` the backbone takes
-    images of its published size. `normalization` is that of `BTXRDClassifier`.
+    into every block of a ResNet. `weights` is a local file, relative to the project's root; it is
+    loaded by `load_body` whatever `pretrained` says, and the hub is never asked. Without a
+    `data.image_size` the backbone takes images of its published size.
 
     Raises:
-        FileNotFoundError: the file of `model.weights` does not exist.
-        ValueError: no section `model`; an unknown backbone; an `attn_layer` or `data.image_size`
-            that the backbone does not take; a `model.weights` that does not hold all of this
-            backbone's, or holds those of another.
-        RuntimeError: the pretrained weights could not be fetched.
+        ValueError: an `attn_layer` or `data.image_size` that the backbone does not take; and, like
+            FileNotFoundError and RuntimeError, as `BTXRDClassifier` and `read_weights`.
     """
-    section = config.get("model")
-    if not isinstance(section, dict):
-        raise ValueError("the configuration has no section `model`")
-    section = {key: value for key, value in section.items() if value is not None}
+    section = {key: value for key, value in config["model"].items() if value is not None}
     same = ("backbone", "num_classes", "pretrained", "flip_at_test", "attention", "frozen_stages")
     arguments = {key: section[key] for key in same if key in section}
     arguments["normalization"] = normalization
     if "dropout" in section:
         arguments["drop_rate"] = section["dropout"]
     size = (config.get("data") or {}).get("image_size")
-    if size is not None and "backbone" in section:
+    if size is not None:
         _require_known(section["backbone"])
         arguments |= size_arguments(section["backbone"], size)
     if "attn_layer" in section:
         arguments["block_args"] = {"attn_layer": section["attn_layer"]}
-    if "weights" not in section:
-        return _build(section, arguments)
-    classifier = _build(section, arguments | {"pretrained": False})
-    classifier.load_body(project_path(section["weights"]))
-    return classifier
-
-
-def _build(section: dict[str, Any], arguments: dict[str, Any]) -> BTXRDClassifier:
+    if "weights" in section:
+        arguments["pretrained"] = False
     try:
-        return BTXRDClassifier(**arguments)
+        classifier = BTXRDClassifier(**arguments)
     except (AssertionError, TypeError) as error:
         if "attn_layer" not in section:
             raise
         raise ValueError(
-            f"model.attn_layer: {section.get('backbone')} does not take "
+            f"model.attn_layer: {section['backbone']} does not take "
             f"{section['attn_layer']!r} ({error})"
         ) from error
     except RuntimeError as error:
@@ -258,6 +240,9 @@ def _build(section: dict[str, Any], arguments: dict[str, Any]) -> BTXRDClassifie
         raise ValueError(
             f"data.image_size: these weights fit no {backbone} for {size} pixels; try {published}"
         ) from error
+    if "weights" in section:
+        classifier.load_body(project_path(section["weights"]))
+    return classifier
 
 
 def _require_known(backbone: str) -> None:
@@ -268,6 +253,39 @@ def _require_known(backbone: str) -> None:
     raise ValueError(f"timm knows no backbone {backbone!r}{hint}")
 
 
+def size_arguments(backbone: str, size: int) -> dict[str, int]:
+    """Return the arguments of `timm.create_model` for square images of `size` pixels.
+
+    Networks of convolutions take any size as they are; others are built for one, which timm calls
+    `img_size`. A size other than the published one is tried out on a network without numbers.
+
+    Raises:
+        ValueError: the backbone does not take the size, or cuts it into patches that leave a rest;
+            says timm's reason and the published size.
+
+    >>> size_arguments("efficientnet_b0", 300), size_arguments("vit_small_patch14_dinov2", 224)
+    ({}, {'img_size': 224})
+    """
+    published = timm.get_pretrained_cfg(backbone)
+    if published.input_size[1:] == (size, size):
+        return {}
+    arguments = {"img_size": size} if published.fixed_input_size else {}
+    try:
+        with torch.device("meta"):
+            network = timm.create_model(backbone, **arguments).eval()
+            network(torch.zeros(1, 3, size, size))
+        for patches in (m for m in network.modules() if isinstance(m, PatchEmbed)):
+            if size % patches.patch_size[0]:
+                raise ValueError(f"its patches are {patches.patch_size[0]} pixels wide")
+    except Exception as error:  # each network says in its own way that its shapes do not fit
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"data.image_size: {backbone} takes no images of {size} pixels ({reason}); the "
+            f"published size is {published.input_size[-1]}"
+        ) from error
+    return arguments
+
+
 def compute_class_weights(
     labels: Sequence[int] | np.ndarray | torch.Tensor, num_classes: int = 3
 ) -> torch.Tensor:
@@ -276,15 +294,12 @@ def compute_class_weights(
     This is the "balanced" heuristic of (King and Zeng 2001); the mean over the samples is 1.
 
     Raises:
-        ValueError: a class has no sample, or a label is outside the range.
+        ValueError: a class has no sample; names it.
 
     >>> compute_class_weights([0] * 1315 + [1] * 1066 + [2] * 240)
     tensor([0.6644, 0.8196, 3.6403])
     """
-    labels = np.asarray(labels, dtype=np.int64)
-    if np.any((labels < 0) | (labels >= num_classes)):
-        raise ValueError(f"labels must lie in 0 … {num_classes - 1}")
-    counts = np.bincount(labels, minlength=num_classes)
+    counts = np.bincount(np.asarray(labels, dtype=np.int64), minlength=num_classes)
     if not counts.all():
         names = CLASS_NAMES if num_classes == len(CLASS_NAMES) else map(str, range(num_classes))
         missing = [name for name, count in zip(names, counts, strict=True) if count == 0]
@@ -293,11 +308,7 @@ def compute_class_weights(
 
 
 def get_device(name: str = "auto") -> torch.device:
-    """Return the device called `name`; "auto" takes CUDA, else MPS, else the CPU.
-
-    Raises:
-        RuntimeError: torch knows no such device.
-    """
+    """Return the device called `name`, as torch knows it; "auto" takes CUDA, else MPS, else CPU."""
     if name != "auto":
         return torch.device(name)
     if torch.cuda.is_available():

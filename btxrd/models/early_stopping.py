@@ -11,9 +11,6 @@ class EarlyStopping:
     A loss improves when it is lower than the best one by more than `min_delta`; NaN never does.
     `best_loss` is infinity before the first that did, `counter` the calls since then.
 
-    Raises:
-        ValueError: `patience` is below 1 or `min_delta` below 0.
-
     >>> stop = EarlyStopping(patience=2)
     >>> [stop(loss) for loss in (0.9, 0.7, 0.8, 0.75)]
     [False, False, False, True]
@@ -22,10 +19,6 @@ class EarlyStopping:
     """
 
     def __init__(self, patience: int = 7, min_delta: float = 0.0) -> None:
-        if patience < 1:
-            raise ValueError(f"patience must be at least 1, not {patience}")
-        if not min_delta >= 0:
-            raise ValueError(f"min_delta must be at least 0, not {min_delta}")
         self.patience = patience
         self.min_delta = min_delta
         self.best_loss = math.inf
@@ -46,10 +39,9 @@ class EarlyStopping:
         return self.should_stop
 
     def state_dict(self) -> dict[str, float | int]:
-        """Return the progress as plain numbers: `best_loss` and `counter`."""
+        """Return the progress: plain numbers."""
         return {"best_loss": self.best_loss, "counter": self.counter}
 
     def load_state_dict(self, state: dict[str, float | int]) -> None:
         """Take up the progress that `state_dict` returned; the settings stay this object's own."""
-        self.best_loss = float(state["best_loss"])
-        self.counter = int(state["counter"])
+        self.best_loss, self.counter = state["best_loss"], state["counter"]

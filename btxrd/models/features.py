@@ -18,13 +18,11 @@ def features_and_logits(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a feature map of a network, (B, C, h, w), and its logits, (B, num_classes).
 
-    timm divides every network into `forward_features` and `forward_head`. The map is what passes
-    between the two, in whatever layout, without tokens that stand for no place. A transformer that
-    classifies from its class token reads no other token there: its map is the input of its last
-    attention, as the grad-cam package advises. With a `stride` the map is a finer one.
-
-    The logits depend on the returned map, so `torch.autograd.grad` gives their gradient for it.
-    Where all weights before it are frozen, the backward pass ends at the map.
+    The map is what passes between timm's `forward_features` and `forward_head`, in whatever layout,
+    without tokens that stand for no place. A transformer that classifies from its class token reads
+    no other token there: its map is the input of its last attention, as the grad-cam package
+    advises. The logits depend on the returned map, so `torch.autograd.grad` gives their gradient
+    for it. Where all weights before it are frozen, the backward pass ends at the map.
 
     Args:
         network: in eval mode if its features are tokens: one more image is passed to count them.
@@ -33,8 +31,7 @@ def features_and_logits(
 
     Raises:
         FeatureMapError: the head reads several maps, or none that is known, or the map has a
-            single place, or there is none of the stride. The message is one sentence without a
-            full stop.
+            single place, or there is none of the stride; in one sentence without a full stop.
 
     >>> network = BTXRDClassifier("test_vit", pretrained=False, img_size=64)
     >>> features, logits = features_and_logits(network.eval(), torch.zeros(2, 3, 64, 64))
@@ -55,10 +52,10 @@ def features_and_logits(
         features, again = _opened(raw, _grid(model, raw, images))
         logits = model.forward_head(again)
     if features.shape[2:].numel() == 1:
-        size = " × ".join(str(length) for length in images.shape[2:])
+        height, width = images.shape[2:]
         raise FeatureMapError(
             f"the last feature map of {type(model).__name__} has a single place for images of "
-            f"{size} pixels"
+            f"{height} × {width} pixels"
         )
     return features, logits
 
@@ -109,15 +106,10 @@ def _at_the_last_attention(
 
 
 def _opened(raw: torch.Tensor, grid: torch.Size | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a network's features as (B, C, h, w), and a copy in their own layout made from these.
-
-    The network goes on with the copy, because its next layer may work in place.
-
-    Args:
-        raw: (B, C, h, w) where there is no `grid`; else (B, h, w, C), or tokens, (B, n, C), of
-            which the last h · w stand for places.
-        grid: h and w.
-    """
+    """Return features as (B, C, h, w), and a copy in their own layout made from these."""
+    # The network goes on with the copy, because its next layer may work in place. Raw features are
+    # (B, C, h, w) where there is no grid of h and w; else (B, h, w, C), or tokens, (B, n, C), of
+    # which the last h · w stand for places.
     if grid is None:
         features = raw if raw.requires_grad else raw.requires_grad_()
         return features, features.clone()

@@ -25,14 +25,9 @@ __all__ = [
 def to_input(
     images: torch.Tensor, normalization: Mapping[str, Sequence[float]] = NORMALIZATION
 ) -> torch.Tensor:
-    """Return a network's input, made of preprocessed pixels on the device they are on.
+    """Return a network's input, float32 (B, 3, S, S), channels-last, of pixels, uint8 (B, S, S).
 
-    Args:
-        images: uint8 (B, S, S).
-        normalization: channel `mean` and `std` of pixels in [0, 1], three numbers each.
-
-    Returns:
-        float32 (B, 3, S, S) in channels-last layout.
+    The normalisation is the channel `mean` and `std` of pixels in [0, 1], three numbers each.
     """
     mean, std = (
         torch.tensor(normalization[key], device=images.device).view(1, 3, 1, 1)
@@ -67,13 +62,9 @@ def autocast(device: torch.device) -> torch.autocast:
 
 
 def logits_of(network: BTXRDClassifier, inputs: torch.Tensor) -> torch.Tensor:
-    """Return the logits, (B, C), by which a network predicts, on its own device.
+    """Return the logits, (B, C), by which a network in eval mode predicts from `network_inputs`.
 
     With its `flip_at_test` they are the mean of those of the images and of their mirror images.
-
-    Args:
-        network: in eval mode.
-        inputs: as `network_inputs` returns them.
     """
     logits = network(inputs)
     return (logits + network(inputs.flip(-1))) / 2 if network.flip_at_test else logits
@@ -97,11 +88,7 @@ def predict_logits(
 
 
 def linear_head(network: BTXRDClassifier) -> nn.Linear:
-    """Return the one linear layer that a network ends in.
-
-    Raises:
-        ValueError: it ends in something else.
-    """
+    """Return the one linear layer that a network ends in; a ValueError where it has none."""
     head = network.model.get_classifier()
     if not isinstance(head, nn.Linear):
         name = network.model.pretrained_cfg["architecture"]
@@ -111,19 +98,11 @@ def linear_head(network: BTXRDClassifier) -> nn.Linear:
 
 @torch.inference_mode()
 def head_inputs(network: BTXRDClassifier, images: torch.Tensor) -> np.ndarray:
-    """Return the features that a network's head reads, in single precision.
+    """Return the features that a head reads, computed in eval mode in single precision.
 
-    Args:
-        network: in eval mode; it computes where it is.
-        images: uint8 (B, S, S).
-
-    Returns:
-        For a linear head float32 (B, D), with the network's `flip_at_test` their mean over each
-        image and its mirror image. For a head with attention float16 (B, D): the `stage_maps`, one
-        after the other, each place by place.
-
-    Raises:
-        ValueError: the network does not end in a linear head, nor in one with attention.
+    Of images, uint8 (B, S, S), for a linear head, float32 (B, D), with the network's `flip_at_test`
+    their mean over each image and its mirror image. For a head with attention float16 (B, D): the
+    `stage_maps`, one after the other, each place by place. Any other head is a ValueError.
     """
     inputs = network_inputs(network, images)
     if network.attention is not None:

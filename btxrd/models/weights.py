@@ -22,13 +22,7 @@ from torch import nn
 
 from btxrd.files import digest, file_digest
 
-__all__ = [
-    "body",
-    "body_digest",
-    "published_weights",
-    "read_weights",
-    "unfetched",
-]
+__all__ = ["body", "body_digest", "published_weights", "read_weights", "unfetched"]
 
 HUB_WEIGHTS = "model.safetensors"
 HUB_TIMEOUT_S = 5.0
@@ -66,17 +60,12 @@ def body_digest(network: nn.Module) -> str:
 
 
 def published_weights(backbone: str) -> tuple[dict[str, Any] | None, str]:
-    """Return the published weights: of an installed package, of the hub's cache, or of the hub.
+    """Return the published weights, of an installed package, of the hub's cache, or of the hub.
 
-    The hub is asked only for what is not on this machine, and once: timm and huggingface_hub would
-    try an unreachable one again for most of a minute.
-
-    Returns:
-        timm's `pretrained_cfg_overlay` for them, which holds their file or the tensors themselves,
-        or None where timm must find them in its own way; and their source in a few words.
-
-    Raises:
-        RuntimeError: they could not be fetched.
+    They are timm's `pretrained_cfg_overlay`, which holds their file or the tensors themselves, or
+    None where timm must find them in its own way; and their source in a few words. Those that
+    could not be fetched are a RuntimeError: the hub is asked once, while timm and huggingface_hub
+    would try an unreachable one again for most of a minute.
     """
     published = timm.get_pretrained_cfg(backbone)
     repository = published.hf_hub_id if published else None
@@ -121,11 +110,11 @@ def read_weights(
     timm reads the file, so the tensors may stand under `state_dict`, `model` or an average of
     these, and begin with `module.`; where it can, it also converts the names of the network's
     authors and fits position embeddings to another image size. A checkpoint of this project is
-    taken, too. Whatever else the names begin with is not guessed at.
+    taken, too.
 
     Args:
         path: a file of torch or safetensors that holds only data.
-        network: its names and shapes are read; may be on the device `meta`.
+        network: its names and shapes are read.
         added: names of its tensors which the published network lacks; a file holds all or none.
 
     Returns:
@@ -193,11 +182,7 @@ def _require_whole(
 
 
 def _converted(state: Mapping[str, Any], network: nn.Module) -> Mapping[str, Any]:
-    """Return a state as timm converts it for a network; as it is where timm has no way to.
-
-    timm would also resize the kernel that cuts patches: here a kernel of other size is not the
-    network's.
-    """
+    """Return a state as timm converts it for a network; as it is where timm has no way to."""
     module = sys.modules[model_entrypoint(network.pretrained_cfg["architecture"]).__module__]
     convert = getattr(module, "checkpoint_filter_fn", None)
     if convert is None:
@@ -206,6 +191,7 @@ def _converted(state: Mapping[str, Any], network: nn.Module) -> Mapping[str, Any
         converted = convert(dict(state), network)
     except Exception:  # each of timm's functions has its own way to fail on another network's file
         return state
+    # timm would also resize the kernel that cuts patches: one of another size is not the network's.
     resized = {
         name
         for name in state.keys() & converted.keys()

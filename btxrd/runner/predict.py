@@ -25,7 +25,6 @@ from btxrd.models import (
     load_checkpoint,
     model_from_checkpoint,
     predict_logits,
-    to_input,
 )
 from btxrd.predictions import PROBABILITY_COLUMNS
 
@@ -47,7 +46,6 @@ class Classifier:
 
     network: BTXRDClassifier
     preprocessing: Preprocessing
-    normalization: dict[str, list[float]]
     config: dict[str, Any]
 
 
@@ -132,7 +130,6 @@ def load_classifier(path: str | Path) -> Classifier:
         return Classifier(
             model_from_checkpoint(checkpoint),
             Preprocessing.from_config(checkpoint["config"]),
-            {key: checkpoint["normalization"][key] for key in ("mean", "std")},
             checkpoint["config"],
         )
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -210,7 +207,6 @@ def _write_heat_maps(
             np.stack([row["pixels"] for row in rows]),
             [CLASS_NAMES.index(row["predicted"]) for row in rows],
             batch_size=len(rows),
-            to_input=partial(to_input, normalization=classifier.normalization),
         )
     except Exception as error:
         return [in_a_line(error)] * len(rows)
