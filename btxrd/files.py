@@ -131,10 +131,7 @@ def in_a_line(error: Exception) -> str:
 
 
 def clear_scratch(folder: str | Path, name: str = "") -> None:
-    """Remove what killed writers left in a folder, or of a file's `name` in it.
-
-    Nobody else may be writing there.
-    """
+    """Remove what killed writers left in a folder, or of one `name`. Nobody may be writing."""
     for scratch in Path(folder).glob(f"{SCRATCH}{name}-*" if name else f"{SCRATCH}*"):
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -1,1 +1,1 @@
-"""What stands behind a door of its own: phantoms, pages with scripts, probes, the example study."""
+"""Rooms that stand behind a door of their own: phantoms, pages with scripts, probes."""
