@@ -23,7 +23,7 @@ from btxrd.data.table import SITE_COLUMNS
 from btxrd.evaluation.subgroups import subgroup_attributes
 from btxrd.extras.pages import TEMPLATES
 from btxrd.extras.pages.cases import case_table, relatives
-from btxrd.files import atomic_path, project_path, read_csv, write_files
+from btxrd.files import atomic_path, project_path, read_csv
 from btxrd.params import POOLED, ResultParams
 from btxrd.provenance import data_name
 from btxrd.report.fragments import render
@@ -179,10 +179,11 @@ def _described(predictions: pd.DataFrame, release: Release, kin: pd.DataFrame) -
 
 def _write_pictures(folder: Path, images: NDArray[np.uint8], rows: Iterable[int]) -> None:
     """Write images of the cache, as a network sees them, as `<row>.jpeg`; skip those there."""
-    missing = [row for row in rows if not (folder / f"{row}.jpeg").is_file()]
-    quality = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
-    encoded = ((row, cv2.imencode(".jpeg", images[row], quality)[1]) for row in missing)
-    write_files(folder, ((f"{row}.jpeg", picture.tobytes()) for row, picture in encoded))
+    for file, row in ((folder / f"{row}.jpeg", row) for row in rows):
+        if not file.is_file():
+            picture = cv2.imencode(".jpeg", images[row], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+            with atomic_path(file) as temporary:
+                temporary.write_bytes(picture.tobytes())
 
 
 def lesion_outline(mask: NDArray[np.uint8]) -> str:
