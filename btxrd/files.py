@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ __all__ = [
     "read_json",
     "read_yaml",
     "write_csv",
-    "write_files",
     "write_json",
 ]
 
@@ -79,31 +78,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     'whole'
     """
     path = Path(path)
-    with _scratch_beside(path) as scratch:
-        temporary = scratch / path.name
-        yield temporary
-        temporary.replace(path)
-
-
-def write_files(folder: str | Path, contents: Iterable[tuple[str, bytes]]) -> None:
-    """Write many small files, name and content, each as `atomic_path` does."""
-    folder = Path(folder)
-    with _scratch_beside(folder / "files") as scratch:
-        for name, content in contents:
-            (scratch / name).write_bytes(content)
-            (scratch / name).replace(folder / name)
-
-
-@contextmanager
-def _scratch_beside(path: Path) -> Iterator[Path]:
-    """Yield a folder for what is not whole yet; remove it in the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    place = {"dir": path.parent, "prefix": f"{SCRATCH}{path.name}-", "ignore_cleanup_errors": True}
     try:
-        prefix = f"{SCRATCH}{path.name}-"
-        with tempfile.TemporaryDirectory(
-            dir=path.parent, prefix=prefix, ignore_cleanup_errors=True
-        ) as scratch:
-            yield Path(scratch)
+        with tempfile.TemporaryDirectory(**place) as scratch:
+            temporary = Path(scratch, path.name)
+            yield temporary
+            temporary.replace(path)
     except Exception as error:
         cause = _no_room(error)
         if cause is None:
@@ -131,10 +112,7 @@ def in_a_line(error: Exception) -> str:
 
 
 def clear_scratch(folder: str | Path, name: str = "") -> None:
-    """Remove what killed writers left in a folder, or of a file's `name` in it.
-
-    Nobody else may be writing there.
-    """
+    """Remove what killed writers left in a folder, or of one `name`. Nobody may be writing."""
     for scratch in Path(folder).glob(f"{SCRATCH}{name}-*" if name else f"{SCRATCH}*"):
         shutil.rmtree(scratch, ignore_errors=True)
 

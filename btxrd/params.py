@@ -122,12 +122,9 @@ def _explain(detail: Mapping[str, Any], model: type[BaseModel]) -> str:
 
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     for part in location:
-        field = model.model_fields.get(str(part))
-        candidates = [] if field is None else [field.annotation, *get_args(field.annotation)]
-        sections = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if not sections:
-            return []
-        model = sections[0]
+        annotation = model.model_fields[str(part)].annotation
+        candidates = annotation, *get_args(annotation)
+        model = next(c for c in candidates if hasattr(c, "model_fields"))
     return list(model.model_fields)
 
 
@@ -552,10 +549,7 @@ class StudyParams(_Intervals):
         ]
 
     def pools(self) -> list[ResultParams]:
-        """Return what runs are put together: the folds of each seed, and the seeds.
-
-        Of a split with several folds the seeds are put together over all folds.
-        """
+        """Return what runs are put together: the folds of each seed; and the seeds, all folds."""
         ensemble = [ENSEMBLE] if len(self.seeds) > 1 else []
         firsts: dict[tuple[str, str], RunParams] = {}
         for run in self.runs():
@@ -575,19 +569,13 @@ class StudyParams(_Intervals):
         for overrides in (self.overrides, self.experiment_overrides.get(experiment, {})):
             for section, override in overrides.items():
                 values[section] = {**(values.get(section) or {}), **override}
-        places = {
-            "dataset_root": self.dataset_root,
-            "cache_dir": self.cache_dir,
-            "study_dir": str(self.study_dir),
-        }
-        where = {"split": split, "fold": fold, "seed": seed, "split_seed": self.split_seed}
-        return RunParams.parse({**values, **where, **places}, f"{source} with the overrides")
+        values |= self.model_dump(include={"dataset_root", "cache_dir", "split_seed"})
+        values |= {"study_dir": str(self.study_dir), "split": split, "fold": fold, "seed": seed}
+        return RunParams.parse(values, f"{source} with the overrides")
 
 
 def parameter_rows(section: type[BaseModel]) -> list[tuple[str, str]]:
-    """Return each parameter of a section: its name, and its meaning, values and default in words.
-
-    Sections within it are left out: they have rows of their own.
+    """Return each parameter of a section but sections: its name; meaning, values and default.
 
     >>> parameter_rows(PhantomParams)[0]
     ('n_images', 'The number of images that are drawn. [≥ 1; must be given]')

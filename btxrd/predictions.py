@@ -70,14 +70,13 @@ def predictions_frame(rows: pd.DataFrame, logits: ArrayLike) -> pd.DataFrame:
         raise ValueError(
             f"logits must have shape ({len(rows)}, {len(CLASS_NAMES)}), found {array.shape}"
         )
-    _check_columns(rows, ROW_COLUMNS, "rows")
+    _require_columns(rows, ROW_COLUMNS, "rows")
     frame = rows[list(ROW_COLUMNS)].reset_index(drop=True).astype(dict.fromkeys(TEXTS, str))
     frame[list(LOGIT_COLUMNS)] = array
     frame[list(PROBABILITY_COLUMNS)] = softmax(array, axis=1)
     if "fold" in rows:
         frame["fold"] = rows["fold"].to_numpy()
-    _check_values(frame, "predictions")
-    return frame
+    return _checked(frame, "predictions")
 
 
 def write_predictions(path: str | Path, frame: pd.DataFrame) -> None:
@@ -86,9 +85,7 @@ def write_predictions(path: str | Path, frame: pd.DataFrame) -> None:
     Raises:
         ValueError: the frame is not one that `read_predictions` would take back.
     """
-    _check_columns(frame, COLUMNS, str(path))
-    _check_values(frame, str(path))
-    write_csv(path, frame[_columns(frame)])
+    write_csv(path, _checked(frame, str(path)))
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
@@ -107,13 +104,7 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
         frame = read_csv(path)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a CSV table of predictions: {error}") from error
-    _check_columns(frame, COLUMNS, str(path))
-    _check_values(frame, str(path))
-    return frame[_columns(frame)].astype({"label": np.int64})
-
-
-def _columns(frame: pd.DataFrame) -> list[str]:
-    return [*COLUMNS, *(["fold"] if "fold" in frame else [])]
+    return _checked(frame, str(path)).astype({"label": np.int64})
 
 
 def fold_pairs(
@@ -182,7 +173,7 @@ def check_predictions(
     return labels.astype(np.int64), scores
 
 
-def _check_columns(frame: pd.DataFrame, expected: Sequence[str], source: str) -> None:
+def _require_columns(frame: pd.DataFrame, expected: Sequence[str], source: str) -> None:
     missing = [column for column in expected if column not in frame.columns]
     if missing:
         raise ValueError(
@@ -190,10 +181,13 @@ def _check_columns(frame: pd.DataFrame, expected: Sequence[str], source: str) ->
         )
 
 
-def _check_values(frame: pd.DataFrame, source: str) -> None:
+def _checked(frame: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Return the columns of the file; ValueError where one is missing or a value not allowed."""
+    _require_columns(frame, COLUMNS, source)
+    frame = frame[[*COLUMNS, *(["fold"] if "fold" in frame else [])]]
     if frame.empty:
         raise ValueError(f"{source}: no predictions, expected one row an image")
-    empty = [column for column in _columns(frame) if frame[column].isna().any()]
+    empty = [column for column in frame if frame[column].isna().any()]
     if empty:
         raise ValueError(f"{source}: empty or NaN values in {', '.join(empty)}; none may be")
     unknown = sorted(set(frame["part"]) - set(PARTS))
@@ -214,3 +208,4 @@ def _check_values(frame: pd.DataFrame, source: str) -> None:
         check_predictions(frame["label"], probabilities(frame))
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
+    return frame

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from btxrd.data import Preprocessing, lesion_mask, read_annotation
+from btxrd.data import Preprocessing, read_annotation
 from btxrd.data.table import read_table
 
 
@@ -27,7 +27,7 @@ ELSEWHERE = ("rectangle", [[50, 38], [40, 20]])  # corners in any order
 
 
 def test_the_mask_is_the_polygon_and_not_its_rectangle(tmp_path):
-    mask = lesion_mask(labelme(tmp_path, ITS_BOX, TRIANGLE))
+    mask = read_annotation(labelme(tmp_path, ITS_BOX, TRIANGLE)).mask()
     assert mask.shape == (40, 60)
     assert mask.dtype == np.uint8
     assert set(np.unique(mask)) == {0, 1}
@@ -37,7 +37,7 @@ def test_the_mask_is_the_polygon_and_not_its_rectangle(tmp_path):
 
 
 def test_a_rectangle_serves_only_where_its_lesion_has_no_polygon(tmp_path):
-    mask = lesion_mask(labelme(tmp_path, ITS_BOX, TRIANGLE, ELSEWHERE))
+    mask = read_annotation(labelme(tmp_path, ITS_BOX, TRIANGLE, ELSEWHERE)).mask()
     assert mask[28, 28] == 0
     assert mask[21:37, 41:49].all()
 
@@ -49,7 +49,8 @@ FULL = ("rectangle", [[0, 0], [60, 40]])
 def test_a_wide_rectangle_round_a_polygon_is_no_lesion_of_its_own(tmp_path, wide):
     annotation = read_annotation(labelme(tmp_path, ("rectangle", wide), TRIANGLE))
     assert [lesion.shape_type for lesion in annotation.lesions()] == ["polygon"]
-    np.testing.assert_array_equal(annotation.mask(), lesion_mask(labelme(tmp_path, TRIANGLE)))
+    alone = read_annotation(labelme(tmp_path, TRIANGLE))
+    np.testing.assert_array_equal(annotation.mask(), alone.mask())
 
 
 def test_a_polygon_can_have_a_box_and_a_wide_rectangle(tmp_path):
@@ -79,9 +80,9 @@ SECOND_LAPS = {
 @pytest.mark.parametrize("lap", SECOND_LAPS)
 @pytest.mark.parametrize("turn", [1, -1], ids=["anticlockwise", "clockwise"])
 def test_a_polygon_walked_more_than_once_is_its_area(tmp_path, lap, turn):
-    once = lesion_mask(labelme(tmp_path, ("polygon", ONCE.tolist())))
+    once = read_annotation(labelme(tmp_path, ("polygon", ONCE.tolist()))).mask()
     points = np.concatenate([ONCE, SECOND_LAPS[lap]])[::turn]
-    mask = lesion_mask(labelme(tmp_path, ("polygon", points.tolist())))
+    mask = read_annotation(labelme(tmp_path, ("polygon", points.tolist()))).mask()
     differ = np.count_nonzero(mask != once)
     assert differ <= (0 if lap in ("the same", "twice more") else 0.1 * once.sum())
 
@@ -89,14 +90,14 @@ def test_a_polygon_walked_more_than_once_is_its_area(tmp_path, lap, turn):
 def test_a_hole_that_a_bridge_leads_to_stays_one(tmp_path):
     outer = [[10, 5], [50, 5], [50, 35], [10, 35], [10, 5]]
     hole = [[20, 12], [20, 28], [40, 28], [40, 12], [20, 12]]
-    mask = lesion_mask(labelme(tmp_path, ("polygon", outer + hole)))
+    mask = read_annotation(labelme(tmp_path, ("polygon", outer + hole))).mask()
     assert not mask[14:26, 22:38].any()
     assert mask[6:10, 11:49].all()
 
 
 def test_two_loops_of_one_outline_are_both_of_its_area(tmp_path):
     eight = ("polygon", [[5, 5], [45, 35], [45, 5], [5, 30]])
-    assert lesion_mask(labelme(tmp_path, eight))[18, [8, 40]].all()
+    assert read_annotation(labelme(tmp_path, eight)).mask()[18, [8, 40]].all()
 
 
 def test_two_lesions_each_with_both_shapes(tmp_path):
@@ -104,7 +105,7 @@ def test_two_lesions_each_with_both_shapes(tmp_path):
     other_box = [[33, 13], [58, 37]]
     path = labelme(tmp_path, ITS_BOX, TRIANGLE, ("rectangle", other_box), ("polygon", other))
     assert len(read_annotation(path).lesions()) == 2
-    assert lesion_mask(path)[33, 53] == 0
+    assert read_annotation(path).mask()[33, 53] == 0
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_two_lesions_each_with_both_shapes(tmp_path):
 )
 def test_a_wrong_shape_is_named_with_its_file(tmp_path, shapes, words):
     with pytest.raises(ValueError, match=rf"IMG000001\.json.*{words}"):
-        lesion_mask(labelme(tmp_path, *shapes))
+        read_annotation(labelme(tmp_path, *shapes)).mask()
 
 
 @pytest.mark.parametrize("size", [(455, 809), (277, 821), (3001, 997), (64, 2000)])
@@ -142,7 +143,7 @@ def test_the_real_masks_have_the_published_sizes(real_sample):
     table = read_table(real_sample)
     shares = {}
     for path in sorted((real_sample / "Annotations").glob("*.json")):
-        mask = lesion_mask(path)
+        mask = read_annotation(path).mask()
         shares[path.stem] = mask.mean()
         assert len(read_annotation(path).lesions()) == 1
     assert set(shares) == set(table["image_id"][table["label"] > 0].str.removesuffix(".jpeg"))

@@ -17,16 +17,12 @@ from btxrd.data.release import Release
 from btxrd.data.table import SITE_COLUMNS
 from btxrd.evaluation.pools import write_pool
 from btxrd.evaluation.subgroups import subgroup_attributes
-from btxrd.extras.pages.case_browser import (
-    FINER,
-    case_links,
-    lesion_outline,
-    write_cases,
-)
+from btxrd.extras.pages.case_browser import FINER, lesion_outline, write_cases
 from btxrd.extras.pages.cases import case_table
 from btxrd.files import read_json, write_csv, write_json
 from btxrd.params import ResultParams, RunParams
 from btxrd.predictions import PARTS, predictions_frame, read_predictions, write_predictions
+from btxrd.report.links import case_links
 from btxrd.session import NOTEBOOK_VARIABLE
 
 

@@ -4,7 +4,7 @@ Other modules are imported by name: `listing` (anybody's data), `audit` and `rel
 is wrong with a data set), `loader` and `augmentation` (they need torch).
 """
 
-from btxrd.data.annotations import lesion_mask, read_annotation
+from btxrd.data.annotations import read_annotation
 from btxrd.data.cache import ImageCache, open_cache
 from btxrd.data.preprocessing import Preprocessing
 from btxrd.data.release import open_release
@@ -14,7 +14,6 @@ from btxrd.data.table import read_table
 __all__ = [
     "ImageCache",
     "Preprocessing",
-    "lesion_mask",
     "make_split",
     "near_duplicates",
     "open_cache",

@@ -15,7 +15,6 @@ __all__ = [
     "Shape",
     "annotation_file",
     "inspect_annotation",
-    "lesion_mask",
     "read_annotation",
 ]
 
@@ -230,8 +229,3 @@ def _in_words(fault: Mapping[str, Any]) -> str:
     if fault["type"] not in ("json_invalid", "missing", "value_error"):
         what += f"; it is {fault['input']!r:.40}"
     return f"{where}: {what}" if where else what
-
-
-def lesion_mask(annotation_path: str | Path) -> np.ndarray:
-    """Return an annotation's lesion mask, uint8 {0, 1}; raises as `read_annotation` does."""
-    return read_annotation(annotation_path).mask()

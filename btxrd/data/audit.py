@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from btxrd.data.annotations import Annotation, inspect_annotation
+from btxrd.data.annotations import inspect_annotation
 from btxrd.data.radiograph import JPEG, read_header
 from btxrd.data.table import (
     CLASS_COLUMNS,
@@ -123,11 +123,7 @@ def audit(root: str | Path, progress: bool = False) -> pd.DataFrame:
     """Look for everything that is damaged or contradictory in a data set.
 
     Images are judged by header and end, not decoded: damage in a file's middle is not noticed.
-    Files that no row of the table names are not looked at.
-
-    Args:
-        root: as `read_table` takes it.
-        progress: show a progress bar.
+    Files that no row of the table names are not looked at. `root` is as `read_table` takes it.
 
     Returns:
         One row a finding, errors first, then by subject: severity (`error` or `warning`), subject
@@ -265,16 +261,15 @@ def _inspect_pair(
 
 def _inspect_image(path: Path) -> tuple[tuple[int, int] | None, Problems]:
     """Return an image's (width, height) as displayed, None if unreadable, and its problems."""
-    if not path.is_file():
-        return None, [("image-unreadable", "it is not a file")]
     try:
         header = read_header(path)
     except (OSError, ValueError) as error:
         return None, [("image-unreadable", f"{error!s:.160}")]
+    problems = []
     if header.format not in JPEG:
-        problems = [("image-not-jpeg", f"it is {header.format}")]
-    else:
-        problems = [] if _has_end(path, header.start) else [("image-truncated", "")]
+        problems.append(("image-not-jpeg", f"it is {header.format}"))
+    elif not _has_end(path, header.start):
+        problems.append(("image-truncated", ""))
     if header.mode not in ("L", "RGB"):
         problems.append(("image-mode", header.mode))
     return (header.width, header.height), problems
@@ -299,17 +294,13 @@ def _inspect_annotation(
         annotation, faults = None, [str(error)]
     if annotation is None:
         return [("annotation-invalid", listed(faults))]
-    problems = _row_problems(annotation, flags)
+    problems = []
+    if flags is not None and "tumor" not in flags:
+        problems.append(("annotation-of-normal", ""))
+    elif not any(np.ptp(lesion.outline, axis=0).all() for lesion in annotation.lesions()):
+        problems.append(("annotation-empty", ""))
     size = annotation.width, annotation.height
     if image_size is not None and image_size != size:
         sizes = "{} × {} px, its image {} × {} px".format(*size, *image_size)
         problems.append(("annotation-size", sizes))
     return problems
-
-
-def _row_problems(annotation: Annotation, flags: set[str] | None) -> Problems:
-    if flags is not None and "tumor" not in flags:
-        return [("annotation-of-normal", "")]
-    if not any(np.ptp(lesion.outline, axis=0).all() for lesion in annotation.lesions()):
-        return [("annotation-empty", "")]
-    return []

@@ -37,9 +37,6 @@ LAYOUT = 3
 HASHED = Preprocessing(224)
 """The preprocessing whose decoded pixels are hashed, whatever size the cache holds."""
 
-Decoded = tuple[np.ndarray, np.ndarray, dict[str, Any]]
-"""An image's pixels, its lesion mask and its row of the index."""
-
 
 @dataclass(frozen=True)
 class ImageCache:
@@ -149,8 +146,7 @@ def _build(
     masks = np.lib.format.open_memmap(folder / "masks.npy", "w+", np.uint8, shape)
     cache_one = partial(_cache_one, preprocessing=preprocessing)
     bar = {"total": len(table), "desc": "image cache", "unit": "image", "disable": not progress}
-    rows = []
-    cv2_threads = cv2.getNumThreads()
+    rows, cv2_threads = [], cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
         # Threads suffice: decoding, CLAHE and resizing release the interpreter's lock.
@@ -168,35 +164,33 @@ def _build(
     index.to_csv(folder / "index.csv", index=False)
 
 
-def _cache_one(path: str, preprocessing: Preprocessing) -> Decoded:
+def _cache_one(
+    path: str, preprocessing: Preprocessing
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Return an image's pixels, its lesion mask and its row of the index."""
+    path, nothing = Path(path), np.zeros((preprocessing.image_size,) * 2, np.uint8)
+    mask, lesion_area = nothing, 0.0
     try:
-        return _decode_one(Path(path), preprocessing)
+        radiograph = preprocessing.decode(path)
+        if annotation_file(path).is_file():
+            annotation = read_annotation(annotation_file(path))
+            inner = preprocessing.geometry(annotation.width, annotation.height)
+            mask = annotation.mask(mask.shape, inner.transform)
+            lesion_area = float(mask.sum()) / (inner.width * inner.height)
+        facts = {
+            "width": radiograph.width,
+            "height": radiograph.height,
+            "lesion_area": lesion_area,
+            "phash": _perceptual_hash(path, radiograph, preprocessing),
+            "bytes": path.stat().st_size,
+            "mode": radiograph.mode,
+            "quantisation": radiograph.quantisation,
+            "applied": radiograph.applied,
+            "error": None,
+        }
+        return preprocessing.fit(radiograph), mask, facts
     except (OSError, ValueError, cv2.error) as error:
-        nothing = np.zeros((preprocessing.image_size,) * 2, np.uint8)
         return nothing, nothing, {"phash": 0, "error": str(error)}
-
-
-def _decode_one(path: Path, preprocessing: Preprocessing) -> Decoded:
-    radiograph = preprocessing.decode(path)
-    mask = np.zeros((preprocessing.image_size,) * 2, np.uint8)
-    lesion_area = 0.0
-    if annotation_file(path).is_file():
-        annotation = read_annotation(annotation_file(path))
-        inner = preprocessing.geometry(annotation.width, annotation.height)
-        mask = annotation.mask(mask.shape, inner.transform)
-        lesion_area = float(mask.sum()) / (inner.width * inner.height)
-    facts = {
-        "width": radiograph.width,
-        "height": radiograph.height,
-        "lesion_area": lesion_area,
-        "phash": _perceptual_hash(path, radiograph, preprocessing),
-        "bytes": path.stat().st_size,
-        "mode": radiograph.mode,
-        "quantisation": radiograph.quantisation,
-        "applied": radiograph.applied,
-        "error": None,
-    }
-    return preprocessing.fit(radiograph), mask, facts
 
 
 def _perceptual_hash(path: Path, decoded: Radiograph, preprocessing: Preprocessing) -> int:

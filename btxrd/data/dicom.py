@@ -89,7 +89,10 @@ Ends = tuple[float, float]
 
 def _meant(stored: np.ndarray, dataset: "Dataset") -> tuple[np.ndarray, Ends | None, list[str]]:
     """Return what stored values mean, what of it is shown black and white, and what was applied."""
-    values, ends, applied = stored, _range_of_8_bits(dataset), []
+    bits = int(dataset.BitsStored)
+    least = -(2 ** (bits - 1)) if dataset.PixelRepresentation else 0
+    # Values of 8 bits are shown as they are.
+    values, ends, applied = stored, (least, least + 2**bits - 1) if bits <= 8 else None, []
     if dataset.get("ModalityLUTSequence"):
         values, ends = _looked_up(stored, dataset, "ModalityLUTSequence")[0], None
         applied = ["modality LUT"]
@@ -122,13 +125,6 @@ def _number(dataset: "Dataset", name: str) -> float | None:
     several = hasattr(element, "__len__") and not isinstance(element, str)
     first = (element[0] if len(element) else None) if several else element
     return None if first in (None, "") else float(first)
-
-
-def _range_of_8_bits(dataset: "Dataset") -> Ends | None:
-    """Return the range of values of 8 bits, which are shown as they are; None of more."""
-    bits = int(dataset.BitsStored)
-    least = -(2 ** (bits - 1)) if dataset.PixelRepresentation else 0
-    return (least, least + 2**bits - 1) if bits <= 8 else None
 
 
 def _looked_up(values: np.ndarray, dataset: "Dataset", name: str) -> tuple[np.ndarray, Ends]:

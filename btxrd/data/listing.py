@@ -39,9 +39,7 @@ LABELS = {str(number): number for number in range(len(CLASS_NAMES))} | {
 MOST_FAULTS = 20
 
 
-def open_images(
-    source: str | Path, preprocessing: Preprocessing, cache_dir: str | Path, progress: bool = True
-) -> Release:
+def open_images(source: str | Path, preprocessing: Preprocessing, cache_dir: str | Path) -> Release:
     """Open a data set in the release's layout as `open_release` does, or else a listing.
 
     Of a CSV or Excel table, which `read_listing` reads, nothing is set aside: its owner can mend
@@ -54,9 +52,9 @@ def open_images(
             cannot be decoded, and why.
     """
     if Path(source).is_dir():
-        return open_release(source, preprocessing, cache_dir, progress)
+        return open_release(source, preprocessing, cache_dir)
     table, notes = read_listing(source, cache_dir)
-    cache = open_cache(table, preprocessing, cache_dir, progress)
+    cache = open_cache(table, preprocessing, cache_dir)
     broken = cache.index["error"].dropna()
     if len(broken):
         raise ValueError("\n".join(f"{source} lists what is no image: {why}" for why in broken))
@@ -105,9 +103,10 @@ def read_listing(source: str | Path, cache_dir: str | Path) -> tuple[pd.DataFram
     again = _seen_before(rows["path"].dropna(), source.parent, cache_dir)
     found = _faults(rows, source.parent, again, written=cells["path"])
     faults = [f"{source} row {row}: {what}" for row, what in found]
+    if len(faults) > MOST_FAULTS:
+        faults[MOST_FAULTS:] = [f"and {len(faults) - MOST_FAULTS} more"]
     if faults:
-        more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
-        raise ValueError("\n".join([*faults[:MOST_FAULTS], *more]))
+        raise ValueError("\n".join(faults))
     return _as_table(rows, source, again), list(_notes(rows, again))
 
 

@@ -32,19 +32,11 @@ class BatchRequest(NamedTuple):
 
 
 def borrow_masks(annotated: np.ndarray, regions: np.ndarray, seed: int) -> np.ndarray:
-    """Choose for each image the lesion mask that it is dimmed around.
+    """Return for each image the number, int64 (n,), of that whose lesion mask it is dimmed around.
 
-    Args:
-        annotated: bool (n,), which images have a mask of their own. They keep it; the others
-            borrow one.
-        regions: (n,), body regions. Masks are borrowed within a region, or from all where it has
-            no annotated image.
+    Those `annotated`, bool (n,), keep their own mask; the others borrow one within their region,
+    (n,), or from all images where it has none. ValueError where no image is annotated.
 
-    Returns:
-        int64 (n,), numbers of images with a mask.
-
-    Raises:
-        ValueError: no image is annotated.
 
     >>> annotated = np.array([True, False, True, False, False])
     >>> borrow_masks(annotated, np.array(["arm", "arm", "leg", "leg", "leg"]), seed=1)
@@ -66,8 +58,7 @@ class RadiographDataset(Dataset):
     """Samples of the image cache; each item is a whole batch.
 
     Args:
-        rows: int64 (samples,), their rows in the cache.
-        labels: int64 (samples,).
+        rows, labels: int64 (samples,), their rows in the cache, and their classes.
         bright: int64 (samples,), the row in the cache outside whose lesion mask a sample is dimmed;
             -1, and by default, not at all.
         dim_factor: pixels are multiplied by this there, in [0, 1].

@@ -58,7 +58,6 @@ XMP_ORIENTATION = re.compile(r"""tiff:Orientation(?:\s*=\s*["']|\s*>\s*)([1-8])"
 TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_FORMAT = 256, 257, 258, 262, 339
 WHITE_IS_ZERO = 0
 
-
 PREAMBLE = 128
 """Bytes before the `DICM` by which a DICOM file is told, whatever its name."""
 BARE = (
@@ -177,8 +176,7 @@ def _named(path: str | Path) -> Iterator[None]:
 
 
 def _header(image: Image.Image) -> Header:
-    start, (width, height) = image.fp.tell(), image.size
-    said = None
+    start, (width, height), said = image.fp.tell(), image.size, None
     with suppress(Exception):  # what damaged EXIF says is not known; the image may be whole
         said = image.getexif().get(ExifTags.Base.Orientation)
     orientation = _orientation(said, image.info)
@@ -187,17 +185,11 @@ def _header(image: Image.Image) -> Header:
         width, height = image.tag_v2[TIFF_WIDTH], image.tag_v2[TIFF_HEIGHT]
     if orientation in SIDEWAYS:
         width, height = height, width
+    is_turned = is_tiff and isinstance(said, int)
     tables = getattr(image, "quantization", None)
-    return Header(
-        image.format,
-        image.mode,
-        width,
-        height,
-        orientation,
-        is_tiff and isinstance(said, int),
-        start,
-        float(np.mean(tables[0])) if tables else float("nan"),
-    )
+    quality = float(np.mean(tables[0])) if tables else float("nan")
+    kind = image.format, image.mode
+    return Header(*kind, width, height, orientation, is_turned, start, quality)
 
 
 def _orientation(said: Any, info: dict[str, Any]) -> int:
@@ -294,9 +286,7 @@ def _stored(path: str | Path, image: Image.Image, header: Header) -> Greyscale:
 
 def _pixel_ratio(image: Image.Image, header: Header) -> float:
     """Return the height of a decoded pixel by its width, 1 where it is not said."""
-    if header.format not in ("PNG", "TIFF"):
-        return 1.0
-    info = image.info
+    info = image.info if header.format in ("PNG", "TIFF") else {}
     said = info.get("dpi") or info.get("resolution") or info.get("aspect") or (1, 1)
     across, down = map(float, said)
     if not (across > 0 and down > 0):

@@ -47,11 +47,7 @@ def release_digests() -> dict[str, tuple[str, int]]:
 
 
 def release_files(root: str | Path, progress: bool = False) -> pd.DataFrame:
-    """Compare the images of a data set with the release's, by their names without ending.
-
-    Args:
-        root: as `read_table` takes it; a table need not be there.
-        progress: show a progress bar.
+    """Compare the images of a data set, table or not, with the release's, by name without ending.
 
     Returns:
         One row a file in `images/`, and one an image of the release that is missing: image (the

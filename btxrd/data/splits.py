@@ -135,10 +135,8 @@ def make_split(
         centers that have a sibling in the test center.
 
     Raises:
-        ValueError: the strategy is unknown, or a class is too rare to stand in every part.
+        ValueError: a class is too rare to stand in every part.
     """
-    if strategy not in SPLITS:
-        raise ValueError(f"unknown split strategy {strategy!r}; allowed: {', '.join(SPLITS)}")
     folds = SPLITS[strategy].folds
     exact = _rows(table, duplicates[duplicates["identical"].astype(bool)])
     frame = table[["image_id", "label", "center"]].assign(
@@ -156,7 +154,10 @@ def make_split(
         tested = {center: _center_tested(frame, center, seed) for center in folds}
         frame = pd.concat(rows.assign(fold=center) for center, rows in tested.items())
     elif strategy == "random":
-        frame = _random(frame, seed)
+        train, held_out = _halve(frame, 0.20, seed)
+        rows = {"train": train, "val": held_out, "test": held_out}
+        frame = pd.concat(images.assign(part=part) for part, images in rows.items())
+        frame = frame.sort_index(kind="stable")
     else:
         frame["part"] = _by_first_member(frame, strategy, seed)
     fold = ["fold"] if folds else []
@@ -181,19 +182,11 @@ def _by_first_member(frame: pd.DataFrame, strategy: str, seed: int) -> pd.Series
         train, rest = _halve(first, 0.30, seed)
         val, test = _halve(rest, 0.50, seed)
     else:
-        home = first[first["center"] == 1]
         test = first[first["center"] != 1]
-        train, val = _halve(home, 0.15, seed)
+        train, val = _halve(first[first["center"] == 1], 0.15, seed)
     parts = {"train": train, "val": val, "test": test}
     part_of = {key: part for part, rows in parts.items() for key in rows["together"]}
     return frame["together"].map(part_of)
-
-
-def _random(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
-    train, held_out = _halve(frame, 0.20, seed)
-    rows = {"train": train, "val": held_out, "test": held_out}
-    parts = [frame.assign(part=part) for part, frame in rows.items()]
-    return pd.concat(parts).sort_index(kind="stable")
 
 
 def _grouped(frame: pd.DataFrame, held_out: Sequence[str], seed: int) -> pd.Series:
@@ -272,10 +265,7 @@ def read_split(study_dir: str | Path, strategy: str, fold: int | None = None) ->
 def leakage_table(
     table: pd.DataFrame, splits: dict[str, pd.DataFrame], duplicates: pd.DataFrame = NO_PAIRS
 ) -> pd.DataFrame:
-    """Count the held-out images that have a relative in the training set.
-
-    Args:
-        splits: strategy → split, as `make_split` returns them.
+    """Count the held-out images that have a relative in train, in the split of each strategy.
 
     Returns:
         One row a strategy and part (val, test): images, with_sibling (an image of the same patient

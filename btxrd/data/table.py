@@ -126,10 +126,7 @@ def read_table(root: str | Path, set_aside: Collection[str] = ()) -> pd.DataFram
 
 
 def table_file(root: str | Path) -> Path:
-    """Return the path of a data set's table, in `root` or in a `BTXRD/` in it.
-
-    Where there is no table, it is the path where one should be.
-    """
+    """Return where a data set's table is, or should be, in `root` or in a `BTXRD/` in it."""
     folders = [Path(root), Path(root) / "BTXRD"]
     tables = [folder / name for folder in folders for name in ("dataset.xlsx", "dataset.csv")]
     found = [table for table in tables if table.is_file()]
@@ -139,11 +136,9 @@ def table_file(root: str | Path) -> Path:
 def inspect_table(
     source: Path, set_aside: Collection[str] = ()
 ) -> tuple[pd.DataFrame, list[Fault]]:
-    """Read the cells of an .xlsx or .csv table and find everything that makes it unusable.
+    """Return a table's cells, as `read_cells` does, or none, and all that makes it unusable.
 
-    Returns:
-        The cells, as `read_cells` does (empty where it cannot), and the faults, those of the whole
-        table first.
+    The faults of the whole table stand first.
     """
     try:
         cells = read_cells(source, texts=("image_id", "gender"))

@@ -1,1 +1,1 @@
-"""Rooms behind doors of their own: phantoms, pages with scripts, probes, the example study."""
+"""Rooms that stand behind a door of their own: phantoms, pages with scripts, probes."""

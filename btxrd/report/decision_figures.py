@@ -189,15 +189,8 @@ def subgroup_figure(table: pd.DataFrame, metric: str, level: float) -> Figure:
         f" ({n:,},\N{NO-BREAK SPACE}{malignant:,})"
         for n, malignant in zip(table["n"], table["malignant_n"], strict=True)
     ]
-    rows = pd.DataFrame(
-        {
-            "label": names + sizes,
-            "estimate": values,
-            "low": table[f"{metric}_low"],
-            "high": table[f"{metric}_high"],
-            "n": table["n"],
-        }
-    )
+    ends = {"low": table[f"{metric}_low"], "high": table[f"{metric}_high"]}
+    rows = table[["n"]].assign(label=names + sizes, estimate=values, **ends)
     estimable = rows[values.notna()]
     heading = f"{title}, by subgroup (in brackets: images, malignant)"
     if len(estimable) < len(rows):

@@ -13,12 +13,8 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 
 def render(template: str, beside: Path = TEMPLATES, **values: Any) -> str:
-    """Return a template as HTML; texts in it are escaped.
+    """Return a template, of the folder `beside` or of `btxrd/report/templates`, as escaped HTML.
 
-    Args:
-        template: its name.
-        beside: the folder that it is looked for in before those of `btxrd/report/templates`.
-        values: what it is rendered with.
 
     >>> "a &lt; b" in render("table.html.j2", caption="a < b", head=[], rows=[])
     True

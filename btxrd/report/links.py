@@ -17,10 +17,7 @@ def link_to(folder: str | Path, place: str | Path) -> str | None:
     """Return the address of a file, as a notebook's output links to it; None without such a file.
 
     It counts from where the executed notebook and its page will stand, or else, as in JupyterLab,
-    from where the notebook runs.
-
-    Args:
-        place: the path of the file, relative to `folder`.
+    from where the notebook runs. `place` is relative to `folder`.
     """
     file = Path(folder, place)
     if not file.is_file():
@@ -29,12 +26,7 @@ def link_to(folder: str | Path, place: str | Path) -> str | None:
 
 
 def linked(text: str, folder: str | Path, place: str | Path, anchor: str = "") -> str:
-    """Return a text of Markdown as a link to a file, or as it is where there is no such file.
-
-    Args:
-        folder, place: as in `link_to`.
-        anchor: the id of a place in the file, if it is meant.
-    """
+    """Return Markdown as a link to a file, or a place in it, or as it is without such a file."""
     address = link_to(folder, place)
     if address is None:
         return text
@@ -47,11 +39,10 @@ def case_links(folder: Path, image_ids: Iterable[str]) -> str:
     Where notebook 04 has not made the page yet, it is the names of the images alone.
     """
     texts = {name: as_text(Path(name).stem) for name in image_ids}
-    page = link_to(folder, CASES_FILE)
-    if page is None:
+    if link_to(folder, CASES_FILE) is None:
         return ", ".join(texts.values())
-    links = [f"[{text}]({page}#{quote(name)})" for name, text in texts.items()]
-    return f"Open {' · '.join([*links, f'[all cases]({page})'])}"
+    links = [linked(text, folder, CASES_FILE, name) for name, text in texts.items()]
+    return f"Open {' · '.join([*links, linked('all cases', folder, CASES_FILE)])}"
 
 
 def place_in_study(page: str | Path) -> dict[str, Any] | None:

@@ -17,8 +17,6 @@ def localisation_finding(table: pd.DataFrame) -> str:
 
     The network is called better (or worse) than a reference in a score where the whole interval
     of its paired lead lies above (or below) 0; a lead without an interval is not called either.
-    Without maps of the network, that is what is said. Of an attention, where there is one, it is
-    said that the masks taught it.
     """
     n, groups = table[["n", "groups"]].iloc[0]
     where = f"On {n} annotated test tumours of {groups} patient groups"

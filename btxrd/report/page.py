@@ -1,15 +1,10 @@
 """The page that people read: an executed notebook as one self-contained HTML file.
 
-A figure brings its alternative text in the metadata of its output, as those of
-`btxrd.report.figures` do.
-
 Markdown cells are the project's own and may hold HTML; Markdown outputs are put together from
 names (`btxrd.report.names`), and HTML in them is text. What a cell shows as HTML is taken as it is.
 The first use of a term of `btxrd.report.glossary` is explained where it stands, and at the end.
 
-A page stands in its study's folder or below it, and links to the study's other pages relatively;
-which runs there are it learns from the study's `runs.js` when it is opened. Without that file, or
-in no study at all, it has no such links.
+Which other pages its study has, it learns from the study's `runs.js` when it is opened.
 """
 
 from collections.abc import Callable, Iterator
@@ -116,8 +111,11 @@ def write_html(notebook: str | Path, html: str | Path) -> None:
     content = nbformat.read(notebook, as_version=4)
     exporter = _Exporter()
     cells, _ = exporter.from_notebook_node(content)
+    prose = (cell.source for cell in content.cells if cell.cell_type == "markdown")
+    lines = (line for source in prose for line in source.splitlines())
+    titles = (line.removeprefix("# ") for line in lines if line.startswith("# "))
     page = exporter.environment.get_template("page.html.j2").render(
-        title=_title(content),
+        title=next(titles, "btxrd"),
         cells=cells,
         headings=exporter.headings,
         terms={term: GLOSSARY[term] for term in sorted(exporter.terms, key=str.lower)},
@@ -125,9 +123,3 @@ def write_html(notebook: str | Path, html: str | Path) -> None:
     )
     with atomic_path(html) as temporary:
         temporary.write_text(page)
-
-
-def _title(content: nbformat.NotebookNode) -> str:
-    cells = (cell.source for cell in content.cells if cell.cell_type == "markdown")
-    lines = (line for source in cells for line in source.splitlines())
-    return next((line.removeprefix("# ") for line in lines if line.startswith("# ")), "btxrd")

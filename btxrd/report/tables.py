@@ -20,12 +20,9 @@ from btxrd.report.fragments import render
 __all__ = ["TITLES", "Table", "as_table", "format_interval", "percent", "title_of", "use_tables"]
 
 TITLES = {
-    "accuracy": "Accuracy",
     "attention_iou": "Attention mean IoU",
     "auc": "AUC",
     "auc/Malignant": "Malignant AUC",
-    "average_precision": "Average precision",
-    "balanced_accuracy": "Balanced accuracy",
     "brier": "Brier score (0 to 2)",
     "calibration_error": "Calibration error (RMS)",
     "duplicate_share": "Duplicate in train",
@@ -50,7 +47,6 @@ TITLES = {
     "pointing": "Peak in lesion",
     "ppv": "PPV",
     "precision": "Precision (PPV)",
-    "quadratic_kappa": "Quadratic kappa",
     "sensitivity/Malignant": "Malignant sensitivity",
     "sees": "The baseline sees",
     "sibling_share": "Sibling in train",
@@ -120,10 +116,7 @@ def percent(level: float) -> str:
 
 
 def use_tables() -> None:
-    """Let tables be sorted, filtered and copied: display what does it, once a notebook (0.25 MB).
-
-    Executed in a notebook; the page that is made of it holds it, too.
-    """
+    """Let tables be sorted, filtered and copied: show what does it, once a notebook (0.25 MB)."""
     library = gzip.compress(find_package_file("html", "dt_bundle.js").read_bytes(), mtime=0)
     display(HTML(render("use_tables.html.j2", library=b64encode(library).decode())))
 
@@ -132,12 +125,8 @@ def use_tables() -> None:
 class Cell:
     """A value as it is shown, and as it is sorted.
 
-    Attributes:
-        text: the value.
-        interval: in brackets, behind it.
-        spread: ± sd, in a line below.
-        key: what its column is sorted by; None where there is no value, which is sorted last.
-        mark: how the value stands to those that it is compared with.
+    `interval` stands in brackets behind it, `spread` (± sd) in a line below. Its column is sorted
+    by `key`: None, last, where there is no value. `mark` says how it stands to its rivals.
     """
 
     text: str
@@ -152,12 +141,7 @@ class Cell:
 
 @dataclass(frozen=True, repr=False)
 class Table:
-    """A table to read, as notebooks display it.
-
-    Attributes:
-        cells: a column a title; each holds `Cell`.
-        caption: the text above it.
-    """
+    """A table to read, as notebooks display it: a column of `Cell` a title; the text above it."""
 
     cells: pd.DataFrame
     caption: str | None

@@ -5,16 +5,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from btxrd import RESEARCH_ONLY, __version__
 from btxrd.files import project_path, read_yaml, write_csv, write_json
 from btxrd.runner import RunnerError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["main"]
 
@@ -226,24 +223,19 @@ def check(directory: Path, table: Path | None) -> None:
 
     Exit status: 0 clean, 1 warnings, 2 errors.
     """
+    from btxrd.data import release_files as release
     from btxrd.data.audit import audit, exit_status
-    from btxrd.data.release_files import (
-        MOST_NAMED,
-        release_files,
-        release_findings,
-        release_lines,
-    )
 
     findings = audit(directory, progress=True)
-    files = release_files(directory, progress=True)
+    files = release.release_files(directory, progress=True)
     if table is not None:
         write_csv(table, files)
-    altered = release_findings(files)
-    for finding in (*findings.itertuples(), *altered.head(MOST_NAMED).itertuples()):
+    altered, most = release.release_findings(files), release.MOST_NAMED
+    for finding in (*findings.itertuples(), *altered.head(most).itertuples()):
         click.echo(f"{finding.severity}: {finding.subject}: {finding.what} {finding.remedy}")
-    if len(altered) > MOST_NAMED:
-        click.echo(f"and {len(altered) - MOST_NAMED} more such images")
-    click.echo("\n".join(release_lines(files)))
+    if len(altered) > most:
+        click.echo(f"and {len(altered) - most} more such images")
+    click.echo("\n".join(release.release_lines(files)))
     errors = int((findings["severity"] == "error").sum())
     click.echo(f"{errors} errors, {len(findings) + len(altered) - errors} warnings")
     raise SystemExit(max(exit_status(findings), exit_status(altered)))
@@ -253,9 +245,7 @@ def check(directory: Path, table: Path | None) -> None:
 @folder_argument
 @click.option("--images", default=360, show_default=True, help="How many images.")
 @click.option("--seed", default=42, show_default=True, help="Of every random choice.")
-@click.option(
-    "--scale", default=0.25, show_default=True, help="Image size relative to the release's."
-)
+@click.option("--scale", default=0.25, show_default=True, help="Image size by the release's.")
 def phantom(directory: Path, images: int, seed: int, scale: float) -> None:
     """Make a phantom BTXRD in DIRECTORY: drawn images in the release's layout."""
     from btxrd.extras.phantom import make_phantom
@@ -295,7 +285,14 @@ def predict(
 
     click.echo(RESEARCH_ONLY, err=True)
     table = predict(images, checkpoint, gradcam, tell=partial(click.echo, err=True))
-    _write_predictions(table, checkpoint, output, form)
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    document = {"note": RESEARCH_ONLY, "checkpoint": str(checkpoint), "images": rows}
+    if output is not None:
+        write_csv(output, table) if form == "csv" else write_json(output, document)
+    elif form == "csv":
+        click.echo(table.to_csv(index=False), nl=False)
+    else:
+        click.echo(json.dumps(document, indent=2, allow_nan=False))
     raise SystemExit(int(table["error"].notna().any()))
 
 
@@ -320,24 +317,8 @@ def evaluate(data: Path, first: Path, others: tuple[Path, ...], name: str | None
     click.echo(f"report: {page}")
 
 
-def _write_predictions(
-    table: "pd.DataFrame", checkpoint: Path, output: Path | None, form: str
-) -> None:
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    document = {"note": RESEARCH_ONLY, "checkpoint": str(checkpoint), "images": rows}
-    if output is not None:
-        write_csv(output, table) if form == "csv" else write_json(output, document)
-    elif form == "csv":
-        click.echo(table.to_csv(index=False), nl=False)
-    else:
-        click.echo(json.dumps(document, indent=2, allow_nan=False))
-
-
 def _run(
-    file: Path,
-    data: Path | None = None,
-    selected: tuple[Sequence[Any], ...] = (),
-    **how: Any,
+    file: Path, data: Path | None = None, selected: Sequence[list[Any]] = (), **how: Any
 ) -> None:
     from btxrd.params import StudyParams
     from btxrd.runner.study import run_study, select

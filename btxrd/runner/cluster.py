@@ -42,8 +42,8 @@ class Cluster:
     A slot is a thread of a Dask worker; with `resources`, one share of what a run needs.
 
     Args:
-        jobs: runs at a time. Without a scheduler, as many worker processes are started here; with
-            one, all its slots are used by default.
+        jobs: runs at a time. Without a scheduler, as many worker processes are started here, one
+            by default; with a scheduler, all its slots are used by default.
         scheduler: address of a Dask scheduler, such as tcp://host:8786.
         resources: what each run takes of its worker's resources, such as {"GPU": 1}.
     """
@@ -59,11 +59,7 @@ class Cluster:
 
     @cached_property
     def client(self) -> Client:
-        """The connection to the workers; they are started here when it is first wanted.
-
-        Raises:
-            ClusterError: no scheduler answers at the address.
-        """
+        """The connection to the workers, which start here when it is first wanted, or ClusterError."""
         # What goes wrong with a worker is told by its run.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         if self.scheduler is not None:
@@ -151,16 +147,11 @@ class Cluster:
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future:
         """Hand something to a worker that has a slot for it."""
-        resources = self.resources or None
-        return self.client.submit(function, *arguments, pure=False, resources=resources)
+        taken = self.resources or None
+        return self.client.submit(function, *arguments, pure=False, resources=taken)
 
     def result(self, future: Future) -> Any:
-        """Return what came of something that was submitted, once it is done.
-
-        Raises:
-            ClusterError: the scheduler no longer answers.
-            Exception: what was raised.
-        """
+        """Return or raise what came of it once it is done; ClusterError without a scheduler."""
         try:
             return future.result()
         except CancelledError as error:

@@ -42,11 +42,7 @@ LEAKS = "leaks.csv"
 
 @dataclass(frozen=True)
 class _Member:
-    """A checkpoint, and what the run that made it left beside it.
-
-    `val` are its validation predictions, `seen` the digests of the files that it was trained and
-    validated on; None where they are not there.
-    """
+    """A checkpoint, and what its run left: validation predictions, digests of the files seen."""
 
     path: Path
     classifier: Classifier
@@ -74,7 +70,6 @@ def evaluate_checkpoints(
         data: a folder in the release's layout, or a CSV or Excel table as `read_listing` takes it.
         checkpoints: `model.pt` of runs; each sees the images preprocessed as its training did.
         name: of the folder that is written in `reports_dir`; that of `data` by default.
-        cache_dir: of the image cache.
         tell: is given a line for each thing that the page also warns of, or notes.
 
     Returns:

@@ -90,13 +90,11 @@ def execute_notebook(
             message = f"{error.ename}: {' '.join(line.strip() for line in lines)}"
             failure = NotebookError(message, "\n".join(error.traceback), error.ename)
         except DeadKernelError as error:
-            message = f"the kernel of {stage.name} died (killed, or out of memory?)"
+            how = "died (killed, or out of memory?)"
             if _killed_for_memory() > killed:
-                message = (
-                    f"the kernel of {stage.name} was killed because this machine ran out of "
-                    "memory; try fewer --jobs or a smaller training.batch_size"
-                )
-            failure = NotebookError(message, repr(error))
+                how = "was killed because this machine ran out of memory; try fewer --jobs or a "
+                how += "smaller training.batch_size"
+            failure = NotebookError(f"the kernel of {stage.name} {how}", repr(error))
     try:
         write_html(output, output.with_name(stage.page))
     except Exception:
@@ -148,17 +146,14 @@ def _kernel_folder() -> Iterator[str]:
 
 
 def _config(folder: str, environment: Mapping[str, str]) -> Any:
-    """Return the settings of a warm kernel that has its key and its sockets in its own folder.
-
-    Kernels that start together cannot take each other's TCP port then, and nobody else on the
-    machine can talk to them.
-    """
+    """Return the settings of a warm kernel that has its key and its sockets in its own folder."""
     from traitlets.config import Config
 
     from btxrd.runner.warm import WarmKernelManager
 
     kernel = {"connection_file": f"{folder}/kernel.json", "environment": dict(environment)}
     if os.name == "posix":
+        # So kernels do not take each other's TCP port, and nobody else can talk to them.
         kernel |= {"transport": "ipc", "ip": f"{folder}/kernel"}
     # A log of its own would break into the progress on the terminal.
     client = {"extra_arguments": ["--IPKernelApp.log_level=CRITICAL"]}

@@ -1,6 +1,7 @@
 """The pages of a study: what links them, made again, and packed to be handed on."""
 
 import json
+import re
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
@@ -16,8 +17,8 @@ PACKED = (".html", ".js", ".css", ".svg", ".png", ".jpg", ".jpeg", ".webp", ".av
 """Endings of what a reader of the pages needs; no checkpoints, notebooks or names of machines."""
 LARGEST_TABLE = 5_000_000
 """Bytes; larger tables are not packed."""
-SET_ASIDE = ".old-"
-"""The mark in the name of a run's folder that was moved aside."""
+HIDDEN = re.compile(r"^\.|\.old-")
+"""The names of what is being written, and of runs' folders that were moved aside."""
 LICENCE_FILE = "LICENCE-OF-THE-DATA.txt"
 
 
@@ -28,14 +29,9 @@ def write_run_list(study_dir: str | Path) -> None:
     for run in collect_runs(study_dir):
         found = sorted((study_dir / run.path).glob("*.html"))
         others = {file.stem: file.name for file in found if file.name not in run.pages.values()}
-        listed = {
-            "experiment": run.experiment,
-            "name": run.where,
-            "folder": run.path.as_posix(),
-            "pages": run.pages | others,
-        }
-        if listed["pages"]:
-            lines.append(json.dumps(listed))
+        if pages := run.pages | others:
+            about = {"experiment": run.experiment, "name": run.where}
+            lines.append(json.dumps(about | {"folder": run.path.as_posix(), "pages": pages}))
     with atomic_path(study_dir / RUNS_SCRIPT) as temporary:
         temporary.write_text("window.btxrdRuns = [\n" + ",\n".join(lines) + "\n];\n")
 
@@ -49,8 +45,8 @@ def rebuild_pages(study_dir: str | Path) -> int:
     # It takes two seconds to import, and most commands need none of it.
     from btxrd.report.page import write_html
 
-    notebooks = [file for file in _files(study_dir) if file.suffix == ".ipynb"]
-    notebooks = [file for file in notebooks if file.stem in STAGES]
+    files = _files(study_dir)
+    notebooks = [file for file in files if file.suffix == ".ipynb" and file.stem in STAGES]
     for notebook in notebooks:
         write_html(notebook, notebook.with_name(STAGES[notebook.stem].page))
     write_run_list(study_dir)
@@ -93,11 +89,6 @@ def _files(study_dir: str | Path) -> list[Path]:
     study_dir = Path(study_dir).resolve()
     if not (study_dir / STUDY_FILE).is_file():
         raise FileNotFoundError(f"no study in {study_dir}: it has no {STUDY_FILE}")
-    return [
-        file
-        for file in sorted(study_dir.rglob("*"))
-        if file.is_file()
-        and not any(
-            SET_ASIDE in part or part.startswith(".") for part in file.relative_to(study_dir).parts
-        )
-    ]
+    files = {file: file.relative_to(study_dir).parts for file in sorted(study_dir.rglob("*"))}
+    hidden = {f for f, parts in files.items() if any(HIDDEN.search(part) for part in parts)}
+    return [file for file in files if file.is_file() and file not in hidden]

@@ -34,8 +34,8 @@ COLUMNS = ("file", "predicted", *PROBABILITY_COLUMNS, "applied", "error")
 """The columns of `predict`, in order."""
 
 IMAGE_SUFFIXES = {".bmp", ".dcm", ".dicom", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}
-"""The endings of images in a folder, beside DICOM, which a PACS exports under any name, and
-images without an ending; a file that is named itself may end in anything."""
+"""Endings of images in a folder, where DICOM and images without an ending are taken too; a file
+that is named itself may end in anything."""
 BATCH_SIZE = 32
 """Images that a network sees at a time."""
 
@@ -117,12 +117,7 @@ def heat_map_file(gradcam_dir: str | Path, image: str | Path) -> Path:
 
 
 def load_classifier(path: str | Path) -> Classifier:
-    """Build the classifier of a checkpoint, on the CPU and in eval mode.
-
-    Raises:
-        FileNotFoundError: there is no such checkpoint.
-        ValueError: the checkpoint is damaged or not one of this project.
-    """
+    """Build the classifier of a checkpoint, on the CPU and in eval mode; raises as `predict`."""
     checkpoint = load_checkpoint(path)
     try:
         if tuple(checkpoint["class_names"]) != CLASS_NAMES:
@@ -143,7 +138,9 @@ def _expanded(paths: Iterable[str | Path], tell: Callable[[str], None]) -> Itera
     for path in map(Path, paths):
         found = [path]
         if path.is_dir():
-            inside = {file: _is_image(file) for file in sorted(path.rglob("*")) if _is_shown(file)}
+            # A DICOMDIR is the table of contents of a folder of DICOM.
+            shown = [f for f in sorted(path.rglob("*")) if f.is_file() and f.name != "DICOMDIR"]
+            inside = {f: _is_image(f) for f in shown if not f.name.startswith(".")}
             others = [str(file.relative_to(path)) for file, good in inside.items() if not good]
             if others:
                 tell(f"not images by name or content, of {path}: {listed(others)}")
@@ -152,11 +149,6 @@ def _expanded(paths: Iterable[str | Path], tell: Callable[[str], None]) -> Itera
             if file.resolve() not in seen:
                 seen.add(file.resolve())
                 yield file
-
-
-def _is_shown(file: Path) -> bool:
-    # A DICOMDIR is the table of contents of a folder of DICOM.
-    return file.is_file() and not file.name.startswith(".") and file.name != "DICOMDIR"
 
 
 def _is_image(file: Path) -> bool:

@@ -15,14 +15,7 @@ from rich.text import Text
 
 from btxrd.files import read_csv, read_json
 from btxrd.params import ResultParams, StudyParams
-from btxrd.stages import (
-    FEATURES_FILE,
-    LOCK_FILE,
-    RUN_FILE,
-    STAGES,
-    STUDY_FILE,
-    run_stages,
-)
+from btxrd.stages import FEATURES_FILE, LOCK_FILE, RUN_FILE, STAGES, STUDY_FILE, run_stages
 
 __all__ = ["RunState", "StudyProgress", "run_state", "seconds_left", "study_status"]
 
@@ -36,9 +29,7 @@ class RunState:
     """The state of a run or pool.
 
     Attributes:
-        experiment: of the run.
         state: `waiting`, `finished`, `failed`, `interrupted`, or what its stage is doing.
-        step: what the training goes by: `epoch`, or `C` in a probe.
         epoch, epochs: finished steps, and the most there can be.
         val_loss: of the last epoch, in nats; None before the first.
         error: one line, where the run failed.
@@ -87,7 +78,7 @@ def run_state(run: ResultParams) -> RunState:
     other = None
     if state == "finished" and len(seconds):
         once = float(seconds.sum()) + features.get("seconds", 0)
-        other = max(0.0, sum(record.get("stage_seconds", {}).values()) - once)
+        other = max(0.0, sum(record["stage_seconds"].values()) - once)
     if state == "running":
         first, *_ = run_stages(run.training.mode)
         state = STAGES[record.get("stage", first.name)].doing
@@ -155,9 +146,6 @@ def _time_left(states: Sequence[RunState], slots: int) -> str:
 def study_status(study_dir: str | Path) -> tuple[list[str], int]:
     """Say how far a study is, from its files alone: while it runs, or after it.
 
-    Args:
-        study_dir: the study's folder, such as `reports/btxrd`.
-
     Returns:
         A line a run, in the study's order, then a line a pool; how many are finished and failed;
         who runs the study. And the number of failed runs. Of notebooks run by hand, a line a run.
@@ -219,12 +207,7 @@ def _is_locked(path: Path) -> bool:
 
 
 class StudyProgress:
-    """A line a run and the time left, live in a terminal; lines of changes elsewhere.
-
-    Args:
-        runs: of the study, in its order; its pools.
-        console: where to; standard output by default.
-    """
+    """A line a run or pool and the time left, live in a terminal; lines of changes elsewhere."""
 
     def __init__(self, runs: Sequence[ResultParams], console: Console | None = None) -> None:
         self.runs, self.console = list(runs), console or Console()

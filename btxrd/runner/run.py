@@ -153,7 +153,6 @@ def execute_run(task: RunTask, threads: int = 1, session: str | None = None) -> 
     training goes on from its last epoch, with as many threads as it began with.
 
     Args:
-        task: the run.
         threads: of torch and the linear algebra in each kernel.
         session: of the study, to which the run belongs; one of its own by default.
 
@@ -165,7 +164,18 @@ def execute_run(task: RunTask, threads: int = 1, session: str | None = None) -> 
         return read_json(task.run_dir / RUN_FILE)
     record: dict[str, Any] = {"parameters": task.params.model_dump()}
     try:
-        record |= _begin(task, threads, session or uuid.uuid4().hex)
+        done = _make_room(task)
+        known = read_json(task.run_dir / RUN_FILE)
+        record |= task.record(
+            status="running",
+            code=code_version(),
+            packages=package_versions(),
+            threads=known.get("threads", threads),
+            session=session or uuid.uuid4().hex,
+            started=known.get("started", now()),
+            stage_seconds=done,
+        )
+        write_json(task.run_dir / RUN_FILE, record)
         if task.runs:
             write_pool(task.run_dir, task.runs)
         for stage in task.stages:
@@ -217,23 +227,6 @@ def _explain(task: RunTask, error: object, details: str = "") -> None:
         (task.run_dir / "error.txt").write_text(f"{error}\n\n{details}".strip() + "\n")
 
 
-def _begin(task: RunTask, threads: int, session: str) -> dict[str, Any]:
-    """Make room for a run that begins or goes on; write and return its record."""
-    done = _make_room(task)
-    known = read_json(task.run_dir / RUN_FILE)
-    record = task.record(
-        status="running",
-        code=code_version(),
-        packages=package_versions(),
-        threads=known.get("threads", threads),
-        session=session,
-        started=known.get("started", now()),
-        stage_seconds=done,
-    )
-    write_json(task.run_dir / RUN_FILE, record)
-    return record
-
-
 def _execute_stage(task: RunTask, stage: Stage, record: dict[str, Any]) -> None:
     """Run a stage's notebook and note in the record that it is done."""
     check_stop(task.params.study_dir, record["session"])
@@ -252,11 +245,7 @@ def kernel_environment(threads: int, session: str) -> dict[str, str]:
 
 
 def _make_room(task: RunTask) -> dict[str, float]:
-    """Leave in the run's folder nothing but this run; return the seconds of its stages done.
-
-    What is the same in this run is taken over: stages that are done, and what an interrupted one
-    goes on from.
-    """
+    """Leave in the run's folder nothing but this run; return the seconds of its stages done."""
     run_dir, hashes = task.run_dir, task.stage_hashes()
     known = read_json(run_dir / RUN_FILE)
     before, seconds = known.get("stage_hashes", {}), known.get("stage_seconds", {})

@@ -72,13 +72,7 @@ class StudyInUseError(RunnerError):
 
 @dataclass(frozen=True)
 class StudyResult:
-    """The outcome of a study.
-
-    Attributes:
-        report: the comparison report.
-        records: name of each run and pool → content of its `run.json`.
-        run_dirs: name of each run and pool → its folder.
-    """
+    """The report of a study, and by name the `run.json` and the folder of each run and pool."""
 
     report: Path
     records: dict[str, Record]
@@ -121,10 +115,7 @@ def run_study(
     """Run a study and build its report; finished, unchanged runs are not run again.
 
     Args:
-        study: the study's parameters.
-        jobs: runs at a time; one here, or as many as a cluster has slots, by default.
-        scheduler: address of a Dask scheduler; worker processes are started here by default.
-        resources: what a run takes of its worker's Dask resources.
+        jobs, scheduler, resources: as `Cluster` takes them.
         threads: of each run; the cores shared out among the runs by default. A run that was
             interrupted goes on with as many as it began with.
 
@@ -136,28 +127,24 @@ def run_study(
             comparison did.
         StudyInUseError: another process runs this study.
     """
-    grid = study.runs(), study.pools()
+    grid, root = (study.runs(), study.pools()), project_path(study.dataset_root)
     study.study_dir.mkdir(parents=True, exist_ok=True)
     try:
         # The system lets go of the lock when its holder dies. `btxrd status` holds it a moment.
         with FileLock(study.study_dir / LOCK_FILE, timeout=1):
             clear_scratch(study.study_dir)
-            session = _Session(study, _ensure_data(study))
+            if not root.exists() and study.phantom is not None:
+                make_phantom(root, **study.phantom.model_dump(), progress=True)
+            if not root.exists():
+                reason = "see the README, section `The real data`"
+                raise FileNotFoundError(f"no data set at {root}: {reason}")
+            session = _Session(study, root)
             with session, Cluster(jobs, scheduler, resources) as cluster:
                 return _Study(study, *grid, session, cluster, threads).run()
     except Timeout:
         *_, last = read_json(study.study_dir / STUDY_FILE).get("sessions", [{}])
         owner = last.get("owner", "another process")
         raise StudyInUseError(f"{study.study_dir} is in use by {owner}") from None
-
-
-def _ensure_data(study: StudyParams) -> Path:
-    root = project_path(study.dataset_root)
-    if not root.exists() and study.phantom is not None:
-        make_phantom(root, **study.phantom.model_dump(), progress=True)
-    if not root.exists():
-        raise FileNotFoundError(f"no data set at {root}: see the README, section `The real data`")
-    return root
 
 
 class _Session:
@@ -260,7 +247,12 @@ class _Study:
             tasks = RunTask.plan(self.study, [*self.runs, *self.pools], data)
             runs, pools = tasks[: len(self.runs)], tasks[len(self.runs) :]
             records = self._run_grid(runs, "runs")
-            records |= self._note_unmade(pools, records)
+            for pool in pools:
+                own = [run.name for run in self.runs if pool.params.holds(run)]
+                lacking = [name for name in own if records[name]["status"] != "finished"]
+                if lacking:
+                    what = f"of its {len(own)} runs, {'; '.join(lacking)} did not finish"
+                    records[pool.name] = note_unmade(pool, f"not made: {what}")
             pools = [pool for pool in pools if pool.name not in records]
             records |= self._run_grid(pools, "pools")
             self._finish(EDA)
@@ -333,30 +325,12 @@ class _Study:
             self.cluster.result(future)
             self.session.note(made=self.session.content["made"] | {stage.name: made_of})
 
-    def _note_unmade(
-        self, pools: Sequence[RunTask], records: Mapping[str, Record]
-    ) -> dict[str, Record]:
-        """Return the records of the pools of which a run did not finish."""
-        unmade = {}
-        for pool in pools:
-            own = [run.name for run in self.runs if pool.params.holds(run)]
-            lacking = [name for name in own if records[name]["status"] != "finished"]
-            if lacking:
-                message = f"not made: of its {len(own)} runs, {'; '.join(lacking)} did not finish"
-                unmade[pool.name] = note_unmade(pool, message)
-        return unmade
-
     def _run_grid(self, tasks: Sequence[RunTask], kind: str) -> dict[str, Record]:
         """Hand runs, or pools, to free slots in their order, to the end or until a stop is asked.
 
         Dask would take all at once: it does not keep the order, so a long run could start last,
-        and it may queue a run behind another one while a worker has nothing to do.
-
-        Returns:
-            The record of each.
-
-        Raises:
-            KeyboardInterrupt: a stop was requested, and what was running is saved.
+        and it may queue a run behind another one while a worker has nothing to do. Returns the
+        record of each; KeyboardInterrupt where a stop was requested, and what was running is saved.
         """
         records = {task.name: read_json(task.run_dir / RUN_FILE) for task in tasks}
         waiting = [task for task in tasks if not task.is_finished()]
@@ -411,9 +385,8 @@ class _Study:
         except ClusterError:
             raise
         except KilledWorker as error:
-            times = error.allowed_failures + 1
-            died = f"its worker process died {times} times (killed, or out of memory?)"
-            return note_failure(task, died)
+            times = f"{error.allowed_failures + 1} times (killed, or out of memory?)"
+            return note_failure(task, f"its worker process died {times}")
         except Exception as error:
             reason = str(error).partition("\n")[0]
             return note_failure(task, f"its worker gave up: {type(error).__name__}: {reason}")

@@ -36,9 +36,6 @@ def verify(study_dir: str | Path) -> list[str]:
     heat maps need the images; of them only the digests are checked. Of the folder of an external
     evaluation, which `btxrd evaluate` writes: what follows from its predictions.
 
-    Args:
-        study_dir: the folder of a study, or of an external evaluation.
-
     Returns:
         A line for each thing that does not match, which names the file; none where all does.
 

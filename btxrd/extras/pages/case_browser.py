@@ -17,14 +17,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from btxrd import CLASS_NAMES, RESEARCH_ONLY
-from btxrd.data.cache import ImageCache
 from btxrd.data.release import Release
 from btxrd.data.splits import NO_PAIRS, read_split
 from btxrd.data.table import SITE_COLUMNS
 from btxrd.evaluation.subgroups import subgroup_attributes
 from btxrd.extras.pages import TEMPLATES
 from btxrd.extras.pages.cases import case_table, relatives
-from btxrd.files import atomic_path, project_path, read_csv, write_files
+from btxrd.files import atomic_path, project_path, read_csv
 from btxrd.params import POOLED, ResultParams
 from btxrd.provenance import data_name
 from btxrd.report.fragments import render
@@ -32,7 +31,7 @@ from btxrd.report.links import place_in_study
 from btxrd.report.tables import title_of
 from btxrd.stages import CASES_FILE, EVALUATE, HEATMAPS_FILE
 
-__all__ = ["lesion_outline", "write_cases", "write_pictures"]
+__all__ = ["lesion_outline", "write_cases"]
 
 PICTURES = "pictures"
 QUALITY = 85
@@ -76,8 +75,7 @@ def write_cases(
     """Write `cases.html` and the pictures that it shows and that are not there yet.
 
     Args:
-        folder: the folder of the run, pool or evaluation.
-        run: the run or pool that predicted.
+        folder: the folder of the run, pool or evaluation that predicted.
         training: the content of its `training.json`.
         predictions: a frame as `read_predictions` returns it.
         release: the images that were predicted, preprocessed as for the network.
@@ -86,7 +84,7 @@ def write_cases(
     kin = _relatives(study, run, predictions[predictions["part"] == "test"], release)
     cases = _described(predictions, release, kin)
     pictures = (study or folder) / PICTURES / release.cache.key
-    write_pictures(pictures, release.cache, {*cases["row"], *kin["row"]})
+    _write_pictures(pictures, release.cache.images, {*cases["row"], *kin["row"]})
     titles = {name: TITLES.get(name) or title_of(name) for name in cases}
     values = {name: cases[name].cat.remove_unused_categories() for name in FILTERS if name in cases}
     filters = {name: found.cat.categories for name, found in values.items()}
@@ -95,8 +93,8 @@ def write_cases(
         "classes": CLASS_NAMES,
         "facts": [[name, titles[name]] for name in FACTS if name in cases],
         "units": FINER * release.cache.images.shape[1],
-        "pictures": _address(pictures, folder),
-        "heatmaps": _heatmaps(study, run, training, folder),
+        "pictures": quote(os.path.relpath(pictures, folder)),
+        "heatmaps": [quote(os.path.relpath(m, folder)) for m in _heatmaps(study, run, training)],
     }
     text = render(
         "cases.html.j2",
@@ -121,20 +119,14 @@ def _study_of(folder: Path, run: ResultParams) -> Path | None:
     return folder.parents[len(place) - 1] if folder.parts[-len(place) :] == place else None
 
 
-def _address(path: Path, folder: Path) -> str:
-    return quote(os.path.relpath(path, folder))
-
-
-def _heatmaps(
-    study: Path | None, run: ResultParams, training: Mapping[str, Any], folder: Path
-) -> list[str]:
-    """Return the addresses of the heat maps: the run's own, of a pool each fold's first seed's."""
+def _heatmaps(study: Path | None, run: ResultParams, training: Mapping[str, Any]) -> list[Path]:
+    """Return the files of the heat maps: the run's own, of a pool each fold's first seed's."""
     if study is None:
         return []
     members = training["members"] if run.is_pool else [{"fold": run.fold}]
     first = {member["fold"]: member for member in reversed(members)}
     places = [run.model_copy(update=member).place.path for _, member in sorted(first.items())]
-    return [_address(study / place / HEATMAPS_FILE, folder) for place in places]
+    return [study / place / HEATMAPS_FILE for place in places]
 
 
 def _relatives(
@@ -185,14 +177,13 @@ def _described(predictions: pd.DataFrame, release: Release, kin: pd.DataFrame) -
     return cases.reset_index()
 
 
-def write_pictures(folder: Path, cache: ImageCache, rows: Iterable[int]) -> None:
+def _write_pictures(folder: Path, images: NDArray[np.uint8], rows: Iterable[int]) -> None:
     """Write images of the cache, as a network sees them, as `<row>.jpeg`; skip those there."""
-    missing = [row for row in rows if not (folder / f"{row}.jpeg").is_file()]
-    write_files(folder, ((f"{row}.jpeg", _jpeg(cache.images[row])) for row in missing))
-
-
-def _jpeg(image: NDArray[np.uint8]) -> bytes:
-    return cv2.imencode(".jpeg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+    for file, row in ((folder / f"{row}.jpeg", row) for row in rows):
+        if not file.is_file():
+            picture = cv2.imencode(".jpeg", images[row], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+            with atomic_path(file) as temporary:
+                temporary.write_bytes(picture.tobytes())
 
 
 def lesion_outline(mask: NDArray[np.uint8]) -> str:

@@ -5,7 +5,7 @@ import pandas as pd
 
 from btxrd import CLASS_NAMES
 from btxrd.evaluation.calibration import apply_temperature, fitted_temperatures
-from btxrd.predictions import labels, probabilities
+from btxrd.predictions import PROBABILITY_COLUMNS, labels, probabilities
 
 __all__ = ["NOT_USED", "case_table", "relatives"]
 
@@ -38,25 +38,18 @@ def case_table(predictions: pd.DataFrame) -> pd.DataFrame:
         calibrated = probabilities(apply_temperature(test, temperatures))
     of_truth = shares[np.arange(len(test)), truth]
     wrong = (truth != called).astype(int)
-    kept = ["image_id", "group", *(["fold"] if "fold" in test else [])]
-    return (
-        test[kept]
-        .assign(
-            true=pd.Categorical.from_codes(truth, CLASS_NAMES, ordered=True),
-            predicted=pd.Categorical.from_codes(called, CLASS_NAMES, ordered=True),
-            outcome=pd.Categorical.from_codes(wrong, ["right", "wrong"], ordered=True),
-            confidence=pd.cut(
-                shares.max(axis=1), CONFIDENCE_EDGES, right=False, labels=CONFIDENCE_BANDS
-            ),
-            **{f"p_{name}": shares[:, place] for place, name in enumerate(CLASS_NAMES)},
-            **{
-                f"calibrated_{name}": calibrated[:, place] for place, name in enumerate(CLASS_NAMES)
-            },
-            temperature=temperatures,
-            loss=-np.log(np.maximum(of_truth, np.finfo(float).tiny)),
-        )
-        .reset_index(drop=True)
+    highest = shares.max(axis=1)
+    kept = ["image_id", "group", *(["fold"] if "fold" in test else []), *PROBABILITY_COLUMNS]
+    cases = test[kept].assign(
+        true=pd.Categorical.from_codes(truth, CLASS_NAMES, ordered=True),
+        predicted=pd.Categorical.from_codes(called, CLASS_NAMES, ordered=True),
+        outcome=pd.Categorical.from_codes(wrong, ["right", "wrong"], ordered=True),
+        confidence=pd.cut(highest, CONFIDENCE_EDGES, right=False, labels=CONFIDENCE_BANDS),
+        temperature=temperatures,
+        loss=-np.log(np.maximum(of_truth, np.finfo(float).tiny)),
     )
+    cases[[f"calibrated_{name}" for name in CLASS_NAMES]] = calibrated
+    return cases.reset_index(drop=True)
 
 
 def relatives(test: pd.DataFrame, split: pd.DataFrame, duplicates: pd.DataFrame) -> pd.DataFrame:

@@ -77,9 +77,9 @@ def threshold_explorer(
         )
     chosen = points.dropna(subset=["threshold", "sensitivity"])
     is_pool = "threshold_min" in points
-    targets = (
-        {} if is_pool else chosen.groupby("threshold", sort=False)["target"].agg(_named).to_dict()
-    )
+    targets = {}
+    if not is_pool:
+        targets = chosen.groupby("threshold", sort=False)["target"].agg(_named).to_dict()
     table = threshold_table(test, list(targets), bootstrap)
     rows = np.searchsorted(table["threshold"], list(targets)).tolist()
     first = chosen["threshold"].iloc[0] if len(chosen) else START

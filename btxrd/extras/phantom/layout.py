@@ -77,9 +77,10 @@ def make_phantom(
             for name, record in records.items()
             if record.source
         ]
-        facts = {"n_images": n_images, "seed": seed, "scale": scale, "version": VERSION}
+        facts = {"generator": "btxrd.extras.phantom", "n_images": n_images, "seed": seed}
+        facts |= {"scale": scale, "version": VERSION}
         facts |= {"patients": patients, "duplicates": duplicates}
-        write_json(folder / PHANTOM_FILE, {"generator": "btxrd.extras.phantom"} | facts)
+        write_json(folder / PHANTOM_FILE, facts)
     return root
 
 
