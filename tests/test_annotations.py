@@ -107,19 +107,6 @@ def test_two_lesions_each_with_both_shapes(tmp_path):
     assert lesion_mask(path)[33, 53] == 0
 
 
-@pytest.mark.parametrize(
-    ("shapes", "words"),
-    [
-        ([("circle", [[1, 1], [2, 2]])], "circle"),
-        ([TRIANGLE, ("polygon", [[1, 1], [2, 2]])], r"shapes\.1: a polygon of 2 points"),
-        ([("rectangle", [[1, 1]])], "a rectangle of 1 points"),
-    ],
-)
-def test_a_wrong_shape_is_named_with_its_file(tmp_path, shapes, words):
-    with pytest.raises(ValueError, match=rf"IMG000001\.json.*{words}"):
-        lesion_mask(labelme(tmp_path, *shapes))
-
-
 @pytest.mark.parametrize("size", [(455, 809), (277, 821), (3001, 997), (64, 2000)])
 @pytest.mark.parametrize("resize", ["letterbox", "stretch"])
 def test_a_cached_mask_follows_the_polygon_within_a_pixel(tmp_path, size, resize):
