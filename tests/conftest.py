@@ -10,7 +10,7 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from filelock import FileLock
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from click.testing import Result
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
@@ -29,7 +30,6 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # One thread here and in the kernels that tests start: small tensors only lose by more.
 os.environ["OMP_NUM_THREADS"] = "1"
-
 
 KERNELS = ("tests/test_external.py", "tests/test_notebooks.py", "tests/test_run.py")
 """Their notebooks run in kernels that a process keeps warm: the files go to the same one."""
@@ -137,6 +137,24 @@ def fit_network() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def saved_network() -> Callable[..., Any]:
+    """Save an untrained network that tells images apart as a checkpoint; returns the network."""
+    import torch
+
+    from btxrd.models import BTXRDClassifier, save_checkpoint
+
+    def save(path: Path, config: dict[str, Any], seed: int = 0) -> BTXRDClassifier:
+        torch.manual_seed(seed)
+        network = BTXRDClassifier("resnet10t", pretrained=False)
+        torch.nn.init.normal_(network.model.fc.weight)
+        optimizer = torch.optim.AdamW(network.parameters())
+        save_checkpoint(network, optimizer, None, 1, 0.5, config, [1.0, 1.0, 1.0], path)
+        return network.eval()
+
+    return save
+
+
+@pytest.fixture(scope="session")
 def predicted() -> Callable[..., "pd.DataFrame"]:
     """Make predictions of a model that gives the true class's logit `skill` more than noise."""
     import numpy as np
@@ -187,6 +205,16 @@ def korn_graubard() -> Callable[..., tuple[float, float]]:
     return interval
 
 
+@pytest.fixture(scope="session")
+def btxrd() -> Callable[..., "Result"]:
+    """Run the command with words and paths; returns what it wrote, and its status."""
+    from click.testing import CliRunner
+
+    from btxrd.runner.cli import main
+
+    return lambda *words: CliRunner().invoke(main, [*map(str, words)])
+
+
 @pytest.fixture
 def drawn() -> Callable[["Figure", Any], "Figure"]:
     """Draw a figure, and check what every figure promises."""
@@ -225,17 +253,12 @@ def die_at() -> Callable[[int], Callable[[dict[str, float]], None]]:
     return make
 
 
-class Here:
+class Here(nullcontext):
     """In the place of a cluster: this process, whose kernels are warm already."""
 
     def __init__(self, jobs, scheduler, resources):
+        super().__init__(self)
         self.resources = {}
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
 
     def slots(self):
         return 1

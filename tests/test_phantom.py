@@ -46,7 +46,7 @@ def gray(root: Path, image_id: str) -> np.ndarray:
     return np.asarray(Image.open(root / "images" / image_id).convert("L"))
 
 
-def test_layout(phantom: Path, table: pd.DataFrame) -> None:
+def test_layout(phantom, table):
     assert is_phantom(phantom)
     assert not is_phantom(phantom / "images")
     assert sorted(path.name for path in phantom.iterdir()) == [
@@ -61,7 +61,7 @@ def test_layout(phantom: Path, table: pd.DataFrame) -> None:
     assert (table[VIEWS].sum(axis=1) == 1).all()
 
 
-def test_images_are_gray_jpegs(phantom: Path, table: pd.DataFrame) -> None:
+def test_images_are_gray_jpegs(phantom, table):
     images = [Image.open(phantom / "images" / image_id) for image_id in table["image_id"]]
     assert {image.format for image in images} == {"JPEG"}
     assert {image.mode for image in images} == {"L", "RGB"}
@@ -71,7 +71,7 @@ def test_images_are_gray_jpegs(phantom: Path, table: pd.DataFrame) -> None:
         assert pixels.std() > 10
 
 
-def test_proportions(table: pd.DataFrame) -> None:
+def test_proportions(table):
     counts = table.groupby(["center", "label"]).size()
     release = {(1, 0): 1593, (1, 1): 1110, (1, 2): 235, (2, 0): 259, (2, 1): 214, (2, 2): 76,
                (3, 0): 27, (3, 1): 201, (3, 2): 31}  # fmt: skip
@@ -84,7 +84,7 @@ def test_proportions(table: pd.DataFrame) -> None:
     assert subtypes["osteosarcoma"] > subtypes["other mt"]
 
 
-def test_row_order_and_names(table: pd.DataFrame) -> None:
+def test_row_order_and_names(table):
     tumour, first = table["tumor"] == 1, table["center"] == 1
     block = np.select([tumour & first, tumour, first], [0, 1, 2], 3)
     assert (np.diff(block) >= 0).all()
@@ -96,7 +96,7 @@ def test_row_order_and_names(table: pd.DataFrame) -> None:
     assert (table.loc[jpg, "tumor"] == 0).all()
 
 
-def test_only_tumours_have_sites_and_annotations(phantom: Path, table: pd.DataFrame) -> None:
+def test_only_tumours_have_sites_and_annotations(phantom, table):
     tumour = table["tumor"] == 1
     assert (table.loc[~tumour, SITES + SUBTYPES].sum(axis=1) == 0).all()
     assert (table.loc[tumour, SITES].sum(axis=1) >= 1).all()
@@ -106,7 +106,7 @@ def test_only_tumours_have_sites_and_annotations(phantom: Path, table: pd.DataFr
     assert annotated == {Path(image_id).stem for image_id in table.loc[tumour, "image_id"]}
 
 
-def test_annotations_outline_the_lesions(phantom: Path, table: pd.DataFrame) -> None:
+def test_annotations_outline_the_lesions(phantom, table):
     areas, lesions = [], []
     for row in table[table["tumor"] == 1].to_dict("records"):
         file = phantom / "Annotations" / f"{Path(row['image_id']).stem}.json"
@@ -132,7 +132,7 @@ def test_annotations_outline_the_lesions(phantom: Path, table: pd.DataFrame) -> 
     assert 0.01 < np.median(areas) < 0.08
 
 
-def test_patients_stand_together(table: pd.DataFrame, sidecar: dict) -> None:
+def test_patients_stand_together(table, sidecar):
     copies = {pair["image_b"] for pair in sidecar["duplicates"]}
     table = table.assign(patient=table["image_id"].map(sidecar["patients"]))
     originals = table[~table["image_id"].isin(copies)]
@@ -144,7 +144,7 @@ def test_patients_stand_together(table: pd.DataFrame, sidecar: dict) -> None:
         assert len(views[shared].drop_duplicates()) == 1
 
 
-def test_duplicates(phantom: Path, table: pd.DataFrame, sidecar: dict) -> None:
+def test_duplicates(phantom, table, sidecar):
     rows = table.set_index("image_id")
     for one, other in pairs(sidecar, "exact"):
         assert (phantom / "images" / one).read_bytes() == (phantom / "images" / other).read_bytes()
@@ -158,7 +158,7 @@ def test_duplicates(phantom: Path, table: pd.DataFrame, sidecar: dict) -> None:
         assert sidecar["patients"][one] == sidecar["patients"][other]
 
 
-def test_malignant_images_of_center_1_are_small(phantom: Path, table: pd.DataFrame) -> None:
+def test_malignant_images_of_center_1_are_small(phantom, table):
     widths = table["image_id"].map(lambda image_id: gray(phantom, image_id).shape[1])
     first = table["center"] == 1
     malignant = widths[first & (table["label"] == 2)]
@@ -167,7 +167,7 @@ def test_malignant_images_of_center_1_are_small(phantom: Path, table: pd.DataFra
     assert normal.median() >= 1300 * 0.25
 
 
-def test_equal_arguments_give_equal_bytes(tmp_path: Path) -> None:
+def test_equal_arguments_give_equal_bytes(tmp_path):
     folders = [
         make_phantom(tmp_path / str(workers), 60, seed=7, scale=0.1, workers=workers)
         for workers in (1, 2)
@@ -182,7 +182,7 @@ def test_equal_arguments_give_equal_bytes(tmp_path: Path) -> None:
     assert (different / name).read_bytes() != one[name]
 
 
-def test_a_full_folder_is_left_alone(phantom: Path, tmp_path: Path) -> None:
+def test_a_full_folder_is_left_alone(phantom, tmp_path):
     with pytest.raises(FileExistsError, match="phantom"):
         make_phantom(phantom, N_IMAGES)
     empty = tmp_path / "empty"
@@ -200,7 +200,7 @@ def test_a_full_folder_is_left_alone(phantom: Path, tmp_path: Path) -> None:
         ({"workers": 0}, "workers"),
     ],
 )
-def test_bad_arguments_are_named(tmp_path: Path, arguments: dict, message: str) -> None:
+def test_bad_arguments_are_named(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         make_phantom(tmp_path / "phantom", **arguments)
     assert not (tmp_path / "phantom").exists()
