@@ -17,12 +17,7 @@ from btxrd.data.release import Release
 from btxrd.data.table import SITE_COLUMNS
 from btxrd.evaluation.pools import write_pool
 from btxrd.evaluation.subgroups import subgroup_attributes
-from btxrd.extras.pages.case_browser import (
-    FINER,
-    case_links,
-    lesion_outline,
-    write_cases,
-)
+from btxrd.extras.pages.case_browser import FINER, case_links, lesion_outline, write_cases
 from btxrd.extras.pages.cases import case_table
 from btxrd.files import read_json, write_csv, write_json
 from btxrd.params import ResultParams, RunParams

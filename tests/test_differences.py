@@ -186,8 +186,7 @@ def test_an_image_of_the_second_side_alone_is_named(poor, good):
 
 
 @pytest.mark.parametrize(
-    "compare",
-    [paired, gap, lambda a, b, *options: seed_summary([a, b], *options)],
+    "compare", [paired, gap, lambda a, b, *options: seed_summary([a, b], *options)]
 )
 def test_unknown_metrics_and_mixed_parts_are_refused(poor, compare):
     with pytest.raises(ValueError, match="unknown metric 'acuracy'; allowed: accuracy, "):

@@ -16,13 +16,7 @@ from torch import nn
 
 import btxrd.models
 from btxrd import NORMALIZATION
-from btxrd.models import (
-    BTXRDClassifier,
-    compute_class_weights,
-    create_model,
-    get_device,
-    to_input,
-)
+from btxrd.models import BTXRDClassifier, compute_class_weights, create_model, get_device, to_input
 from btxrd.models.image_size import size_arguments
 
 
@@ -284,8 +278,7 @@ def test_class_weights_say_what_is_wrong_with_labels(labels: list[int], words: s
 
 
 @pytest.mark.parametrize(
-    ("cuda", "mps", "expected"),
-    [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+    ("cuda", "mps", "expected"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")]
 )
 def test_auto_device_prefers_cuda_then_mps(
     monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, expected: str

@@ -7,11 +7,7 @@ import pytest
 from btxrd.data import ImageCache, patient_groups, read_table
 from btxrd.data.table import RELEASE_COLUMNS
 from btxrd.evaluation import Bootstrap
-from btxrd.evaluation.shortcuts import (
-    SHORTCUTS,
-    shortcut_features,
-    shortcut_table,
-)
+from btxrd.evaluation.shortcuts import SHORTCUTS, shortcut_features, shortcut_table
 
 SIDE = 32
 FEW = Bootstrap(20)

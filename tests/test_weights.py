@@ -129,12 +129,7 @@ OTHERS = {
         {"reg_token": torch.zeros(1, 4, 192)},
         ["left over: reg_token"],
     ),
-    "other pooling": (
-        "vit_tiny_patch16_224",
-        "vit_base_patch16_rpn_224",
-        {},
-        ["lacks"],
-    ),
+    "other pooling": ("vit_tiny_patch16_224", "vit_base_patch16_rpn_224", {}, ["lacks"]),
 }
 
 
@@ -201,11 +196,7 @@ def test_a_head_of_three_classes_is_not_taken_either(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "state",
-    [
-        timm.create_model("test_vit").state_dict(),
-        {"conv1.weight": torch.zeros(64, 3, 7, 7)},
-        {},
-    ],
+    [timm.create_model("test_vit").state_dict(), {"conv1.weight": torch.zeros(64, 3, 7, 7)}, {}],
     ids=["other", "too little", "nothing"],
 )
 def test_a_file_of_another_network_is_refused(tmp_path: Path, state: dict[str, Any]) -> None:

@@ -17,12 +17,7 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from btxrd.evaluation.gradcam import coarse_maps, fold_norms, upsampled
-from btxrd.evaluation.localisation import (
-    THRESHOLDS,
-    best_threshold,
-    cam_mask_iou,
-    normalise_maps,
-)
+from btxrd.evaluation.localisation import THRESHOLDS, best_threshold, cam_mask_iou, normalise_maps
 from btxrd.models import BTXRDClassifier, to_input
 
 IMAGES, SIDE, ROUNDS = 32, 224, 5
