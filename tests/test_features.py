@@ -45,12 +45,12 @@ PLANTED = {
 a place in the grid, and where that is in the layer's output."""
 
 
-def network_of(backbone: str, **arguments) -> BTXRDClassifier:
+def network_of(backbone, **arguments):
     torch.manual_seed(0)
     return BTXRDClassifier(backbone, pretrained=False, **arguments).eval()
 
 
-def maps_of(network: BTXRDClassifier, images: np.ndarray, target: int) -> np.ndarray:
+def maps_of(network, images, target):
     normalised = partial(to_input, normalization=network.normalization)
     maps = coarse_maps(network, images, [target] * len(images), to_input=normalised)
     return upsampled(maps, images.shape[1])
@@ -90,7 +90,7 @@ def test_a_map_peaks_where_the_features_are_hot(backbone, arguments, layer, grid
     peaks = []
     for sign in (1, -1):
 
-        def plant(_: nn.Module, __: object, output: torch.Tensor, sign=sign) -> torch.Tensor:
+        def plant(_, __, output, sign=sign):
             planted = torch.zeros_like(output)
             planted[at] = sign * torch.linspace(1, 2, planted[at].shape[-1])
             return planted

@@ -25,7 +25,7 @@ FEW = Bootstrap(50)
 
 
 @pytest.fixture(scope="module")
-def masks() -> np.ndarray:
+def masks():
     """Three lesions of 1/4, 1/16 and 1/64 of an 8 x 8 image, and an image without one."""
     masks = np.zeros((4, 8, 8), dtype=np.uint8)
     masks[0, :4, :4] = masks[1, 2:4, 2:4] = masks[2, 7, 7] = 1
@@ -33,7 +33,7 @@ def masks() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def scores(masks: np.ndarray) -> pd.DataFrame:
+def scores(masks):
     """Forty tumours in twenty groups, all but four found by the network, and its references.
 
     Its attention finds all but two.
@@ -52,11 +52,11 @@ def scores(masks: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(facts).join(reference_scores(maps, drawn, thresholds))
 
 
-def indexed(table: pd.DataFrame) -> pd.DataFrame:
+def indexed(table):
     return table.set_index(["source", "reference", "score"])
 
 
-def square(top, bottom, left, right) -> np.ndarray:
+def square(top, bottom, left, right):
     """An 8 x 8 mask that is 1 in rows and columns [top, bottom) x [left, right)."""
     mask = np.zeros((8, 8), dtype=np.uint8)
     mask[top:bottom, left:right] = 1

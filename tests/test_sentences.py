@@ -48,7 +48,7 @@ FAILED = replace(RUNS[0], status="failed", error="the kernel died", metrics={})
 def shown():
     """Read Markdown as the page of a notebook does."""
 
-    def show(markdown: str) -> BeautifulSoup:
+    def show(markdown):
         html = MarkdownWithMath(IPythonRenderer(escape=True)).render(markdown)
         return BeautifulSoup(html, "html.parser")
 

@@ -3,8 +3,6 @@
 import argparse
 import hashlib
 import socket
-from pathlib import Path
-from typing import Any, NoReturn
 
 import pytest
 import timm
@@ -20,8 +18,8 @@ LITE0 = "tf_efficientnet_lite0"
 
 
 @pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> NoReturn:
+def no_network(monkeypatch):
+    def refuse(*_, **__):
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
@@ -29,17 +27,17 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def imagenet_resnet18() -> dict[str, torch.Tensor]:
+def imagenet_resnet18():
     """The state of a ResNet-18 with a head of 1,000 classes."""
     return timm.create_model("resnet18").state_dict()
 
 
-def network(weights: Path, backbone: str = "resnet18") -> BTXRDClassifier:
+def network(weights, backbone="resnet18"):
     return create_model({"model": {"backbone": backbone, "weights": str(weights)}})
 
 
 @pytest.mark.usefixtures("no_network")
-def test_the_weights_that_come_with_the_installation_know_imagenet() -> None:
+def test_the_weights_that_come_with_the_installation_know_imagenet():
     overlay, _ = published_weights(LITE0)
     model = timm.create_model(LITE0, pretrained=True, pretrained_cfg_overlay=overlay).eval()
     pixels = torch.from_numpy(data.cat()[:300, 80:380].copy()).permute(2, 0, 1)[None]
@@ -50,7 +48,7 @@ def test_the_weights_that_come_with_the_installation_know_imagenet() -> None:
 
 
 @pytest.mark.usefixtures("no_network")
-def test_pretrained_takes_them_and_says_so() -> None:
+def test_pretrained_takes_them_and_says_so():
     classifier = BTXRDClassifier(LITE0)
     published = published_weights(LITE0)[0]["state_dict"]
     found = body(classifier.model)
@@ -71,14 +69,12 @@ FORMS = {
 }
 
 
-def prefixed(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def prefixed(state, prefix):
     return {f"{prefix}{name}": tensor for name, tensor in state.items()}
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_other_peoples_checkpoints_are_read(
-    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor], form: str
-) -> None:
+def test_other_peoples_checkpoints_are_read(tmp_path, imagenet_resnet18, form):
     torch.save(FORMS[form](imagenet_resnet18), tmp_path / "theirs.pth")
     classifier = network(tmp_path / "theirs.pth")
     found = body(classifier.model)
@@ -88,9 +84,7 @@ def test_other_peoples_checkpoints_are_read(
     assert classifier.weights_note.startswith("100 tensors")
 
 
-def test_what_was_loaded_is_said_and_what_was_not(
-    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor]
-) -> None:
+def test_what_was_loaded_is_said_and_what_was_not(tmp_path, imagenet_resnet18):
     wrappers = ("projector.weight", "queue", "ema.conv1.weight", "optimizer.0.exp_avg")
     state = dict(imagenet_resnet18) | dict.fromkeys(wrappers, torch.zeros(1))
     torch.save(state, tmp_path / "theirs.pth")
@@ -134,7 +128,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_a_file_of_a_similar_network_is_refused_by_what_differs(tmp_path: Path, other: str) -> None:
+def test_a_file_of_a_similar_network_is_refused_by_what_differs(tmp_path, other):
     theirs, ours, changes, words = OTHERS[other]
     torch.save(timm.create_model(theirs).state_dict() | changes, tmp_path / "theirs.pth")
     with pytest.raises(ValueError, match=rf"theirs\.pth holds no weights of {ours}: ") as caught:
@@ -143,9 +137,7 @@ def test_a_file_of_a_similar_network_is_refused_by_what_differs(tmp_path: Path, 
         assert word in str(caught.value)
 
 
-def test_a_file_that_lost_tensors_is_refused_with_the_first_that_lack(
-    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor]
-) -> None:
+def test_a_file_that_lost_tensors_is_refused_with_the_first_that_lack(tmp_path, imagenet_resnet18):
     names = list(imagenet_resnet18)
     kept = {name: imagenet_resnet18[name] for name in names[: round(0.55 * len(names))]}
     all_but_one = {name: imagenet_resnet18[name] for name in names if name != "conv1.weight"}
@@ -160,8 +152,8 @@ def test_a_file_that_lost_tensors_is_refused_with_the_first_that_lack(
 
 @pytest.mark.parametrize("prefix", ["backbone.", "module.encoder."])
 def test_names_under_another_prefix_are_refused_with_theirs_and_the_right_ones(
-    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor], prefix: str
-) -> None:
+    tmp_path, imagenet_resnet18, prefix
+):
     torch.save({"state_dict": prefixed(imagenet_resnet18, prefix)}, tmp_path / "theirs.pth")
     left = f"left over: {prefix.removeprefix('module.')}conv1.weight"
     with pytest.raises(
@@ -170,16 +162,14 @@ def test_names_under_another_prefix_are_refused_with_theirs_and_the_right_ones(
         network(tmp_path / "theirs.pth")
 
 
-def test_a_layer_too_many_is_no_head_where_the_file_has_none(
-    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor]
-) -> None:
+def test_a_layer_too_many_is_no_head_where_the_file_has_none(tmp_path, imagenet_resnet18):
     state = {name: t for name, t in imagenet_resnet18.items() if not name.startswith("fc.")}
     torch.save(state | {"layer4.2.conv1.weight": torch.zeros(1)}, tmp_path / "theirs.pth")
     with pytest.raises(ValueError, match=r"resnet18: left over: layer4\.2\.conv1\.weight\.$"):
         network(tmp_path / "theirs.pth")
 
 
-def test_weights_in_the_form_of_a_networks_authors_are_converted(tmp_path: Path) -> None:
+def test_weights_in_the_form_of_a_networks_authors_are_converted(tmp_path):
     state = timm.create_model("test_vit").state_dict()
     kernel = state["patch_embed.proj.weight"]
     torch.save(state | {"patch_embed.proj.weight": kernel.flatten(1)}, tmp_path / "theirs.pth")
@@ -187,7 +177,7 @@ def test_weights_in_the_form_of_a_networks_authors_are_converted(tmp_path: Path)
     assert torch.equal(ours.patch_embed.proj.weight, kernel)
 
 
-def test_a_head_of_three_classes_is_not_taken_either(tmp_path: Path) -> None:
+def test_a_head_of_three_classes_is_not_taken_either(tmp_path):
     theirs = timm.create_model("test_resnet", num_classes=3).state_dict()
     torch.save(theirs, tmp_path / "theirs.pth")
     ours = network(tmp_path / "theirs.pth", "test_resnet").model
@@ -199,13 +189,13 @@ def test_a_head_of_three_classes_is_not_taken_either(tmp_path: Path) -> None:
     [timm.create_model("test_vit").state_dict(), {"conv1.weight": torch.zeros(64, 3, 7, 7)}, {}],
     ids=["other", "too little", "nothing"],
 )
-def test_a_file_of_another_network_is_refused(tmp_path: Path, state: dict[str, Any]) -> None:
+def test_a_file_of_another_network_is_refused(tmp_path, state):
     torch.save(state, tmp_path / "theirs.pth")
     with pytest.raises(ValueError, match=r"theirs\.pth holds no weights of resnet18"):
         network(tmp_path / "theirs.pth")
 
 
-def test_the_first_head_is_that_of_the_same_seed_however_the_weights_come(tmp_path: Path) -> None:
+def test_the_first_head_is_that_of_the_same_seed_however_the_weights_come(tmp_path):
     torch.manual_seed(3)
     expected = BTXRDClassifier("test_resnet", pretrained=False)
     torch.save(expected.model.state_dict(), tmp_path / "own.pth")
@@ -214,7 +204,7 @@ def test_the_first_head_is_that_of_the_same_seed_however_the_weights_come(tmp_pa
     assert torch.equal(again.model.fc.weight, expected.model.fc.weight)
 
 
-def test_the_digest_of_a_body_is_of_its_weights_and_not_of_its_head() -> None:
+def test_the_digest_of_a_body_is_of_its_weights_and_not_of_its_head():
     model = BTXRDClassifier("test_resnet", pretrained=False).model
     first = body_digest(model)
     nn.init.zeros_(model.fc.weight)
