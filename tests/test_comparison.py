@@ -300,15 +300,6 @@ def test_experiments_are_compared_pairwise_and_the_better_one_is_found(trained, 
     assert row["p_holm"] < 0.05
 
 
-def test_equal_predictions_do_not_differ(trained, tmp_path):
-    trained("one")
-    trained("two")
-    table = compare_runs(tmp_path, FEW)["differences.csv"]
-    assert len(table) == len(METRICS)
-    assert (table[["difference", "p", "p_holm"]] == [0, 1, 1]).all(axis=None)
-    assert table[["low", "high"]].isna().all(axis=None)
-
-
 def test_runs_that_differ_in_more_are_refused_and_the_key_is_named(trained, tmp_path):
     for experiment, training in (("a", {}), ("b", {}), ("longer", {"epochs": 99})):
         trained(experiment, **training)
@@ -412,6 +403,10 @@ def test_several_seeds_have_their_mean_spread_and_ensemble(trained, tmp_path):
     for row, frame in ((together, ensemble), (alone, poor)):
         expected = summarise(frame, Bootstrap(9))["test"]["intervals"]["accuracy"]
         assert [row[f"accuracy{end}"] for end in ("", "_low", "_high")] == pytest.approx(expected)
+    row = tables["comparison.csv"].set_index("Experiment ID").loc["good"]
+    found = row[["Stratified Accuracy", "Stratified Accuracy Low", "Seeds"]].tolist()
+    assert found == [means["accuracy"], means["accuracy_low"], 2]
+    assert tables["review.csv"].empty  # without folds, no label is doubted
     # Both its seeds are compared, not the ensemble.
     expected = compare_experiments({"good": frames, "poor": [poor]}, FEW)
     pd.testing.assert_frame_equal(differences[expected.columns], expected)
@@ -428,18 +423,6 @@ def test_seeds_that_are_all_right_keep_an_interval_with_a_width(trained, tmp_pat
     # An AUC has none.
     assert [row[f"macro_auc{end}"] for end in ("", "_sd")] == [1, 0]
     assert np.isnan([row["macro_auc_low"], row["macro_auc_high"]]).all()
-
-
-def test_several_seeds_are_one_row_of_the_comparison(trained, tmp_path):
-    accuracies = [
-        summarise(trained("good", seed=seed, skill=skill), Bootstrap(9))["test"]["accuracy"]
-        for seed, skill in ((7, 1.0), (42, 2.0))
-    ]
-    trained("good", seed="ensemble")
-    row = compare(tmp_path).loc["good"]
-    assert row["Stratified Accuracy"] == pytest.approx(np.mean(accuracies))
-    assert row["Stratified Accuracy Low"] < min(accuracies)
-    assert row["Seeds"] == 2
 
 
 def test_seeds_that_differ_in_more_are_refused_by_name(trained, tmp_path):
@@ -472,11 +455,6 @@ def test_labels_are_doubted_by_the_recommended_pool(trained, tmp_path, conflicts
         written = read_predictions(tmp_path / pool.path / "predictions.csv")
         pd.testing.assert_frame_equal(tables["review.csv"], labels_to_review(written, conflicts))
         assert len(tables["review.csv"])
-
-
-def test_without_folds_no_label_is_doubted(trained, tmp_path):
-    trained("good", "grouped")
-    assert compare_runs(tmp_path, FEW)["review.csv"].empty
 
 
 def test_a_split_of_several_folds_is_its_pool(trained, tmp_path, conflicts):
