@@ -168,19 +168,6 @@ def test_the_table_holds_the_means_and_the_paired_leads(scores):
     assert (table[["n", "groups"]] == [40, 20]).all(axis=None)
 
 
-def test_whole_groups_are_drawn(scores):
-    def width(frame):
-        table = indexed(localisation_table(frame.reset_index(drop=True), Bootstrap(500)))
-        row = table.loc[("network", "", "energy")]
-        return row["high"] - row["low"]
-
-    apart = scores.assign(group=np.arange(40))
-    # Every image once more, in the same group: nothing is learnt.
-    assert width(pd.concat([apart, apart])) == pytest.approx(width(apart))
-    twice = pd.concat([apart, apart.assign(group=np.arange(40, 80))])
-    assert width(twice) < 0.85 * width(apart)
-
-
 def test_without_maps_of_the_network_the_references_are_averaged_alone(scores):
     without = scores.filter(regex="group|label|_chance|_center")
     table, whole = localisation_table(without, FEW), localisation_table(scores, FEW)
