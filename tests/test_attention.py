@@ -25,12 +25,12 @@ GUIDED = {"backbone": "test_resnet", "pretrained": False, "attention": "mask_gui
 FAMILIES = ("convnext_atto", "mobilenetv3_small_050", "regnety_002", "resnet18", "vgg11")
 
 
-def network_of(backbone: str, **arguments) -> BTXRDClassifier:
+def network_of(backbone, **arguments):
     torch.manual_seed(0)
     return BTXRDClassifier(backbone, pretrained=False, attention="mask_guided", **arguments)
 
 
-def make_run(folder, mode: str = "probe", annotations: str = "none", **training) -> RunParams:
+def make_run(folder, mode="probe", annotations="none", **training):
     values = {
         "experiment": "guided",
         "cache_dir": str(folder / "cache"),
@@ -61,7 +61,7 @@ def train(cache, split, fit_network):
     return train_one
 
 
-def drawn(side: int, place: tuple[int, int], size: int = 64) -> torch.Tensor:
+def drawn(side, place, size=64):
     """A mask of one square."""
     mask = torch.zeros(1, size, size, dtype=torch.uint8)
     mask[0, place[0] : place[0] + side, place[1] : place[1] + side] = 1

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 from urllib.parse import unquote
 
 import cv2
@@ -27,12 +26,12 @@ from btxrd.session import NOTEBOOK_VARIABLE
 
 
 @pytest.fixture
-def release(table, cache) -> Release:
+def release(table, cache):
     return Release(table, cache, findings_table([]))
 
 
 @pytest.fixture
-def study(tmp_path, table, duplicates) -> Path:
+def study(tmp_path, table, duplicates):
     """A study's folder with its splits."""
     for strategy in ("stratified", "center_cv"):
         split = make_split(table, strategy, duplicates=duplicates)
@@ -45,7 +44,7 @@ def study(tmp_path, table, duplicates) -> Path:
 def make_run(study, phantom, table):
     """Make a run's folder from its split, with logits that know nothing."""
 
-    def make(split: str = "stratified", fold: int | None = None, seed: int = 42) -> Path:
+    def make(split="stratified", fold=None, seed=42):
         places = {"study_dir": str(study), "dataset_root": str(phantom)}
         run = RunParams(experiment="E1", split=split, fold=fold, seed=seed, **places)
         rows = pd.read_csv(study / "splits" / f"{split}.csv")
@@ -66,7 +65,7 @@ def make_run(study, phantom, table):
 def written(release):
     """Write a folder's page as notebook 04 does; return what its script reads, and its text."""
 
-    def write(folder: Path) -> tuple[dict, str]:
+    def write(folder):
         training = read_json(folder / "training.json")
         run = ResultParams.parse(training["parameters"], "test")
         predictions = read_predictions(folder / "predictions.csv")
@@ -194,7 +193,7 @@ def test_a_name_is_text_and_no_markup(make_run, written):
     assert "</script><b>" not in page
 
 
-def drawn(path: str, side: int) -> np.ndarray:
+def drawn(path, side):
     """Fill the polygons of an outline, holes left out: {0, 1} (side, side)."""
     polygons = [
         np.array([point.split(",") for point in part.rstrip("Z").split(" ")], np.int32)

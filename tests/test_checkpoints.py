@@ -2,10 +2,6 @@
 
 import os
 import pickle
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -36,11 +32,10 @@ CONFIG = {
     "training": {"lr": 3e-4, "amp": False},
 }
 WEIGHTS = torch.tensor([0.5, 1.0, 2.0])
-Trained = tuple[BTXRDClassifier, AdamW, SequentialLR]
 
 
 @pytest.fixture(scope="module")
-def trained() -> Trained:
+def trained():
     """A small classifier after one step, with the study's optimiser and schedule."""
     torch.manual_seed(0)
     model = BTXRDClassifier("test_resnet", pretrained=False)
@@ -53,7 +48,7 @@ def trained() -> Trained:
     return model, optimizer, scheduler
 
 
-def save(trained: Trained, path: Path, **changes: Any) -> None:
+def save(trained, path, **changes):
     """Write a checkpoint of the fixture, with some arguments changed."""
     model, optimizer, scheduler = trained
     arguments = {"optimizer": optimizer, "scheduler": scheduler, "config": CONFIG} | changes
@@ -62,7 +57,7 @@ def save(trained: Trained, path: Path, **changes: Any) -> None:
     )
 
 
-def test_round_trip(trained: Trained, tmp_path: Path) -> None:
+def test_round_trip(trained, tmp_path):
     model, optimizer, scheduler = trained
     path = tmp_path / "runs" / "E1" / "model.pt"
     save(trained, path)
@@ -89,10 +84,8 @@ def test_round_trip(trained: Trained, tmp_path: Path) -> None:
     assert again["scheduler_state_dict"] is again["optimizer_state_dict"] is None
 
 
-def test_the_model_is_rebuilt_without_hub_or_weights_file(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def ask(_: str) -> NoReturn:
+def test_the_model_is_rebuilt_without_hub_or_weights_file(trained, tmp_path, monkeypatch):
+    def ask(_):
         raise AssertionError("the hub was asked")
 
     monkeypatch.setattr("btxrd.models.classifier.published_weights", ask)
@@ -104,9 +97,7 @@ def test_the_model_is_rebuilt_without_hub_or_weights_file(
     assert not rebuilt.training
 
 
-def test_the_model_is_rebuilt_for_its_images_and_with_its_own_normalisation(
-    trained: Trained, tmp_path: Path
-) -> None:
+def test_the_model_is_rebuilt_for_its_images_and_with_its_own_normalisation(trained, tmp_path):
     config = CONFIG | {"model": {"backbone": "test_vit", "pretrained": False}}
     model = create_model(config | {"data": {"image_size": 64}})
     save((model, *trained[1:]), tmp_path / "model.pt", config=config | {"data": {"image_size": 64}})
@@ -120,18 +111,13 @@ def test_the_model_is_rebuilt_for_its_images_and_with_its_own_normalisation(
     assert not np.array_equal(predict_logits(old, [(images,)]), expected)
 
 
-def test_a_checkpoint_without_a_model_section_builds_nothing() -> None:
+def test_a_checkpoint_without_a_model_section_builds_nothing():
     with pytest.raises(ValueError, match=r"model\.backbone"):
         model_from_checkpoint({"config": {"training": {}}, "model_state_dict": {}})
 
 
 @pytest.mark.parametrize("before", [None, b"the last good one"])
-def test_a_failed_write_leaves_what_was_there(
-    trained: Trained,
-    tmp_path: Path,
-    no_file_above: Callable[[int], AbstractContextManager[None]],
-    before: bytes | None,
-) -> None:
+def test_a_failed_write_leaves_what_was_there(trained, tmp_path, no_file_above, before):
     path = tmp_path / "model.pt"
     if before is not None:
         path.write_bytes(before)
@@ -144,14 +130,14 @@ def test_a_failed_write_leaves_what_was_there(
 class Malicious:
     """What a stranger could put into a pickle: unpickling it makes a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.folder = folder
 
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
+    def __reduce__(self):
         return os.mkdir, (str(self.folder),)
 
 
-def test_a_strangers_checkpoint_runs_no_code(tmp_path: Path) -> None:
+def test_a_strangers_checkpoint_runs_no_code(tmp_path):
     path, proof = tmp_path / "model.pt", tmp_path / "proof"
     torch.save({"epoch": 1, "model_state_dict": Malicious(proof)}, path)
     with pytest.raises(ValueError, match=r"model\.pt"):
@@ -165,7 +151,7 @@ def test_a_strangers_checkpoint_runs_no_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"PK\x03\x04 cut off", b"\x80\x02half", b"<html></html>", None]
 )
-def test_a_damaged_file_is_named(trained: Trained, tmp_path: Path, content: bytes | None) -> None:
+def test_a_damaged_file_is_named(trained, tmp_path, content):
     path = tmp_path / "broken.pt"
     save(trained, path)
     path.write_bytes(path.read_bytes()[:100_000] if content is None else content)
@@ -175,7 +161,7 @@ def test_a_damaged_file_is_named(trained: Trained, tmp_path: Path, content: byte
         load_checkpoint(tmp_path / "none.pt")
 
 
-def test_a_foreign_file_names_the_missing_keys(tmp_path: Path) -> None:
+def test_a_foreign_file_names_the_missing_keys(tmp_path):
     path = tmp_path / "foreign.pt"
     torch.save({"epoch": 1, "val_loss": 0.5, "config": {}}, path)
     with pytest.raises(ValueError, match=r"foreign\.pt.*model_state_dict, optimizer_state_dict"):

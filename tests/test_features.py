@@ -43,7 +43,7 @@ PLANTED = {
 a place in the grid, and where that is in the layer's output."""
 
 
-def network_of(backbone: str, **arguments) -> BTXRDClassifier:
+def network_of(backbone, **arguments):
     torch.manual_seed(0)
     return BTXRDClassifier(backbone, pretrained=False, **arguments).eval()
 
@@ -86,7 +86,7 @@ def test_a_map_peaks_where_the_features_are_hot(backbone, arguments, layer, grid
     peaks = []
     for sign in (1, -1):
 
-        def plant(_: nn.Module, __: object, output: torch.Tensor, sign=sign) -> torch.Tensor:
+        def plant(_, __, output, sign=sign):
             planted = torch.zeros_like(output)
             planted[at] = sign * torch.linspace(1, 2, planted[at].shape[-1])
             return planted

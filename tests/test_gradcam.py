@@ -1,7 +1,6 @@
 """Class activation maps against plain autograd and the library, and untrained copies."""
 
 import copy
-from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +30,7 @@ def maps_of(model, images, targets=None, *options) -> np.ndarray:
     return upsampled(coarse_maps(model, images, targets, *options), images.shape[1])
 
 
-def classifier(backbone: str, **options: Any) -> BTXRDClassifier:
+def classifier(backbone, **options):
     """A network whose norms have seen data, so that the activations are not all zero."""
     torch.manual_seed(0)
     network = BTXRDClassifier(backbone, pretrained=False, **options).train()
@@ -41,16 +40,16 @@ def classifier(backbone: str, **options: Any) -> BTXRDClassifier:
 
 
 @pytest.fixture(scope="module", params=["efficientnet_b0", "resnet18"])
-def model(request: pytest.FixtureRequest) -> BTXRDClassifier:
+def model(request):
     return classifier(request.param)
 
 
 @pytest.fixture(scope="module")
-def images() -> np.ndarray:
+def images():
     return np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE), dtype=np.uint8)
 
 
-def plain_gradcam(model: BTXRDClassifier, image: np.ndarray, target: int) -> np.ndarray:
+def plain_gradcam(model, image, target):
     """Grad-CAM of one image from its definition (Selvaraju et al. 2017, equations 1 and 2)."""
     kept: list[torch.Tensor] = []
     hook = model.gradcam_target_layer.register_forward_hook(lambda *call: kept.append(call[2]))
@@ -167,12 +166,12 @@ def test_maps_of_randomised_weights_are_not_empty(model):
 
 def test_parameters_that_no_module_can_reset_are_drawn_too():
     class Scaled(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.scale = nn.Parameter(torch.full((4,), 7.0))
             self.place = nn.Parameter(torch.linspace(-1, 1, 1000))
 
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
+        def forward(self, images):
             return images
 
     own = Scaled()
@@ -191,7 +190,7 @@ def test_parameters_that_no_module_can_reset_are_drawn_too():
         ("mobilenetv3_small_050", {}, 34),
     ],
 )
-def test_folded_norms_compute_the_same(backbone: str, options: dict[str, Any], norms: int) -> None:
+def test_folded_norms_compute_the_same(backbone, options, norms):
     network = classifier(backbone, **options)
     before = copy.deepcopy(network.state_dict())
     folded = fold_norms(network)

@@ -18,7 +18,7 @@ SVG = "<svg xmlns='http://www.w3.org/2000/svg'></svg>"
 def made(tmp_path):
     """Make the page of a notebook with some Markdown, and a cell with these outputs after it."""
 
-    def make(*outputs: dict, markdown: str = "# Title\n\n## A figure", at: str = "a.html"):
+    def make(*outputs, markdown="# Title\n\n## A figure", at="a.html"):
         display = [nbformat.v4.new_output("display_data", **output) for output in outputs]
         cells = [
             nbformat.v4.new_markdown_cell(markdown),

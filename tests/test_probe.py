@@ -25,7 +25,7 @@ from btxrd.session import StopRequested
 PENALTIES = [1e-3, 1e-2, 1e-1, 1.0]
 
 
-def make_run(folder, **data) -> RunParams:
+def make_run(folder, **data):
     values = {
         "experiment": "probe",
         "cache_dir": str(folder / "cache"),
@@ -38,12 +38,12 @@ def make_run(folder, **data) -> RunParams:
 
 
 @pytest.fixture
-def run(tmp_path) -> RunParams:
+def run(tmp_path):
     return make_run(tmp_path)
 
 
 @pytest.fixture
-def network() -> BTXRDClassifier:
+def network():
     torch.manual_seed(0)
     return BTXRDClassifier("test_resnet", pretrained=False)
 
@@ -84,7 +84,7 @@ def fit(network, features, datasets, run, on_step=()):
     return probe.fit_head(network, features, labels, weights, run, on_step)
 
 
-def logits_of(network, samples) -> np.ndarray:
+def logits_of(network, samples):
     loader = make_loader(samples, 32, 0, shuffle=False)
     return predict_logits(network, loader)
 

@@ -7,24 +7,20 @@ import pytest
 from btxrd.data import ImageCache, patient_groups, read_table
 from btxrd.data.table import RELEASE_COLUMNS
 from btxrd.evaluation import Bootstrap
-from btxrd.evaluation.shortcuts import (
-    SHORTCUTS,
-    shortcut_features,
-    shortcut_table,
-)
+from btxrd.evaluation.shortcuts import SHORTCUTS, shortcut_features, shortcut_table
 
 SIDE = 32
 FEW = Bootstrap(20)
 
 
-def blank_table(labels: np.ndarray) -> pd.DataFrame:
+def blank_table(labels):
     """Rows that tell nothing: one age, one sex, no flag set."""
     table = pd.DataFrame(0, index=np.arange(len(labels)), columns=list(RELEASE_COLUMNS))
     names = [f"IMG{row:06d}.jpeg" for row in table.index]
     return table.assign(image_id=names, age=40, gender="F", label=labels)
 
 
-def blank_cache(table: pd.DataFrame) -> ImageCache:
+def blank_cache(table):
     """Files that tell nothing, in another order than the table's; noise for pixels."""
     rng = np.random.default_rng(1)
     shape = (len(table), SIDE, SIDE)
@@ -36,12 +32,12 @@ def blank_cache(table: pd.DataFrame) -> ImageCache:
 
 
 @pytest.fixture
-def blank() -> tuple[pd.DataFrame, ImageCache]:
+def blank():
     table = blank_table(np.random.default_rng(0).choice(3, 240, p=[0.5, 0.3, 0.2]))
     return table, blank_cache(table)
 
 
-def auc(result: pd.DataFrame, split: str = "image") -> pd.Series:
+def auc(result, split="image"):
     return result[result["split"] == split].set_index("shortcut")["estimate"]
 
 

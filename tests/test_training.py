@@ -54,8 +54,9 @@ def whole(train):
     return train()
 
 
-def test_the_history_has_a_row_an_epoch_with_every_metric(whole):
-    history = pd.read_csv(whole[1] / "history.csv")
+def test_the_history_has_a_row_an_epoch_with_every_metric_and_so_has_the_speed(whole):
+    result, run_dir, _ = whole
+    history = pd.read_csv(run_dir / "history.csv")
     assert history["epoch"].tolist() == [1, 2, 3]
     for part in ("train", "val"):
         assert (history[f"{part}_loss"] > 0).all()
@@ -63,15 +64,10 @@ def test_the_history_has_a_row_an_epoch_with_every_metric(whole):
         assert history[f"{part}_recall_Malignant"].between(0, 1).all()
     assert history["lr"][0] < history["lr"][1] > history["lr"][2]
     assert "train_cam_loss" not in history
-
-
-def test_the_speed_has_a_row_an_epoch_and_is_kept_beside_the_history(whole):
-    result, run_dir, _ = whole
     speed = pd.read_csv(run_dir / "seconds.csv")
     assert speed.columns.tolist() == ["epoch", "seconds", "images_per_second", "waiting"]
     assert speed["epoch"].tolist() == [1, 2, 3] == result.speed["epoch"].tolist()
-    assert (speed["seconds"] > 0).all()
-    assert (speed["images_per_second"] > 0).all()
+    assert (speed[["seconds", "images_per_second"]] > 0).all(axis=None)
     assert speed["waiting"].between(0, 1).all()
 
 
@@ -94,10 +90,6 @@ def test_training_validates_what_prediction_does(train, cache, split, recipe):
     logits = predict_logits(model_from_checkpoint(checkpoint), make_loader(samples, 32, 42, False))
     loss = nn.functional.cross_entropy(torch.tensor(logits), torch.tensor(samples.labels))
     assert loss.item() == pytest.approx(result.history["val_loss"].min())
-
-
-def test_the_same_seed_gives_the_same_numbers(whole, train):
-    np.testing.assert_array_equal(whole[2], train()[2])
 
 
 @pytest.mark.parametrize(
@@ -228,9 +220,8 @@ def test_out_of_memory_says_where_and_which_batch_size_to_try(train, monkeypatch
     monkeypatch.setattr("btxrd.models.inference.to_input", step)
     with pytest.raises(MemoryError) as raised:
         train()
-    assert words in str(raised.value)
-    assert "at epoch 1, step 3" in str(raised.value)
-    assert "training.batch_size 16 instead of 32" in str(raised.value)
+    for fact in (words, "epoch 1, step 3", "training.batch_size 16 instead of 32"):
+        assert fact in str(raised.value)
 
 
 def test_a_validation_loss_that_is_no_number_stops_at_once(train, monkeypatch):
@@ -266,9 +257,7 @@ def test_a_second_training_in_the_same_folder_waits_for_the_first(train, tmp_pat
 
 
 def test_a_diverging_loss_stops_at_once_and_says_where(train):
-    with pytest.raises(
-        FloatingPointError, match=r"epoch 1, step \d.*lower training\.lr than 1e\+30"
-    ):
+    with pytest.raises(FloatingPointError, match=r"epoch 1, step \d.*training\.lr .*1e\+30"):
         train(lr=1e30, warmup_epochs=0)
 
 
@@ -298,9 +287,7 @@ def test_the_rate_rises_linearly_and_falls_along_a_cosine(warmup, rates):
 
 
 def test_the_cam_loss_is_the_maps_energy_outside_the_lesion():
-    features = torch.tensor([[[[1.0, 3.0], [0.0, 0.0]], [[1.0, 1.0], [4.0, 0.0]]]]).repeat(
-        3, 1, 1, 1
-    )
+    features = torch.tensor([[[[1.0, 3], [0, 0]], [[1, 1], [4, 0]]]]).repeat(3, 1, 1, 1)
     weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
     masks = torch.zeros(3, 8, 8, dtype=torch.uint8)
     masks[:, :4, 4:] = 1

@@ -3,8 +3,6 @@
 import argparse
 import hashlib
 import socket
-from pathlib import Path
-from typing import Any, NoReturn
 
 import pytest
 import timm
@@ -20,8 +18,8 @@ LITE0 = "tf_efficientnet_lite0"
 
 
 @pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> NoReturn:
+def no_network(monkeypatch):
+    def refuse(*_, **__):
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
@@ -29,17 +27,17 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def imagenet_resnet18() -> dict[str, torch.Tensor]:
+def imagenet_resnet18():
     """The state of a ResNet-18 with a head of 1,000 classes."""
     return timm.create_model("resnet18").state_dict()
 
 
-def network(weights: Path, backbone: str = "resnet18") -> BTXRDClassifier:
-    return create_model({"model": {"backbone": backbone, "weights": str(weights)}})
+def network(weights, backbone="resnet18", **changes):
+    return create_model({"model": {"backbone": backbone, "weights": str(weights)} | changes})
 
 
 @pytest.mark.usefixtures("no_network")
-def test_the_weights_that_come_with_the_installation_know_imagenet() -> None:
+def test_the_weights_that_come_with_the_installation_know_imagenet():
     overlay, _ = published_weights(LITE0)
     model = timm.create_model(LITE0, pretrained=True, pretrained_cfg_overlay=overlay).eval()
     pixels = torch.from_numpy(data.cat()[:300, 80:380].copy()).permute(2, 0, 1)[None]
@@ -50,7 +48,7 @@ def test_the_weights_that_come_with_the_installation_know_imagenet() -> None:
 
 
 @pytest.mark.usefixtures("no_network")
-def test_pretrained_takes_them_and_says_so() -> None:
+def test_pretrained_takes_them_and_says_so():
     classifier = BTXRDClassifier(LITE0)
     published = published_weights(LITE0)[0]["state_dict"]
     found = body(classifier.model)
@@ -71,14 +69,13 @@ FORMS = {
 }
 
 
-def prefixed(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def prefixed(state, prefix):
     return {f"{prefix}{name}": tensor for name, tensor in state.items()}
 
 
+@pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("form", FORMS)
-def test_other_peoples_checkpoints_are_read(
-    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor], form: str
-) -> None:
+def test_other_peoples_checkpoints_are_read(tmp_path, imagenet_resnet18, form):
     torch.save(FORMS[form](imagenet_resnet18), tmp_path / "theirs.pth")
     classifier = network(tmp_path / "theirs.pth")
     found = body(classifier.model)
@@ -86,11 +83,19 @@ def test_other_peoples_checkpoints_are_read(
     digest = hashlib.sha256((tmp_path / "theirs.pth").read_bytes()).hexdigest()
     assert classifier.weights == f"theirs.pth (SHA-256 {digest[:16]})"
     assert classifier.weights_note.startswith("100 tensors")
+    assert classifier.model.fc.weight.shape == (3, 512)
+    assert all(parameter.requires_grad for parameter in classifier.parameters())
 
 
-def test_what_was_loaded_is_said_and_what_was_not(
-    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor]
-) -> None:
+@pytest.mark.parametrize("changes", [{"pretrained": False}, {"attn_layer": "cbam"}])
+def test_a_network_takes_a_file_whatever_else_is_asked_of_it(tmp_path, imagenet_resnet18, changes):
+    torch.save(imagenet_resnet18, tmp_path / "theirs.pth")
+    model = network(tmp_path / "theirs.pth", **changes).model
+    name = "layer4.1.conv2.weight"
+    assert torch.equal(model.state_dict()[name], imagenet_resnet18[name])
+
+
+def test_what_was_loaded_is_said_and_what_was_not(tmp_path, imagenet_resnet18):
     wrappers = ("projector.weight", "queue", "ema.conv1.weight", "optimizer.0.exp_avg")
     state = dict(imagenet_resnet18) | dict.fromkeys(wrappers, torch.zeros(1))
     torch.save(state, tmp_path / "theirs.pth")
@@ -129,17 +134,12 @@ OTHERS = {
         {"reg_token": torch.zeros(1, 4, 192)},
         ["left over: reg_token"],
     ),
-    "other pooling": (
-        "vit_tiny_patch16_224",
-        "vit_base_patch16_rpn_224",
-        {},
-        ["lacks"],
-    ),
+    "other pooling": ("vit_tiny_patch16_224", "vit_base_patch16_rpn_224", {}, ["lacks"]),
 }
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_a_file_of_a_similar_network_is_refused_by_what_differs(tmp_path: Path, other: str) -> None:
+def test_a_file_of_a_similar_network_is_refused_by_what_differs(tmp_path, other):
     theirs, ours, changes, words = OTHERS[other]
     torch.save(timm.create_model(theirs).state_dict() | changes, tmp_path / "theirs.pth")
     with pytest.raises(ValueError, match=rf"theirs\.pth holds no weights of {ours}: ") as caught:
@@ -148,43 +148,45 @@ def test_a_file_of_a_similar_network_is_refused_by_what_differs(tmp_path: Path, 
         assert word in str(caught.value)
 
 
-def test_a_file_that_lost_tensors_is_refused_with_the_first_that_lack(
-    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor]
-) -> None:
-    names = list(imagenet_resnet18)
-    kept = {name: imagenet_resnet18[name] for name in names[: round(0.55 * len(names))]}
-    all_but_one = {name: imagenet_resnet18[name] for name in names if name != "conv1.weight"}
-    for state, lacking in (
-        (kept, r"layer3\.0\.bn2\.weight, .* and 40 more\.$"),
-        (all_but_one, r"conv1\.weight\.$"),
-    ):
-        torch.save(state, tmp_path / "theirs.pth")
-        with pytest.raises(ValueError, match=rf"holds no weights of resnet18: it lacks {lacking}"):
-            network(tmp_path / "theirs.pth")
+def without(state, prefix):
+    return {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
 
 
-@pytest.mark.parametrize("prefix", ["backbone.", "module.encoder."])
-def test_names_under_another_prefix_are_refused_with_theirs_and_the_right_ones(
-    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor], prefix: str
-) -> None:
-    torch.save({"state_dict": prefixed(imagenet_resnet18, prefix)}, tmp_path / "theirs.pth")
-    left = f"left over: {prefix.removeprefix('module.')}conv1.weight"
-    with pytest.raises(
-        ValueError, match=rf"lacks conv1\.weight, .*; {left}.* timm's names, as conv1\.weight"
-    ):
+REFUSED = {
+    "half of it": (
+        lambda s: dict(list(s.items())[: round(0.55 * len(s))]),
+        r"lacks layer3\.0\.bn2\.weight, .* and 40 more\.$",
+    ),
+    "all but one": (lambda s: without(s, "conv1.weight"), r"lacks conv1\.weight\.$"),
+    "under a prefix": (
+        lambda s: {"state_dict": prefixed(s, "backbone.")},
+        r"lacks conv1\.weight, .*left over: backbone\.conv1\.weight.*names, as conv1\.weight",
+    ),
+    "under two": (
+        lambda s: {"state_dict": prefixed(s, "module.encoder.")},
+        r"lacks conv1\.weight, .*left over: encoder\.conv1\.weight.*names, as conv1\.weight",
+    ),
+    "a layer too many, and no head": (
+        lambda s: without(s, "fc.") | {"layer4.2.conv1.weight": torch.zeros(1)},
+        r"left over: layer4\.2\.conv1\.weight\.$",
+    ),
+    "another network": (lambda _: timm.create_model("test_vit").state_dict(), ""),
+    "a single tensor": (lambda _: {"conv1.weight": torch.zeros(64, 3, 7, 7)}, ""),
+    "nothing": (lambda _: {}, ""),
+}
+"""A file's content, of a whole ResNet-18, and what is named where it is refused."""
+
+
+@pytest.mark.parametrize(("content", "named"), REFUSED.values(), ids=REFUSED)
+def test_a_file_that_is_no_whole_resnet18_is_refused_by_what_differs(
+    tmp_path, imagenet_resnet18, content, named
+):
+    torch.save(content(imagenet_resnet18), tmp_path / "theirs.pth")
+    with pytest.raises(ValueError, match=rf"theirs\.pth holds no weights of resnet18.*{named}"):
         network(tmp_path / "theirs.pth")
 
 
-def test_a_layer_too_many_is_no_head_where_the_file_has_none(
-    tmp_path: Path, imagenet_resnet18: dict[str, torch.Tensor]
-) -> None:
-    state = {name: t for name, t in imagenet_resnet18.items() if not name.startswith("fc.")}
-    torch.save(state | {"layer4.2.conv1.weight": torch.zeros(1)}, tmp_path / "theirs.pth")
-    with pytest.raises(ValueError, match=r"resnet18: left over: layer4\.2\.conv1\.weight\.$"):
-        network(tmp_path / "theirs.pth")
-
-
-def test_weights_in_the_form_of_a_networks_authors_are_converted(tmp_path: Path) -> None:
+def test_weights_in_the_form_of_a_networks_authors_are_converted(tmp_path):
     state = timm.create_model("test_vit").state_dict()
     kernel = state["patch_embed.proj.weight"]
     torch.save(state | {"patch_embed.proj.weight": kernel.flatten(1)}, tmp_path / "theirs.pth")
@@ -192,29 +194,14 @@ def test_weights_in_the_form_of_a_networks_authors_are_converted(tmp_path: Path)
     assert torch.equal(ours.patch_embed.proj.weight, kernel)
 
 
-def test_a_head_of_three_classes_is_not_taken_either(tmp_path: Path) -> None:
+def test_a_head_of_three_classes_is_not_taken_either(tmp_path):
     theirs = timm.create_model("test_resnet", num_classes=3).state_dict()
     torch.save(theirs, tmp_path / "theirs.pth")
     ours = network(tmp_path / "theirs.pth", "test_resnet").model
     assert not torch.equal(ours.fc.weight, theirs["fc.weight"])
 
 
-@pytest.mark.parametrize(
-    "state",
-    [
-        timm.create_model("test_vit").state_dict(),
-        {"conv1.weight": torch.zeros(64, 3, 7, 7)},
-        {},
-    ],
-    ids=["other", "too little", "nothing"],
-)
-def test_a_file_of_another_network_is_refused(tmp_path: Path, state: dict[str, Any]) -> None:
-    torch.save(state, tmp_path / "theirs.pth")
-    with pytest.raises(ValueError, match=r"theirs\.pth holds no weights of resnet18"):
-        network(tmp_path / "theirs.pth")
-
-
-def test_the_first_head_is_that_of_the_same_seed_however_the_weights_come(tmp_path: Path) -> None:
+def test_the_first_head_is_that_of_the_same_seed_however_the_weights_come(tmp_path):
     torch.manual_seed(3)
     expected = BTXRDClassifier("test_resnet", pretrained=False)
     torch.save(expected.model.state_dict(), tmp_path / "own.pth")
@@ -223,7 +210,7 @@ def test_the_first_head_is_that_of_the_same_seed_however_the_weights_come(tmp_pa
     assert torch.equal(again.model.fc.weight, expected.model.fc.weight)
 
 
-def test_the_digest_of_a_body_is_of_its_weights_and_not_of_its_head() -> None:
+def test_the_digest_of_a_body_is_of_its_weights_and_not_of_its_head():
     model = BTXRDClassifier("test_resnet", pretrained=False).model
     first = body_digest(model)
     nn.init.zeros_(model.fc.weight)

@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import pandas as pd
 
 WIDTH, HEIGHT, SIDE = 1629, 2128, 224
 """Pixels: of the release's median file, and of what the network gets."""
@@ -17,6 +18,34 @@ def draw_radiograph(number: int) -> np.ndarray:
     grain = rng.normal(0, 1.15, (HEIGHT // 2, WIDTH // 2))
     image += cv2.resize(grain, (WIDTH, HEIGHT))
     return image.clip(0, 255).astype(np.uint8)
+
+
+def draw_release(folder, files: int, drawn: int) -> pd.DataFrame:
+    """Draw so many of the files, and let the others be copies; returns image_id and path."""
+    jpegs = [
+        cv2.imencode(".jpg", draw_radiograph(number), [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+        for number in range(drawn)
+    ]
+    paths = [folder / f"IMG{number:06d}.jpeg" for number in range(files)]
+    for number, path in enumerate(paths):
+        path.write_bytes(jpegs[number % drawn])
+    return pd.DataFrame({"image_id": [path.name for path in paths], "path": map(str, paths)})
+
+
+def noted(benchmark, **facts) -> None:
+    """Note facts with the benchmark, and print them."""
+    benchmark.extra_info |= facts
+    print(f"\n{benchmark.name}: {benchmark.extra_info}")
+
+
+def best_seconds(clock, function, *arguments, rounds: int = 5):
+    """Return the seconds of the best round by a clock, and what the last returned."""
+    taken = []
+    for _ in range(rounds):
+        start = clock()
+        result = function(*arguments)
+        taken.append(clock() - start)
+    return min(taken), result
 
 
 def decode_rgb(path: str) -> np.ndarray:

@@ -9,7 +9,6 @@ disturb least; the loader's throughput is wall-clock time and needs two idle cor
 """
 
 import itertools
-import shutil
 import time
 from collections.abc import Callable, Iterator
 
@@ -17,7 +16,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from straightforward import SIDE, decode_rgb, draw_radiograph, resize
+from straightforward import SIDE, decode_rgb, draw_release, noted, resize
 
 from btxrd.data import ImageCache, Preprocessing, open_cache
 from btxrd.data.augmentation import training_augmentation
@@ -30,16 +29,7 @@ CPU_TIMER = pytest.mark.benchmark(timer=time.process_time)
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    folder = tmp_path_factory.mktemp("release") / "images"
-    folder.mkdir()
-    for number in range(FILES):
-        path = folder / f"IMG{number:06d}.jpeg"
-        if number < DRAWN:
-            cv2.imwrite(str(path), draw_radiograph(number), [cv2.IMWRITE_JPEG_QUALITY, 90])
-        else:
-            shutil.copy(folder / f"IMG{number % DRAWN:06d}.jpeg", path)
-    paths = sorted(folder.iterdir())
-    return pd.DataFrame({"image_id": [path.name for path in paths], "path": map(str, paths)})
+    return draw_release(tmp_path_factory.mktemp("images"), FILES, DRAWN)
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +94,8 @@ def cpu_seconds(sample: Callable[[str], np.ndarray], paths: pd.Series) -> float:
 def report(benchmark, seconds: float, **naive: float) -> float:
     """Note microseconds and ratios with the benchmark; return the first ratio."""
     ratios = {f"ratio_to_{name}": round(cost / seconds, 1) for name, cost in naive.items()}
-    benchmark.extra_info |= {"us": round(seconds * 1e6, 1)} | ratios
-    benchmark.extra_info |= {f"{name}_us": round(cost * 1e6) for name, cost in naive.items()}
-    print(f"\n{benchmark.name}: {benchmark.extra_info}")
+    costs = {f"{name}_us": round(cost * 1e6) for name, cost in naive.items()}
+    noted(benchmark, us=round(seconds * 1e6, 1), **ratios, **costs)
     return next(iter(ratios.values()))
 
 
@@ -162,6 +151,5 @@ def test_loader_throughput_on_two_cores(benchmark, cache, part, required):
     loader = make_loader(dataset, BATCH, seed=0, shuffle=True, workers=2)
     benchmark.pedantic(lambda: sum(len(labels) for _, labels in loader), rounds=10, warmup_rounds=1)
     best, median = IMAGES / benchmark.stats.stats.min, IMAGES / benchmark.stats.stats.median
-    benchmark.extra_info |= {"images_per_s": round(best), "median": round(median)}
-    print(f"\n{benchmark.name}: {benchmark.extra_info}")
+    noted(benchmark, images_per_s=round(best), median=round(median))
     assert best >= required

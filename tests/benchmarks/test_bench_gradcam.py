@@ -15,14 +15,10 @@ import pytest
 import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from straightforward import best_seconds, noted
 
 from btxrd.evaluation.gradcam import coarse_maps, fold_norms, upsampled
-from btxrd.evaluation.localisation import (
-    THRESHOLDS,
-    best_threshold,
-    cam_mask_iou,
-    normalise_maps,
-)
+from btxrd.evaluation.localisation import THRESHOLDS, best_threshold, cam_mask_iou, normalise_maps
 from btxrd.models import BTXRDClassifier, to_input
 
 IMAGES, SIDE, ROUNDS = 32, 224, 5
@@ -44,11 +40,7 @@ def test_batches_are_three_times_as_fast_as_one_by_one(benchmark):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (IMAGES, SIDE, SIDE), dtype=np.uint8)
     targets = rng.integers(0, 3, IMAGES)
-    naive = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        expected = one_by_one(model, images, targets)
-        naive.append(time.perf_counter() - start)
+    naive, expected = best_seconds(time.perf_counter, one_by_one, model, images, targets)
     maps = benchmark.pedantic(
         lambda *args: upsampled(coarse_maps(*args), SIDE),
         (model, images, targets),
@@ -56,11 +48,10 @@ def test_batches_are_three_times_as_fast_as_one_by_one(benchmark):
         warmup_rounds=1,
     )
     seconds = benchmark.stats.stats.min
-    ratio = min(naive) / seconds
-    figures = {"ms_an_image": seconds, "one_by_one_ms": min(naive)}
-    benchmark.extra_info |= {name: round(1e3 * s / IMAGES, 1) for name, s in figures.items()}
-    benchmark.extra_info["ratio"] = round(ratio, 2)
-    print(f"\n{benchmark.name}: {benchmark.extra_info}")
+    ratio = naive / seconds
+    figures = {"ms_an_image": seconds, "one_by_one_ms": naive}
+    milliseconds = {name: round(1e3 * s / IMAGES, 1) for name, s in figures.items()}
+    noted(benchmark, **milliseconds, ratio=round(ratio, 2))
     np.testing.assert_allclose(normalise_maps(maps), expected, atol=0.02)
     assert ratio >= 3
 
@@ -73,14 +64,10 @@ def test_folded_norms_cost_nothing(benchmark, backbone, least):
     model = BTXRDClassifier(backbone, pretrained=False).eval()
     images = torch.randn(16, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        naive = []
-        for _ in range(ROUNDS):
-            start = time.process_time()
-            model(images)
-            naive.append(time.process_time() - start)
+        naive, _ = best_seconds(time.process_time, model, images)
         benchmark.pedantic(fold_norms(model), (images,), rounds=ROUNDS, warmup_rounds=1)
-    benchmark.extra_info["ratio"] = ratio = round(min(naive) / benchmark.stats.stats.min, 2)
-    print(f"\n{benchmark.name}: {benchmark.extra_info}")
+    ratio = round(naive / benchmark.stats.stats.min, 2)
+    noted(benchmark, ratio=ratio)
     assert ratio >= least
 
 
@@ -96,7 +83,7 @@ def test_the_best_threshold_takes_less_than_half_of_trying_each(benchmark):
     overlaps = [cam_mask_iou(maps, masks, threshold).mean() for threshold in THRESHOLDS]
     naive = time.process_time() - start
     found = benchmark.pedantic(best_threshold, (maps, masks), rounds=5, warmup_rounds=1)
-    benchmark.extra_info["ratio"] = ratio = round(naive / benchmark.stats.stats.min, 1)
-    print(f"\n{benchmark.name}: {benchmark.extra_info}")
+    ratio = round(naive / benchmark.stats.stats.min, 1)
+    noted(benchmark, ratio=ratio)
     assert found == THRESHOLDS[np.argmax(overlaps)]
     assert ratio >= 2

@@ -129,43 +129,36 @@ def table_of(rows, title):
     return table["now"]
 
 
-def test_coverage_of_proportions_in_every_cell():
-    """Sensitivities at the edge and in the middle, of few and of many malignant images."""
-    rng, simulations, rows = np.random.default_rng(13), 2000, []
-    for n, (views, agreement), share in product(
-        (5, 20, 51, 342), STUDIES, (0.02, 0.5, 0.9, 0.98, 1.0)
-    ):
-        groups = np.arange(n) // views
-        hits = draw_hits(rng, share, groups, agreement, simulations)
-        values, sample = proportions(hits, groups)
-        _, *now = Bootstrap().proportion(values, sample)
-        before = np.quantile(values[1:], [0.025, 0.975], axis=0)
-        named = f"{n} images, {views} a study, agreement {agreement:g}"
-        rows.append((named, share, held(*now, share), held(*before, share)))
-    covered = table_of(rows, "sensitivity: Korn and Graubard / percentiles")
-    assert (covered >= LEAST).all()
+@pytest.mark.parametrize(
+    ("seed", "cells", "shares_of_cells"),
+    [
+        (13, ((5,), (20,), (51,), (342,)), ((0.02,), (0.5,), (0.9,), (0.98,), (1.0,))),
+        (
+            14,
+            ((8, 7, 5), (12, 6, 2), (50, 40, 10)),
+            ((0.9, 0.9, 0.9), (0.9, 0.6, 0.5), (1.0, 0.5, 0.0)),
+        ),
+    ],
+    ids=["sensitivity", "accuracy"],
+)
+def test_coverage_of_proportions_in_every_cell(seed, cells, shares_of_cells):
+    """Of few and of many images of one class, at the edge too; and of those of three classes.
 
-
-def test_coverage_of_accuracy_over_classes_of_few_studies():
-    """Drawn within three classes, with one degree of freedom less than studies all the same."""
-    rng, simulations, rows = np.random.default_rng(14), 2000, []
-    for sizes, (views, agreement), shares in product(
-        ((8, 7, 5), (12, 6, 2), (50, 40, 10)),
-        STUDIES,
-        ((0.9, 0.9, 0.9), (0.9, 0.6, 0.5), (1.0, 0.5, 0.0)),
-    ):
-        y = np.repeat([0, 1, 2], sizes)
+    Images are drawn within classes, with one degree of freedom less than studies all the same.
+    """
+    rng, simulations, rows = np.random.default_rng(seed), 2000, []
+    for sizes, (views, agreement), shares in product(cells, STUDIES, shares_of_cells):
+        place = np.repeat(np.arange(len(sizes)), sizes)
         groups = np.concatenate([1000 * c + np.arange(n) // views for c, n in enumerate(sizes)])
         codes = np.unique(groups, return_inverse=True)[1]
         drawn = [draw_hits(rng, share, codes, agreement, simulations) for share in shares]
-        hits = np.where(y == 0, drawn[0], np.where(y == 1, drawn[1], drawn[2]))
-        values, sample = proportions(hits, groups, y)
+        values, sample = proportions(np.choose(place, drawn), groups, place + 3 - len(sizes))
         _, *now = Bootstrap().proportion(values, sample)
         before = np.quantile(values[1:], [0.025, 0.975], axis=0)
         true = np.average(shares, weights=sizes)
-        named = f"{sizes}, {views} a study, agreement {agreement:g}"
+        named = f"{sizes} images, {views} a study, agreement {agreement:g}"
         rows.append((named, str(shares), held(*now, true), held(*before, true)))
-    covered = table_of(rows, "accuracy, by class: Korn and Graubard / percentiles")
+    covered = table_of(rows, "proportions: Korn and Graubard / percentiles")
     assert (covered >= LEAST).all()
 
 
