@@ -108,8 +108,6 @@ def test_calibration_error_is_its_definition(sample, bins):
 def test_calibrated_probabilities_have_a_small_error():
     true, sure = (calibration_outcomes(calibrated(20_000, 5, f))["Malignant"] for f in (1, 4))
     assert squared_calibration_error(*true) < 0.01**2 < 0.05**2 < squared_calibration_error(*sure)
-    one = np.array([True]), np.array([0.7])
-    assert squared_calibration_error(*one, bins=10) == pytest.approx(0.09)
 
 
 @pytest.mark.parametrize("level", [0.95, 0.8])
@@ -165,7 +163,9 @@ def test_summary_intervals_are_those_of_a_plain_loop():
     brier = [brier_score_loss(outcome, chances, sample_weight=times) for times in weights]
     error = [error_by_definition(outcome, chances, times, 10) for times in weights]
     found = row["Malignant", "before"]
-    bias = np.mean(error) - error_by_definition(outcome, chances, np.ones(150, int), 10)
+    plain = error_by_definition(outcome, chances, np.ones(150, int), 10)
+    bias = np.mean(error) - plain
+    assert found["calibration_error"] == pytest.approx(np.sqrt(max(plain - bias, 0)))
     error = np.sqrt(np.maximum(np.array(error) - 2 * bias, 0))
     for name, values in (("brier", brier), ("calibration_error", error)):
         ends = found[[f"{name}_low", f"{name}_high"]].astype(float)
@@ -184,24 +184,6 @@ def test_summary_without_val_or_a_class_has_what_is_left():
     pd.testing.assert_frame_equal(
         alone.drop(columns="temperature"), before.drop(columns="temperature")
     )
-
-
-@pytest.mark.parametrize("views", [1, 3])
-def test_calibrated_models_have_no_calibration_error_on_average(views):
-    """And every estimate lies in its interval, which holds 0."""
-    rows, plain = [], []
-    for seed in range(30):
-        frame = calibrated(300, seed).assign(group=np.arange(300) // views)
-        rows.append(calibration_summary(frame, frame, Bootstrap(100)).query("when == 'before'"))
-        plain += [squared_calibration_error(*o)[0] for o in calibration_outcomes(frame).values()]
-    estimate, low, high = (
-        pd.concat(rows)[f"calibration_error{end}"] for end in ("", "_low", "_high")
-    )
-    assert ((low <= estimate) & (estimate <= high)).all()
-    assert (low == 0).mean() >= 0.93
-    # The square is below 0 as often as above it; chance alone makes more of it.
-    assert 0.4 <= (estimate == 0).mean() <= 0.7
-    assert estimate.mean() < np.sqrt(np.mean(plain)) / 2
 
 
 def test_selective_prediction_is_a_plain_loop(korn_graubard):

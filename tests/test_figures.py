@@ -131,9 +131,6 @@ def test_gallery_draws_outlines_and_heat(drawn):
     assert [len(axis.collections) for axis in figure.axes[:4]] == [1, 0, 0, 0]
     assert [len(axis.images) for axis in figure.axes[:4]] == [2, 2, 2, 0]
     assert figure.axes[0].get_xlim() == (-0.5, 15.5)
-
-
-def test_an_empty_gallery_says_so(drawn):
     drawn(figures.gallery_figure(np.empty((0, 16, 16)), []), 0)
 
 

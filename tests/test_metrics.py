@@ -122,17 +122,6 @@ def test_wanted_metrics_are_those_of_the_whole_table(names):
         np.testing.assert_array_equal(values, whole[name])
 
 
-def test_weights_are_multiplicities():
-    y, p = random_case(1, n=60, digits=1)
-    times = np.random.default_rng(1).integers(0, 4, len(y))
-    repeated = metric_table(
-        np.repeat(y, times), np.repeat(p, times, axis=0), np.ones((1, sum(times)))
-    )
-    weighted = metric_table(y, p, times[None])
-    for name, values in repeated.items():
-        assert weighted[name] == pytest.approx(values, **EXACT)
-
-
 def test_chunks_do_not_change_the_table(monkeypatch):
     y, p = random_case(2)
     weights = np.random.default_rng(2).poisson(1, (7, len(y)))

@@ -1,5 +1,7 @@
 """The linear probe: features computed once, a head folded into an ordinary checkpoint."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,6 +25,7 @@ from btxrd.params import RunParams
 from btxrd.session import StopRequested
 
 PENALTIES = [1e-3, 1e-2, 1e-1, 1.0]
+assert_near = partial(np.testing.assert_allclose, atol=1e-4, rtol=0)
 
 
 def make_run(folder, **data):
@@ -72,10 +75,13 @@ def datasets(cache, split, run):
 
 
 @pytest.fixture
-def fitted(network, datasets, run):
-    """Fit a head; returns the outcome and the features."""
-    features = probe.open_features(network, datasets, run)
-    return fit(network, features, datasets, run), features
+def features(network, datasets, run):
+    return probe.open_features(network, datasets, run, progress=False)
+
+
+@pytest.fixture
+def fitted(network, features, datasets, run):
+    return fit(network, features, datasets, run)
 
 
 def fit(network, features, datasets, run, on_step=()):
@@ -89,11 +95,9 @@ def logits_of(network, samples):
     return predict_logits(network, loader)
 
 
-def test_features_are_what_the_head_reads(network, datasets, run):
-    features = probe.open_features(network, datasets, run)
+def test_features_are_what_the_head_reads(network, features, datasets):
     for part, samples in datasets.items():
-        found, expected = probe.head_logits(network, features[part]), logits_of(network, samples)
-        np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+        assert_near(probe.head_logits(network, features[part]), logits_of(network, samples))
 
 
 def test_with_mirror_images_the_head_reads_the_mean_features(network, datasets, run, opened):
@@ -102,11 +106,8 @@ def test_with_mirror_images_the_head_reads_the_mean_features(network, datasets, 
     features, again = opened(network, datasets, run)
     assert batches == again > 0
     assert not np.allclose(features["val"][:], plain["val"][:])
-    found, expected = (
-        probe.head_logits(network, features["val"]),
-        logits_of(network, datasets["val"]),
-    )
-    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+    found = probe.head_logits(network, features["val"])
+    assert_near(found, logits_of(network, datasets["val"]))
 
 
 def test_features_are_computed_once_for_a_network(network, cache, split, datasets, run, opened):
@@ -165,64 +166,57 @@ def test_dimmed_copies_have_features_of_their_own(
     assert opened(network, datasets, run)[1] == 0
 
 
-def test_the_head_is_the_best_regression_on_standardised_features(fitted, network, datasets):
-    result, features = fitted
+def test_the_head_is_the_best_regression_on_standardised_features(
+    fitted, features, network, datasets
+):
     labels = datasets["train"].labels
     weights = dict(enumerate(compute_class_weights(labels).tolist()))
-    regression = LogisticRegression(C=result.best["C"], class_weight=weights, max_iter=1000)
+    regression = LogisticRegression(C=fitted.best["C"], class_weight=weights, max_iter=1000)
     pipeline = make_pipeline(StandardScaler(), regression).fit(features["train"][:], labels)
     found = softmax(probe.head_logits(network, features["test"]), axis=1)
     np.testing.assert_allclose(found, pipeline.predict_proba(features["test"][:]), atol=2e-3)
 
 
-def test_the_checkpoint_is_an_ordinary_one(fitted, datasets, run):
-    result, features = fitted
+def test_the_checkpoint_is_an_ordinary_one(fitted, features, datasets, run):
     checkpoint = load_checkpoint(run.run_dir / "model.pt")
     assert checkpoint["epoch"] == 0
-    assert checkpoint["val_loss"] == result.history["val_loss"].min()
+    assert checkpoint["val_loss"] == fitted.history["val_loss"].min()
     assert checkpoint["config"] == run.model_dump()
     network = model_from_checkpoint(checkpoint)
-    np.testing.assert_allclose(
-        logits_of(network, datasets["test"]),
-        probe.head_logits(network, features["test"]),
-        atol=1e-4,
-        rtol=0,
-    )
+    found = logits_of(network, datasets["test"])
+    assert_near(found, probe.head_logits(network, features["test"]))
 
 
 def test_the_history_has_a_row_a_penalty_with_every_metric(fitted, datasets, run):
-    result, _ = fitted
     history = pd.read_csv(run.run_dir / "history.csv")
-    pd.testing.assert_frame_equal(history, result.history)
+    pd.testing.assert_frame_equal(history, fitted.history)
     assert history["C"].tolist() == PENALTIES
     assert history["train_loss"].is_monotonic_decreasing
     best = history["val_loss"].idxmin()
-    assert result.best["C"] == history["C"][best]
+    assert fitted.best["C"] == history["C"][best]
     recalls = [history[f"val_recall_{name}"][best] for name in ("Normal", "Benign", "Malignant")]
     shares = np.bincount(datasets["val"].labels) / len(datasets["val"])
     assert np.dot(recalls, shares) == pytest.approx(history["val_top1"][best])
-    assert pd.read_csv(run.run_dir / "seconds.csv").equals(result.speed)
+    assert pd.read_csv(run.run_dir / "seconds.csv").equals(fitted.speed)
 
 
-def test_every_callback_follows_the_saved_row(network, datasets, run):
+def test_every_callback_follows_the_saved_row(network, features, datasets, run):
     seen = []
 
     def look(row):
         history = pd.read_csv(run.run_dir / "history.csv")
         seen.append((len(history), history["val_loss"].iloc[-1] == row["val_loss"]))
 
-    features = probe.open_features(network, datasets, run)
     fit(network, features, datasets, run, [look])
     assert seen == [(n, True) for n in range(1, len(PENALTIES) + 1)]
 
 
-def test_a_finished_probe_is_not_fitted_again(fitted, datasets, run, capsys):
-    result, features = fitted
+def test_a_finished_probe_is_not_fitted_again(fitted, features, datasets, run, capsys):
     torch.manual_seed(1)
     fresh = BTXRDClassifier("test_resnet", pretrained=False)
     again = fit(fresh, features, datasets, run, [pytest.fail])
     assert "already trained: " in capsys.readouterr().out
-    pd.testing.assert_frame_equal(again.history, result.history)
+    pd.testing.assert_frame_equal(again.history, fitted.history)
     checkpoint = load_checkpoint(run.run_dir / "model.pt")
     assert torch.equal(fresh.model.fc.weight, checkpoint["model_state_dict"]["model.fc.weight"])
     other = run.model_copy(update={"split_seed": 7})
@@ -230,13 +224,12 @@ def test_a_finished_probe_is_not_fitted_again(fitted, datasets, run, capsys):
         fit(fresh, features, datasets, other)
 
 
-def test_a_network_without_a_linear_head_is_refused(datasets, run):
-    network = BTXRDClassifier("levit_128s", pretrained=False)
+def test_networks_without_a_linear_head_and_features_that_are_no_numbers_are_refused(
+    network, datasets, run
+):
+    headless = BTXRDClassifier("levit_128s", pretrained=False)
     with pytest.raises(ValueError, match="levit_128s does not end in one linear layer"):
-        probe.open_features(network, datasets, run)
-
-
-def test_features_that_are_no_numbers_are_refused(network, datasets, run):
+        probe.open_features(headless, datasets, run, progress=False)
     torch.nn.init.constant_(next(network.parameters()), torch.nan)
     with pytest.raises(FloatingPointError, match="test_resnet gives features that are no finite"):
         probe.open_features(network, datasets, run)

@@ -71,13 +71,7 @@ def test_lesion_sizes_are_thirds_of_the_annotated(release):
     sizes = lesion_sizes(areas)
     assert sizes.index.equals(areas.index)
     assert sizes.value_counts(sort=False).tolist() == [30, 30, 30, 0]
-    small, medium, large, none = sizes.cat.categories
-    assert (small, medium, large, none) == (
-        "small (< 30.7 %)",
-        "medium",
-        "large (≥ 60.3 %)",
-        "none",
-    )
+    small, medium, large, _ = sizes.cat.categories
     assert areas[sizes == small].max() < areas[sizes == medium].min()
     assert areas[sizes == medium].max() < areas[sizes == large].min()
     assert lesion_sizes(pd.Series([0.1, 0.0])).str.partition(" ")[0].tolist() == ["large", "none"]

@@ -117,11 +117,6 @@ def test_titles_given_come_before_the_common_ones():
     assert first == ["AUC of all", "Validation", "0.900 (0.800–1.000)"]
 
 
-def test_a_name_without_a_title_is_written_with_spaces():
-    assert title_of("balanced_accuracy") == "Balanced accuracy"
-    assert title_of("no_title_yet") == "No title yet"
-
-
 def test_the_page_has_a_caption_and_no_index():
     html = as_table(LONG, caption="What was found").to_html()
     assert "What was found</figcaption>" in html
