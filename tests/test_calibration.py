@@ -186,6 +186,24 @@ def test_summary_without_val_or_a_class_has_what_is_left():
     )
 
 
+@pytest.mark.parametrize("views", [1, 3])
+def test_calibrated_models_have_no_calibration_error_on_average(views):
+    """And every estimate lies in its interval, which holds 0."""
+    rows, plain = [], []
+    for seed in range(30):
+        frame = calibrated(300, seed).assign(group=np.arange(300) // views)
+        rows.append(calibration_summary(frame, frame, Bootstrap(100)).query("when == 'before'"))
+        plain += [squared_calibration_error(*o)[0] for o in calibration_outcomes(frame).values()]
+    estimate, low, high = (
+        pd.concat(rows)[f"calibration_error{end}"] for end in ("", "_low", "_high")
+    )
+    assert ((low <= estimate) & (estimate <= high)).all()
+    assert (low == 0).mean() >= 0.93
+    # The square is below 0 as often as above it; chance alone makes more of it.
+    assert 0.4 <= (estimate == 0).mean() <= 0.7
+    assert estimate.mean() < np.sqrt(np.mean(plain)) / 2
+
+
 def test_selective_prediction_is_a_plain_loop(korn_graubard):
     frame, bootstrap = calibrated(60, 4), Bootstrap(80, 0.9, seed=7)
     table = selective_prediction(frame, bootstrap)

@@ -420,3 +420,19 @@ def test_ensemble_takes_whole_files_of_one_split(seeds):
     assert (ensemble_predictions(whole)["part"] == whole[0]["part"]).all()
     with pytest.raises(ValueError, match="the part of test-0000 differs: val in predictions 1"):
         ensemble_predictions([whole[0], seeds[43]])
+
+
+def test_the_interval_covers_other_images_and_other_trainings(predicted):
+    """Where trainings differ a lot, the interval of one alone misses too often."""
+    rng, bootstrap = np.random.default_rng(0), Bootstrap(99)
+    truth = np.mean([correct(predicted((999,) * 3, 0, s)).mean() for s in rng.normal(1, 0.2, 99)])
+    covered = {1: [], 5: []}
+    for study in range(40):
+        frames = [
+            predicted((50,) * 3, [study, number], skill, views=1)
+            for number, skill in enumerate(rng.normal(1, 0.2, 5))
+        ]
+        for trainings, found in covered.items():
+            row = seed_summary(frames[:trainings], bootstrap, ["accuracy"]).iloc[0]
+            found.append(row["low"] <= truth <= row["high"])
+    assert np.mean(covered[1]) < 0.85 < 0.9 <= np.mean(covered[5])

@@ -229,7 +229,7 @@ def test_networks_without_a_linear_head_and_features_that_are_no_numbers_are_ref
 ):
     headless = BTXRDClassifier("levit_128s", pretrained=False)
     with pytest.raises(ValueError, match="levit_128s does not end in one linear layer"):
-        probe.open_features(headless, datasets, run, progress=False)
+        probe.open_features(headless, datasets, run)
     torch.nn.init.constant_(next(network.parameters()), torch.nan)
     with pytest.raises(FloatingPointError, match="test_resnet gives features that are no finite"):
         probe.open_features(network, datasets, run)
