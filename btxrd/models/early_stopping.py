@@ -1,4 +1,4 @@
-"""Stop training once the validation loss no longer improves."""
+"""Early stopping: a training ends once its validation loss no longer improves (Prechelt 1998)."""
 
 import math
 
