@@ -406,11 +406,7 @@ class RunParams(ResultParams):
         return fold
 
     def require_own(self, config: Mapping[str, Any], path: Path) -> None:
-        """Refuse a file in the run's folder that was made with other parameters, `config`.
-
-        Raises:
-            ValueError: names the file and what to do.
-        """
+        """Raise ValueError, which says what to do, for a file made with other parameters."""
         if config != self.model_dump():
             raise ValueError(
                 f"{path} belongs to other parameters: give this run another `experiment` name, or "

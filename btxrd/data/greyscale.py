@@ -42,13 +42,11 @@ class Greyscale:
 def ends_of(values: np.ndarray) -> tuple[float, float]:
     """Return the values to show black and white where a file does not say.
 
-    They are the least and the greatest value when 0.1 % are left out at either end, so that a few
-    hot or dead pixels decide nothing. Where such an end is still further from the middle 99 % of
-    the values than these are from each other, as with a line of dead pixels, the middle's end
-    counts.
+    They are the least and the greatest of the real `values`, (n,), when 0.1 % are left out at
+    either end, so that a few hot or dead pixels decide nothing. Where such an end is still further
+    from the middle 99 % than these are from each other, as with a line of dead pixels, the middle's
+    end counts.
 
-    Args:
-        values: real numbers (n,), n ≥ 1.
 
     >>> ends_of(np.append(np.arange(1000, 3000), 65535))
     (1002.0, 2998.0)

@@ -27,8 +27,8 @@ MOST_SET_ASIDE = 0.02
 class Release:
     """The usable part of a data set, which later stages read.
 
-    `table` holds the usable rows, `cache` at least their images; `findings` are the audit's, and
-    the images that could not be decoded; `notes` are those of `read_listing`.
+    `table` holds the usable rows (a listing's with their `group`), `cache` at least their images;
+    `findings` are the audit's and of undecodable images; `notes` are those of `read_listing`.
     """
 
     table: pd.DataFrame

@@ -135,8 +135,10 @@ def make_split(
         centers that have a sibling in the test center.
 
     Raises:
-        ValueError: a class is too rare to stand in every part.
+        ValueError: the strategy is unknown, or a class is too rare to stand in every part.
     """
+    if strategy not in SPLITS:
+        raise ValueError(f"unknown split strategy {strategy!r}; allowed: {', '.join(SPLITS)}")
     folds = SPLITS[strategy].folds
     exact = _rows(table, duplicates[duplicates["identical"].astype(bool)])
     frame = table[["image_id", "label", "center"]].assign(

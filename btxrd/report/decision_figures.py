@@ -39,11 +39,7 @@ NEUTRAL = "0.15"
 
 
 def confusion_matrix_figure(metrics: dict[str, Any], title: str = "Confusion matrix") -> Figure:
-    """Draw the confusion matrix as counts and as shares of each true class, side by side.
-
-    Args:
-        metrics: what `classification_metrics` returns, or its JSON read back.
-    """
+    """Draw `classification_metrics`'s matrix as counts and as shares of each true class."""
     names, matrix = list(metrics["per_class"]), metrics["confusion_matrix"]
     sizes = np.sum(matrix["counts"], axis=1)
     figure, (axes,) = panels(1, 2, (WIDTH, 4.6))
@@ -69,9 +65,8 @@ def roc_pr_figure(
     """Draw ROC and precision-recall curves of each class with bootstrap bands.
 
     Args:
-        test: rows of one part of `predictions.csv`.
-        intervals: flat metric name → estimate, low and high, for the legend; of the same images.
-        bands: what `bootstrap_curves` returns for the same images.
+        test: rows of one part of `predictions.csv`; `bootstrap_curves` made `bands` of the same.
+        intervals: flat metric name → estimate, low and high, for the legend.
     """
     y_true, scores = labels(test), probabilities(test)
     figure, ((roc, pr),) = panels(1, 2, (WIDTH, 6.3))
@@ -173,13 +168,8 @@ def selective_figure(table: pd.DataFrame, n: int, level: float) -> Figure:
 def subgroup_figure(table: pd.DataFrame, metric: str, level: float) -> Figure:
     """Draw a forest plot of one of `SUBGROUP_METRICS` by subgroup; the dotted line is all images.
 
-    Groups too small for the metric are counted in the title and not drawn, unless all are.
-
-    Args:
-        table: what `subgroup_table` returns; its first row is of all images.
-
-    Raises:
-        KeyError: the table has no such metric.
+    Groups too small for the metric are counted in the title and not drawn, unless all are. The
+    first row of `table`, which `subgroup_table` returns, is of all images.
     """
     title, values = title_of(metric), table[metric]
     attributes = table["attribute"].str.replace("_", " ").str.capitalize()

@@ -13,7 +13,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 
 def render(template: str, beside: Path = TEMPLATES, **values: Any) -> str:
-    """Return a template, of the folder `beside` or of `btxrd/report/templates`, as escaped HTML.
+    """Return a template of `beside`, or else of `TEMPLATES`, as HTML; texts in it are escaped.
 
 
     >>> "a &lt; b" in render("table.html.j2", caption="a < b", head=[], rows=[])

@@ -70,18 +70,10 @@ def _verdict(leads: pd.DataFrame) -> str:
 
 
 def case_titles(cases: pd.DataFrame, table: pd.DataFrame) -> list[str]:
-    """Write above each case what it is: id, classes, probabilities, subtype, age and view.
+    """Return what stands above each case: id, classes, probabilities, subtype, age and view.
 
-    Args:
-        cases: as `gallery_cases` returns them.
-        table: as `read_table` returns it.
-
-    Returns:
-        One text a case, in three pieces whose inner spaces do not break: each piece gets a line
-        where the next does not fit. A normal image has no subtype.
-
-    Raises:
-        KeyError: the table lacks an image.
+    `cases` are those of `gallery_cases`, `table` is that of `read_table`. A text has three pieces
+    whose inner spaces do not break: each gets a line where the next does not fit.
     """
     rows = table.set_index("image_id").loc[cases["image_id"]]
     subtypes = one_hot_name(rows, SUBTYPE_COLUMNS, "no tumour")

@@ -12,10 +12,7 @@ __all__ = ["provenance_note"]
 
 
 def provenance_note(dataset_root: str, **facts: Any) -> str:
-    """Return research only, which data, code and packages, and when, as Markdown.
-
-    `facts` are further lines, name and value; values are text.
-    """
+    """Return Markdown: research only, which data, code and packages, when, and further `facts`."""
     code = code_version()
     commit = f", commit {code['commit'][:10]}" if code["commit"] else ""
     rows = {

@@ -36,7 +36,6 @@ def scorecard(
 
     Args:
         best, split: as `btxrd.evaluation.comparison.answer` returns them.
-        level: of the intervals.
         figures, gaps: of `compare_runs`.
         leakage: as `leakage_table` returns it.
         shortcut: the strongest of those that see no lesion, measured under the split's protocol.

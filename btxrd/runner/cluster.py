@@ -59,7 +59,7 @@ class Cluster:
 
     @cached_property
     def client(self) -> Client:
-        """The connection to the workers, which start when it is first wanted; or ClusterError."""
+        """The connection to the workers, made when first wanted; ClusterError without an answer."""
         # What goes wrong with a worker is told by its run.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         if self.scheduler is not None:

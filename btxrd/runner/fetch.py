@@ -88,10 +88,8 @@ def _is_complete(place: Path) -> bool:
     if is_phantom(place):
         raise FetchError(f"{place} holds phantom images; name another folder for the real ones")
     if fault := _fault(place):
-        raise FetchError(
-            f"{place} holds files, but not the whole data set: {fault}; "
-            "add what is missing, or name a new folder"
-        )
+        what = f"{fault}; add what is missing, or name a new folder"
+        raise FetchError(f"{place} holds files, but not the whole data set: {what}")
     return True
 
 

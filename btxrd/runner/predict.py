@@ -117,7 +117,7 @@ def heat_map_file(gradcam_dir: str | Path, image: str | Path) -> Path:
 
 
 def load_classifier(path: str | Path) -> Classifier:
-    """Build the classifier of a checkpoint, on the CPU and in eval mode; raises as `predict`."""
+    """Build a checkpoint's classifier, on the CPU and in eval mode; raises as `predict` does."""
     checkpoint = load_checkpoint(path)
     try:
         if tuple(checkpoint["class_names"]) != CLASS_NAMES:

@@ -78,7 +78,7 @@ def run_state(run: ResultParams) -> RunState:
     other = None
     if state == "finished" and len(seconds):
         once = float(seconds.sum()) + features.get("seconds", 0)
-        other = max(0.0, sum(record["stage_seconds"].values()) - once)
+        other = max(0.0, sum(record.get("stage_seconds", {}).values()) - once)
     if state == "running":
         first, *_ = run_stages(run.training.mode)
         state = STAGES[record.get("stage", first.name)].doing

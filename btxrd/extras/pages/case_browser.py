@@ -72,10 +72,9 @@ def write_cases(
     predictions: pd.DataFrame,
     release: Release,
 ) -> None:
-    """Write `cases.html` and the pictures that it shows and that are not there yet.
+    """Write `cases.html`, of the `run` in `folder`, and the pictures that are not there yet.
 
     Args:
-        folder: the folder of the run, pool or evaluation that predicted.
         training: the content of its `training.json`.
         predictions: a frame as `read_predictions` returns it.
         release: the images that were predicted, preprocessed as for the network.

@@ -62,8 +62,7 @@ def threshold_explorer(
 
     Args:
         test: predictions, as `read_predictions` returns them.
-        points: the result of `operating_points` for the same images.
-        bootstrap: the one that made the intervals of `points`.
+        points, bootstrap: `operating_points` of the same images, and what made its intervals.
         prevalences: shares of malignant images, between 0 and 1, beside `PREVALENCES`.
 
     Returns:

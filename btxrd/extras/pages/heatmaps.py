@@ -30,11 +30,9 @@ def write_heatmaps(
     sources: Mapping[str, NDArray[np.float32]],
     **facts: str,
 ) -> None:
-    """Write the maps of some images, atomically.
+    """Write the maps of N images, atomically.
 
     Args:
-        path: the file.
-        image_ids: the names of N images.
         sources: origin of the maps, such as `network` → floats (N, h, w), of a resolution of their
             own. It is empty where there are no maps.
         facts: what else the page is told: `run`, `method`, and `why` there are no maps.
