@@ -3,25 +3,23 @@
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from click.testing import CliRunner
 from pydicom.data import get_testdata_file
-from torch import nn
 
 from btxrd import CLASS_NAMES
 from btxrd.data.cache import image_digests
 from btxrd.evaluation import Bootstrap, summary
 from btxrd.evaluation.summary import parts_of
 from btxrd.files import read_json, write_csv, write_json
-from btxrd.models import BTXRDClassifier, load_checkpoint, save_checkpoint
+from btxrd.models import load_checkpoint
 from btxrd.params import EvaluateParams, RunParams
 from btxrd.predictions import probabilities, read_predictions, write_predictions
-from btxrd.runner.cli import main
 from btxrd.runner.external import evaluate_checkpoints
 from btxrd.runner.notebooks import execute_notebook
 from btxrd.runner.predict import predict
@@ -32,20 +30,15 @@ ROWS = range(20, 50)
 
 
 @pytest.fixture
-def make_run(tmp_path, table, cache_dir, predicted):
+def make_run(tmp_path, table, cache_dir, predicted, saved_network):
     """Make a run's folder with an untrained network that tells images apart; return its model."""
 
     def make(seed: int = 42, seen: slice = slice(50, 60), val_seed: int = 0) -> Path:
         config = {"model": {"backbone": "resnet10t", "pretrained": False}}
         config |= {"data": {"image_size": 64}, "experiment": "E1", "seed": seed}
         params = RunParams.parse(config, "test")
-        torch.manual_seed(seed)
-        network = BTXRDClassifier("resnet10t", pretrained=False)
-        nn.init.normal_(network.model.fc.weight)
         model = tmp_path / "runs" / f"seed-{seed}" / "model.pt"
-        optimizer = torch.optim.AdamW(network.parameters())
-        weights = [1.0, 1.0, 1.0]
-        save_checkpoint(network, optimizer, None, 1, 0.5, params.model_dump(), weights, model)
+        saved_network(model, params.model_dump(), seed)
         write_json(model.with_name("training.json"), {"parameters": params.model_dump()})
         val = predicted((9, 9, 9), seed, part="val")
         val["image_id"] += f" of {val_seed}"
@@ -120,12 +113,11 @@ def test_predictions_are_those_of_predict_with_the_runs_validation(evaluate, lis
     assert set(parts_of(predictions)) == {"val", "test", "test, center Bern", "test, center Ulm"}
 
 
-def test_what_was_applied_to_see_an_image_is_said(evaluate, tmp_path, table, make_run):
+def test_what_was_applied_to_see_an_image_is_said(evaluate, listing, tmp_path, make_run):
     shutil.copy(get_testdata_file("MR_small.dcm", download=False), tmp_path / "a.dcm")
-    rows = table.iloc[ROWS][["path", "label"]].reset_index(drop=True)
-    rows.loc[len(rows)] = ["a.dcm", 0]
-    write_csv(tmp_path / "cases.csv", rows)
-    _, lines = evaluate(tmp_path / "cases.csv", make_run())
+    data = listing()
+    write_csv(data, pd.concat([pd.read_csv(data), pd.DataFrame({"path": ["a.dcm"], "label": 0})]))
+    _, lines = evaluate(data, make_run())
     assert any("a.dcm (window 600/1600)" in line for line in lines)
 
 
@@ -149,15 +141,13 @@ def test_every_row_that_cannot_be_used_is_a_line_that_names_it(evaluate, listing
     write_csv(data, rows)
     with pytest.raises(ValueError, match=r"cases\.csv row 4") as caught:
         evaluate(data, make_run())
-    assert [line.partition("cases.csv ")[2] for line in str(caught.value).splitlines()] == [
-        "row 4: label is 'Sarcoma', not Normal, Benign, Malignant or 0 to 2",
-        f"row 6: there is no file {data.parent / 'gone.png'}",
-        f"row 9: {rows.loc[7, 'path']} is Malignant, but the same image is Benign in row 8 "
-        f"({rows.loc[7, 'path']})",
-        "row 11: label is empty, not Normal, Benign, Malignant or 0 to 2",
-        "row 11: age is 'old', not a number from 0 to 120",
-        "row 11: gender is 'x', not M or F",
+    facts = [
+        *("row 4: label is 'Sarcoma'", f"row 6: there is no file {data.parent / 'gone.png'}"),
+        f"row 9: {rows.loc[7, 'path']} is Malignant",
+        *("row 11: label is empty", "row 11: age is 'old'", "row 11: gender is 'x'"),
     ]
+    for line, fact in zip(str(caught.value).splitlines(), facts, strict=True):
+        assert line.startswith(f"{data} {fact}")
 
 
 @pytest.mark.parametrize(
@@ -181,12 +171,10 @@ def test_images_that_the_checkpoint_has_seen_are_named(evaluate, listing, table,
     model = make_run(seen=slice(46, 60))
     folder, lines = evaluate(listing(group="one patient"), model)
     train, val = (table["path"].iloc[places].tolist() for places in ([46, 48], [47, 49]))
-    assert lines[:2] == [
-        f"2 of 30 images were in the training set of a checkpoint ({', '.join(train)}): the "
-        "figures are too good. leaks.csv names them all.",
-        f"2 of 30 images were in the validation set of a checkpoint ({', '.join(val)}): the "
-        "figures are too good. leaks.csv names them all.",
-    ]
+    for line, part, names in zip(lines, ("training", "validation"), (train, val), strict=True):
+        assert line.startswith(f"2 of 30 images were in the {part} set of a checkpoint (")
+        assert f"({', '.join(names)})" in line
+        assert "leaks.csv" in line
     assert json.loads((folder / "training.json").read_text())["warnings"] == lines
     leaks = pd.read_csv(folder / "leaks.csv")
     assert leaks["image_id"].tolist() == table["path"].iloc[46:50].tolist()
@@ -222,10 +210,11 @@ def test_a_checkpoint_without_its_run_has_no_thresholds(
     else:
         shutil.copy(make_run(7).with_name("training.json"), model.parent)
     folder, lines = evaluate(listing(group="one patient"), model)
-    assert lines == [
-        f"Thresholds and temperature are not available: no run that made it stands beside {model}.",
-        f"Which images {model} has been trained on is not known: no seen.csv beside it.",
-    ]
+    no_run, unknown = lines
+    assert no_run.startswith("Thresholds and temperature are not available")
+    assert f"beside {model}" in no_run
+    assert str(model) in unknown
+    assert "seen.csv" in unknown
     assert set(read_predictions(folder / "predictions.csv")["part"]) == {"test"}
 
 
@@ -294,7 +283,7 @@ def test_another_evaluation_is_not_overwritten(evaluate, listing, make_run, tmp_
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch):
+def command(tmp_path, monkeypatch, btxrd):
     """Run the command with its folders elsewhere, and few replicates."""
 
     def execute(stage, folder, parameters):
@@ -303,10 +292,7 @@ def command(tmp_path, monkeypatch):
     monkeypatch.setattr("btxrd.files.PROJECT_ROOT", tmp_path)
     monkeypatch.setattr("btxrd.runner.external.execute_notebook", execute)
 
-    def run(*words: str | Path):
-        return CliRunner().invoke(main, ["evaluate", *map(str, words)])
-
-    return run
+    return partial(btxrd, "evaluate")
 
 
 def test_the_page_warns_on_top_and_has_no_thresholds_without_a_run(

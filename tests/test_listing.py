@@ -53,24 +53,22 @@ def other_name(folder: Path, kind: str) -> str:
     return "other.png"
 
 
-NAMES = ["a.png", "./a.png", " a.png ", "through a folder", "whole", "link", "hard link", "copy"]
-
-
-@pytest.mark.parametrize("kind", NAMES)
-def test_the_same_image_with_one_label_counts_once_and_is_said(read, folder, kind):
-    table, notes = read("a.png,1", "b.png,0", f"{other_name(folder, kind)},Benign")
+@pytest.mark.parametrize(
+    "kind",
+    ["a.png", "./a.png", " a.png ", "through a folder", "whole", "link", "hard link", "copy"],
+)
+def test_the_same_image_counts_once_and_is_said_or_has_two_labels_which_is_an_error(
+    read, folder, kind
+):
+    name = other_name(folder, kind)
+    table, notes = read("a.png,1", "b.png,0", f"{name},Benign")
     assert table["image_id"].tolist() == ["a.png", "b.png"]
     assert table.index.tolist() == [0, 1]
-    assert notes == ["Of rows that show the same image only the first is read: 2 (not 4)."]
-
-
-@pytest.mark.parametrize("kind", NAMES)
-def test_the_same_image_with_two_labels_is_an_error_that_names_both_rows(read, folder, kind):
-    name = other_name(folder, kind)
+    assert len(notes) == 1
+    assert "2 (not 4)" in notes[0]
     (fault,) = refused(read, "a.png,1", "b.png,0", f"{name},0")
-    assert fault == (
-        f"row 4: {name.strip()} is Normal, but the same image is Benign in row 2 (a.png)"
-    )
+    assert fault.startswith(f"row 4: {name.strip()} is Normal")
+    assert fault.endswith("Benign in row 2 (a.png)")
 
 
 def test_conflicts_are_said_with_all_other_faults(read):
@@ -98,7 +96,7 @@ def test_the_groups_of_one_image_are_one_patient(read, folder):
         ["b.png", "P1", "Bern"],
         ["c.png", "P3", "Bern"],
     ]
-    assert notes[1] == "Groups that share an image count as one patient: P1 and P2."
+    assert "P1 and P2" in notes[1]
 
 
 def test_an_image_without_a_group_joins_that_of_its_other_row(read):
@@ -123,12 +121,13 @@ def test_an_accent_that_is_written_in_two_ways_is_one_patient(read):
     assert len(set(read(*rows, header="path,label,group")[0]["group"])) == 1
 
 
-@pytest.mark.parametrize("name", ["000001", "1e5", "NA", "None", "True"])
-def test_a_path_that_looks_like_a_number_or_nothing_is_found(read, folder, name):
-    (folder / name).write_text("bytes")
-    table, _ = read(f"{name},2")
-    assert table["image_id"].tolist() == [name]
-    assert table["path"].tolist() == [str(folder / name)]
+def test_a_path_that_looks_like_a_number_or_nothing_is_found(read, folder):
+    names = ["000001", "1e5", "NA", "None", "True"]
+    for name in names:
+        (folder / name).write_text(f"the bytes of {name}")
+    table, _ = read(*(f"{name},2" for name in names))
+    assert table["image_id"].tolist() == names
+    assert table["path"].tolist() == [str(folder / name) for name in names]
 
 
 def test_headers_may_have_capitals_and_blanks_and_endings_too(read):
