@@ -124,7 +124,7 @@ def test_p_has_a_floor_and_a_cap(poor):
 
 
 def test_a_difference_that_does_not_vary_has_no_p(poor):
-    """Of a single study of each class, there is nothing to draw."""
+    """From a single group of each class there is nothing to draw."""
     poor = poor.assign(group=poor["label"].astype(str))
     perfect = predictions_frame(poor, 9 * np.eye(3)[poor["label"]])
     table = paired(poor, perfect, Bootstrap(99), ["accuracy"])

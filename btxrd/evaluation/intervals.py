@@ -23,7 +23,7 @@ from btxrd.predictions import Floats
 __all__ = ["NO_INTERVAL", "ROUNDING", "Bootstrap", "Sample", "bootstrap_metrics"]
 
 NO_INTERVAL = (
-    "the replicates of the bootstrap are equal, as at perfect separation or of a single study"
+    "the replicates of the bootstrap are equal, as at perfect separation or of a single group"
 )
 """The reason why an estimate has no interval."""
 
