@@ -6,7 +6,7 @@ import shutil
 import stat
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -110,9 +110,9 @@ def _fetch(root: Path, server: Server, **changes: object) -> Path:
     return fetch(root, **(given | changes))
 
 
-def _fault(call: Callable[[], Path]) -> str:
+def _fault(root: Path, server: Server, **changes: object) -> str:
     with pytest.raises(FetchError) as caught:
-        call()
+        _fetch(root, server, **changes)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -129,7 +129,7 @@ def _zip_of(name: str | zipfile.ZipInfo, content: bytes, after: bytes = b"") -> 
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_whole_archive_becomes_the_releases_layout(root, server, release, known):
+def test_a_whole_archive_becomes_the_releases_layout_once(root, server, release, known):
     root.mkdir(parents=True)
     leftover = root.parent / ".BTXRD.fetching" / "half.jpeg"
     leftover.parent.mkdir()
@@ -141,10 +141,6 @@ def test_a_whole_archive_becomes_the_releases_layout(root, server, release, know
     assert all(found[name].read_bytes() == file.read_bytes() for name, file in expected.items())
     assert len(read_table(root)) == N_IMAGES
     assert _beside(root) == {"BTXRD"}
-
-
-def test_complete_data_is_not_fetched_again(root, server):
-    _fetch(root, server)
     _fetch(root, server)
     assert len(server.requests) == 1
 
@@ -171,7 +167,7 @@ def test_data_that_are_not_the_release_are_named_and_left_alone(
     shutil.copytree(release, root)
     change(root)
     before = sorted(root.rglob("*"))
-    assert said in _fault(lambda: _fetch(root, server))
+    assert said in _fault(root, server)
     assert sorted(root.rglob("*")) == before
     assert not server.requests
 
@@ -188,7 +184,7 @@ def test_a_cut_transfer_goes_on_or_starts_over(root, server, ranges):
 
 def test_a_transfer_that_is_always_cut_says_how_much_came_and_goes_on_later(root, server):
     server.cut_at, server.cuts_left = 200_000, 2
-    line = _fault(lambda: _fetch(root, server))
+    line = _fault(root, server)
     (part,) = root.parent.glob("*.part")
     came = part.stat().st_size
     assert f"{came:,} of {len(server.body):,} bytes" in line
@@ -201,7 +197,7 @@ def test_a_transfer_that_is_always_cut_says_how_much_came_and_goes_on_later(root
 def test_a_changed_byte_is_refused_and_the_next_call_starts_afresh(root, server):
     md5, body = server.md5, server.body
     server.body = body[:1000] + bytes([body[1000] ^ 1]) + body[1001:]
-    line = _fault(lambda: _fetch(root, server, md5=md5))
+    line = _fault(root, server, md5=md5)
     assert md5 in line
     assert server.md5 in line
     assert _beside(root) == set()
@@ -231,21 +227,21 @@ def test_a_servers_hiccup_is_retried(root, server):
 def test_a_fault_is_told_at_once_in_one_line(root, server, answers, given, said):
     for name, value in ({"cut_at": 150_000, "cuts_left": 9} | answers).items():
         setattr(server, name, value)
-    assert said in _fault(lambda: _fetch(root, server, **given))
+    assert said in _fault(root, server, **given)
     assert len(server.requests) <= 1
     assert all(name.endswith(".part") == server.stalls for name in _beside(root))
 
 
 def test_an_archive_without_its_images_is_refused(root, server, release):
     server.body = _zip_of("dataset.xlsx", (release / "dataset.xlsx").read_bytes())
-    assert "images and annotations are missing" in _fault(lambda: _fetch(root, server))
+    assert "images and annotations are missing" in _fault(root, server)
     assert _beside(root) == set()
 
 
 def test_too_little_room_is_seen_before_the_transfer(root, server, monkeypatch):
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    line = _fault(lambda: _fetch(root, server))
+    line = _fault(root, server)
     assert f"{len(server.body) / 1e6:.1f} MB needed, 0.0 MB were free" in line
     assert not root.exists()
 
@@ -256,7 +252,7 @@ def test_a_disk_that_fills_up_while_unpacking_leaves_only_the_archive(root, serv
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copyfileobj", full)
-        line = _fault(lambda: _fetch(root, server))
+        line = _fault(root, server)
     assert "no room" in line
     assert _beside(root) == {"BTXRD.zip.part"}
     server.status = [416]
@@ -297,7 +293,5 @@ def test_two_fetches_at_once_transfer_once(root, server):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, server):
     (tmp_path / "file").write_text("")
-    assert "cannot fill" in _fault(lambda: _fetch(tmp_path / "file" / "BTXRD", server))
-    assert f"{tmp_path / 'file'}: Not a directory" in _fault(
-        lambda: _fetch(tmp_path / "file", server)
-    )
+    assert "cannot fill" in _fault(tmp_path / "file" / "BTXRD", server)
+    assert f"{tmp_path / 'file'}: Not a directory" in _fault(tmp_path / "file", server)

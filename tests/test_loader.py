@@ -62,25 +62,22 @@ def test_only_training_is_augmented_annotated_or_shuffled(cache, split, regions,
 
 
 def test_balanced_dimming_tells_nothing_about_the_class(cache, split, regions):
+    """A normal image is dimmed around a training tumour of its region."""
     train = make_datasets(cache, split, BALANCED, seed=1, regions=regions)["train"]
     half = len(train) // 2
     assert (train.bright >= 0).tolist() == [False] * half + [True] * half
     np.testing.assert_array_equal(train.labels[:half], train.labels[half:])
     np.testing.assert_array_equal(train.rows[:half], train.rows[half:])
-
-
-def test_a_normal_is_dimmed_around_a_training_tumour_of_its_region(cache, split, regions):
-    train = make_datasets(cache, split, BALANCED, seed=1, regions=regions)["train"]
-    dimmed = np.flatnonzero(train.bright >= 0)
+    dimmed = np.arange(half, len(train))
     own = train.labels[dimmed] > 0
     np.testing.assert_array_equal(train.bright[dimmed][own], train.rows[dimmed][own])
     borrowed, rows = train.bright[dimmed][~own], train.rows[dimmed][~own]
-    assert set(borrowed) <= set(train.rows[train.labels > 0])
+    tumours = train.rows[train.labels > 0]
+    assert set(borrowed) <= set(tumours)
     assert len(set(borrowed)) > 5
     region = regions[cache.index["image_id"]].to_numpy()
-    lent = set(region[train.rows[train.labels > 0]])
     for lender, row in zip(borrowed, rows, strict=True):
-        assert region[lender] == region[row] or region[row] not in lent
+        assert region[lender] == region[row] or region[row] not in set(region[tumours])
     train.augmentation = None
     image = next(iter(make_loader(train, len(train), seed=1, shuffle=False)))[0][dimmed[~own]][0]
     bright, original = cache.masks[borrowed[0]] == 1, cache.images[rows[0]]
@@ -217,9 +214,13 @@ def test_shuffled_epochs_are_drawn_as_ever():
     sampler.epoch = 4
     random = np.random.default_rng([1, 4])
     order = random.permutation(33)
-    for request, samples in zip(sampler, np.array_split(order, 3), strict=True):
+    requests = list(sampler)
+    for request, samples in zip(requests, np.array_split(order, 3), strict=True):
         np.testing.assert_array_equal(request.samples, samples)
         assert request.seed == random.integers(2**31)
+    # Every sample once, in batches as even as can be, each with a seed of its own.
+    assert [len(request.samples) for request in requests] == [11, 11, 11]
+    assert len({request.seed for request in requests}) == 3
 
 
 @pytest.mark.parametrize("counts", [(20, 10, 3), (5, 5, 5), (30, 1, 1)])
@@ -248,11 +249,3 @@ def test_balance_is_of_what_is_served(cache, split):
     served = torch.cat([labels for _, labels in loader])
     assert len(served) == len(train)
     assert np.ptp(np.bincount(served)) <= 1
-
-
-def test_every_sample_is_served_once_and_batches_are_even():
-    sampler = EpochSampler(33, 16, seed=1, shuffle=True)
-    requests = list(sampler)
-    assert sorted(np.concatenate([request.samples for request in requests])) == list(range(33))
-    assert [len(request.samples) for request in requests] == [11, 11, 11]
-    assert len({request.seed for request in requests}) == 3

@@ -1,10 +1,8 @@
 import pytest
-from click.testing import CliRunner
 
 from btxrd import params
 from btxrd.files import PROJECT_ROOT, read_yaml
 from btxrd.params import EvaluateParams, ParameterError, RunParams, StudyParams
-from btxrd.runner.cli import main
 
 GRID = {
     "E1_b0_baseline": ("efficientnet_b0", 224, 32, 0.2, "none", None),
@@ -49,12 +47,14 @@ def test_the_full_study_is_the_grid_of_the_specification():
         assert (run.training.epochs, run.training.lr, run.training.patience) == (50, 3e-4, 15)
 
 
-def test_some_experiments_are_another_but_for_one_thing():
+def test_some_experiments_are_another_but_for_one_thing_and_none_shares_a_folder():
     runs = runs_of("study")
     for name, change in AGAINST_SHORTCUTS.items():
         assert runs[name].model_dump() == changed(runs["E1_b0_baseline"], name, **change)
     guided = changed(runs[FLOOR], GUIDED, model={"attention": "mask_guided"})
     assert runs[GUIDED].model_dump() == guided
+    every = load("study").runs()
+    assert len({run.run_dir for run in every}) == len(every) == 9 * 3 * 3
 
 
 @pytest.mark.parametrize(("study", "image_size"), [("study", 256), ("demo", 64)])
@@ -96,20 +96,15 @@ def test_the_demo_is_the_same_grid_shrunk_and_needs_no_network():
 
 
 def test_an_experiments_own_override_goes_over_the_common_one():
-    values = {"name": "s", "dataset_root": "d", "splits": ["center"]}
-    values |= {"experiments": ["E1_b0_baseline", "E2_b0_annotated"]}
-    values |= {"overrides": {"training": {"epochs": 5, "lr": 0.1}}}
-    own = {"experiment_overrides": {"E2_b0_annotated": {"training": {"epochs": 2}}}}
-    first, second = StudyParams.parse({**values, **own}, "study.yaml").runs()
+    values = GROWN | {
+        "splits": ["center"],
+        "experiments": ["E1_b0_baseline", "E2_b0_annotated"],
+        "overrides": {"training": {"epochs": 5, "lr": 0.1}},
+        "experiment_overrides": {"E2_b0_annotated": {"training": {"epochs": 2}}},
+    }
+    first, second = StudyParams.parse(values, "study.yaml").runs()
     assert (first.training.epochs, second.training.epochs) == (5, 2)
     assert first.training.lr == second.training.lr == 0.1
-    with pytest.raises(ParameterError, match=r"experiment_overrides.*E9"):
-        StudyParams.parse({**values, "experiment_overrides": {"E9": {}}}, "study.yaml")
-
-
-def test_no_two_runs_share_a_folder():
-    runs = load("study").runs()
-    assert len({run.run_dir for run in runs}) == len(runs) == 9 * 3 * 3
 
 
 GROWN = {
@@ -126,16 +121,12 @@ def test_every_fold_is_a_run_of_its_own():
         *(("stratified", seed, None) for seed in (1, 2)),
         *(("grouped_cv", seed, fold) for seed in (1, 2) for fold in (1, 2, 3, 4, 5)),
     ]
+    assert runs[0].name == "E1_b0_baseline · stratified · seed 1"
+    assert runs[0].run_dir.parts[-3:] == ("E1_b0_baseline", "stratified", "seed-1")
     assert runs[-1].name == "E1_b0_baseline · grouped_cv · fold 5 · seed 2"
     assert runs[-1].run_dir.parts[-4:] == ("E1_b0_baseline", "grouped_cv", "fold-5", "seed-2")
     for distinct in ({run.name for run in runs}, {run.fingerprint() for run in runs}):
         assert len(distinct) == len(runs)
-
-
-def test_a_run_without_folds_has_none_in_its_name_and_folder():
-    run = RunParams(experiment="x", split="center")
-    assert run.name == "x · center · seed 42"
-    assert run.run_dir.parts[-3:] == ("x", "center", "seed-42")
 
 
 @pytest.mark.parametrize(
@@ -209,27 +200,18 @@ def test_a_missing_parameter_is_named():
         RunParams.parse({}, "some.yaml")
 
 
-def test_a_study_cannot_ask_for_a_map_that_looks_at_no_class():
-    values = read_yaml(PROJECT_ROOT / "params" / "demo.yaml") | {"gradcam": "eigencam"}
-    with pytest.raises(ParameterError, match=r"'hirescam' or 'gradcam\+\+'; got 'eigencam'"):
-        StudyParams.parse(values, "some.yaml")
-
-
 def test_yaml_reads_1e_4_as_text_and_it_is_taken_as_a_number():
     run = RunParams.parse({"experiment": "x", "training": {"lr": "1e-4"}}, "some.yaml")
     assert run.training.lr == 1e-4
 
 
-def test_a_notebook_refuses_what_papermill_only_warns_of():
+def test_a_notebook_refuses_what_papermill_only_warns_of_and_may_have_other_names():
+    own = {"run_dir": "x", "table": 3, "In": ["", "table = 3"]}
+    assert EvaluateParams.from_notebook(own).run_dir == "x"
     injected = '# Parameters\nrun_dir = "x"\nlevl = 0.9'
     namespace = {"run_dir": "x", "levl": 0.9, "In": ["", "import os", injected]}
     with pytest.raises(ParameterError, match=r"levl.*did you mean level\?"):
         EvaluateParams.from_notebook(namespace)
-
-
-def test_other_names_of_a_notebook_are_its_own_affair():
-    namespace = {"run_dir": "x", "table": 3, "In": ["", "table = 3"]}
-    assert EvaluateParams.from_notebook(namespace).run_dir == "x"
 
 
 NUMBERS = (
@@ -276,10 +258,18 @@ def test_a_linear_probe_tries_penalties_and_all_else_has_epochs(model, mode, exp
     assert run.needs_masks == bool(model)
 
 
-def test_a_study_that_names_something_twice_is_refused():
-    values = GROWN | {"experiments": ["a", "a"]}
-    with pytest.raises(ParameterError, match="experiments names something twice"):
-        StudyParams.parse(values, "study.yaml")
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"experiments": ["a", "a"]}, "experiments.*twice"),
+        ({"experiment_overrides": {"E9": {}}}, "experiment_overrides.*E9"),
+        # A map that looks at no class.
+        ({"gradcam": "eigencam"}, r"'hirescam' or 'gradcam\+\+'; got 'eigencam'"),
+    ],
+)
+def test_a_wrong_parameter_of_a_study_is_named(values, words):
+    with pytest.raises(ParameterError, match=words):
+        StudyParams.parse(GROWN | values, "study.yaml")
 
 
 def test_an_experiment_without_a_file_is_named():
@@ -287,8 +277,8 @@ def test_an_experiment_without_a_file_is_named():
         StudyParams.parse(GROWN | {"experiments": ["E9_none"]}, "study.yaml").runs()
 
 
-def test_every_parameter_is_listed_with_its_meaning():
-    output = CliRunner().invoke(main, ["parameters"]).output
+def test_every_parameter_is_listed_with_its_meaning(btxrd):
+    output = btxrd("parameters").output
     sections = (value for value in vars(params).values() if isinstance(value, type))
     for section in (s for s in sections if issubclass(s, params.BaseModel)):
         for name, field in section.model_fields.items():

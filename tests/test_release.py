@@ -28,26 +28,18 @@ def test_a_clean_data_set_is_taken_whole(phantom, table):
     assert release.findings.empty
 
 
-def test_bad_rows_are_set_aside_and_named(damaged):
-    release = open_small(damaged)
-    assert len(release.table) == 119
-    assert "IMG000003.jpeg" not in set(release.table["image_id"])
-    finding = release.findings.iloc[0]
-    assert (finding["severity"], finding["image_id"]) == ("error", "IMG000003.jpeg")
-    assert release.table.index.tolist() == list(range(119))
-
-
-def test_what_only_decoding_finds_is_set_aside_too(damaged):
-    """A file with a JPEG's beginning and end and rubbish between them."""
+def test_bad_rows_are_set_aside_and_named_also_where_only_decoding_finds_them(damaged):
     path = damaged / "images" / "IMG000005.jpeg"
     content = path.read_bytes()
+    # A JPEG's beginning and end, and rubbish between them.
     path.write_bytes(content[:160] + b"\x11" * 400 + content[-40:])
     release = open_small(damaged)
-    assert set(read_table(damaged)["image_id"]) - set(release.table["image_id"]) == {
-        "IMG000003.jpeg",
-        "IMG000005.jpeg",
-    }
-    assert set(release.findings["check"]) == {"image-truncated", "image-undecodable"}
+    bad = ["IMG000003.jpeg", "IMG000005.jpeg"]
+    assert set(read_table(damaged)["image_id"]) - set(release.table["image_id"]) == set(bad)
+    assert release.table.index.tolist() == list(range(118))
+    assert set(release.findings["severity"]) == {"error"}
+    checks = release.findings.set_index("image_id")["check"]
+    assert checks[bad].tolist() == ["image-truncated", "image-undecodable"]
 
 
 def test_a_study_refuses_when_more_than_two_percent_are_bad(damaged):

@@ -35,18 +35,21 @@ def real(real_table) -> tuple[pd.DataFrame, pd.DataFrame]:
     return read_table(real_table), pairs.assign(identical=pairs["distance"] == 0)
 
 
-def test_stratified_is_the_published_split(real):
-    split = make_split(real[0], "stratified", duplicates=real[1])
-    assert sizes(split) == {
-        "train": [1315, 1066, 240],
-        "val": [282, 228, 51],
-        "test": [282, 231, 51],
-    }
+PUBLISHED = {
+    "stratified": {"train": [1315, 1066, 240], "val": [282, 228, 51], "test": [282, 231, 51]},
+    "center": {"train": [1355, 944, 200], "val": [238, 166, 35], "test": [286, 415, 107]},
+}
+
+
+@pytest.mark.parametrize("strategy", PUBLISHED)
+def test_a_split_is_the_published_one(real, strategy):
+    split = make_split(real[0], strategy, duplicates=real[1])
+    assert sizes(split) == PUBLISHED[strategy]
     parts = split.set_index("image_id")["part"]
-    assert parts["IMG000707.jpeg"] == parts["IMG003346.jpeg"] == "test"
+    assert strategy != "stratified" or parts["IMG000707.jpeg"] == parts["IMG003346.jpeg"] == "test"
 
 
-@pytest.mark.parametrize("strategy", ["stratified", "center"])
+@pytest.mark.parametrize("strategy", PUBLISHED)
 def test_the_published_split_follows_from_the_digests_of_the_release(real, strategy):
     """No pixel is read: the pairs are those files of the release that are the same, 21 of them."""
     table, duplicates = real
@@ -62,15 +65,6 @@ def test_the_published_split_follows_from_the_digests_of_the_release(real, strat
     pd.testing.assert_frame_equal(split[columns], expected[columns])
 
 
-def test_center_is_the_published_split(real):
-    split = make_split(real[0], "center", duplicates=real[1])
-    assert sizes(split) == {
-        "train": [1355, 944, 200],
-        "val": [238, 166, 35],
-        "test": [286, 415, 107],
-    }
-
-
 def test_patient_groups_of_the_real_table(real):
     table, duplicates = real
     runs = patient_groups(table)
@@ -79,8 +73,9 @@ def test_patient_groups_of_the_real_table(real):
     assert (runs.map(runs.value_counts()) > 1).sum() == 2826
 
 
-def test_grouped_keeps_groups_whole_and_shares_even(real):
-    split = make_split(real[0], "grouped", duplicates=real[1])
+def test_grouped_keeps_groups_whole_shares_even_and_disputed_labels_in_train(real):
+    table, duplicates = real
+    split = make_split(table, "grouped", duplicates=duplicates)
     assert len(split[["group", "part"]].drop_duplicates()) == split["group"].nunique()
     part_sizes = split["part"].value_counts(normalize=True)
     for part, share in {"train": 0.70, "val": 0.15, "test": 0.15}.items():
@@ -88,14 +83,10 @@ def test_grouped_keeps_groups_whole_and_shares_even(real):
     shares = pd.crosstab(split["part"], split["label"], normalize="index")
     overall = split["label"].value_counts(normalize=True).sort_index()
     assert (abs(shares - overall) < 0.01).all(axis=None)
-
-
-def test_grouped_keeps_disputed_labels_out_of_val_and_test(real):
-    table, duplicates = real
-    split = make_split(table, "grouped", duplicates=duplicates).set_index("image_id")["part"]
     disputed = conflicting_pairs(table, duplicates)
     assert len(disputed) == 3
-    assert set(split[disputed["image_a"]]) | set(split[disputed["image_b"]]) == {"train"}
+    parts = split.set_index("image_id")["part"]
+    assert set(parts[disputed["image_a"]]) | set(parts[disputed["image_b"]]) == {"train"}
 
 
 def test_the_folds_of_the_real_table(real):
@@ -232,11 +223,6 @@ def test_splits_do_not_depend_on_the_size_that_networks_see(table, cache, cache_
         assert split.equals(make_split(table, strategy, duplicates=duplicates))
 
 
-def test_an_unknown_strategy_lists_the_known(table):
-    with pytest.raises(ValueError, match=r"'centre'.*stratified, grouped, grouped_cv, center"):
-        make_split(table, "centre")
-
-
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory) -> tuple[pd.DataFrame, pd.Series, pd.DataFrame]:
     """A phantom of 400 images: its table, true patients and near-duplicates."""
@@ -264,7 +250,9 @@ def test_patient_groups_find_the_true_patients(crowd):
     assert recall >= 0.95
 
 
-def test_too_few_of_a_class(table):
+def test_what_cannot_be_split_is_said(table):
+    with pytest.raises(ValueError, match=r"'centre'.*stratified, grouped, grouped_cv, center"):
+        make_split(table, "centre")
     few = pd.concat([table[table["label"] < 2], table[table["label"] == 2].head(1)])
     with pytest.raises(ValueError, match="too few images of a class"):
         make_split(few, "stratified")
@@ -287,12 +275,9 @@ def test_near_duplicates_against_a_plain_search():
     }
 
 
-def test_a_missing_split_says_how_to_make_it(tmp_path):
+def test_a_fold_is_read_by_its_number_and_what_there_is_not_is_named(table, tmp_path):
     with pytest.raises(FileNotFoundError, match="run notebook 02"):
-        read_split(tmp_path, "center")
-
-
-def test_a_fold_is_read_by_its_number(table, tmp_path):
+        read_split(tmp_path, "center_cv", 2)
     split = make_split(table, "center_cv")
     write_csv(tmp_path / "splits" / "center_cv.csv", split)
     pd.testing.assert_frame_equal(read_split(tmp_path, "center_cv", 2), folds_of(split)[2])
