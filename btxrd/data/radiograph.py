@@ -151,7 +151,9 @@ def read_radiograph(path: str | Path, reduction: Callable[[int, int], int]) -> R
         # Few data sets hold any, and what reads them is an optional extra.
         from btxrd.data.dicom import read_dicom
 
-        return _shown(read_dicom(path), 1, reduction)
+        dicom = read_dicom(path)
+        with _named(path):
+            return _shown(dicom, 1, reduction)
     with _named(path):
         # By its name, Pillow would map an uncompressed TIFF into memory, and turn it wrongly.
         with Path(path).open("rb") as file, Image.open(file) as image:
