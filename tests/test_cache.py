@@ -31,14 +31,11 @@ def build(table: pd.DataFrame, tmp_path):
     return open_cache(table, Preprocessing(48), tmp_path / "cache", progress=False)
 
 
-def test_the_cache_holds_what_preprocessing_gives(cache, table):
+def test_the_cache_holds_what_preprocessing_gives_and_masks_of_tumours_only(cache, table):
     for row in (0, 57, len(table) - 1):
         expected = Preprocessing(64).read(table["path"][row])
         np.testing.assert_array_equal(cache.images[row], expected)
     assert cache.images.shape == cache.masks.shape == (len(table), 64, 64)
-
-
-def test_masks_stand_beside_tumours_only(cache, table):
     has_mask = cache.masks.any(axis=(1, 2))
     np.testing.assert_array_equal(has_mask, table["label"] > 0)
     np.testing.assert_array_equal(cache.index["lesion_area"] > 0, has_mask)
@@ -69,9 +66,9 @@ def test_names_that_look_like_numbers_or_nothing_are_found_again(few, tmp_path):
 
 def test_the_index_has_the_digests_as_text(few, tmp_path, monkeypatch):
     numbers = [f"{place:016d}" for place in range(20)]
-    monkeypatch.setattr("btxrd.data.cache.file_digest", lambda _: numbers.pop(0))
-    digests = build(few, tmp_path).index["digest"]
-    assert digests.tolist() == [f"{place:016d}" for place in range(10)]
+    digests = iter(numbers)
+    monkeypatch.setattr("btxrd.data.cache.file_digest", lambda _: next(digests))
+    assert build(few, tmp_path).index["digest"].tolist() == numbers[:10]
 
 
 @pytest.mark.parametrize(("width", "height"), [(1500, 2000), (2000, 700)])

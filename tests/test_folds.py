@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from click.testing import CliRunner
 from distributed import KilledWorker
 
 from btxrd.data import make_split
@@ -20,7 +19,6 @@ from btxrd.evaluation.summary import evaluate
 from btxrd.files import project_path, read_json, write_csv, write_json
 from btxrd.params import RunParams, StudyParams
 from btxrd.predictions import PARTS, read_predictions, write_predictions
-from btxrd.runner.cli import main
 from btxrd.runner.progress import study_status
 from btxrd.runner.run import execute_run
 from btxrd.runner.study import run_study
@@ -144,10 +142,8 @@ def test_folds_are_runs_and_their_pools_follow(finished, notebooks):
         record = read_json(folder_of(study, name) / RUN_FILE)
         assert record["status"] == "finished"
         # An ensemble has no heat maps of its own.
-        expected = {*EVALUATE.writes, *POOL_FILES} - (
-            {"gradcam.csv"} if "ensemble" in name else set()
-        )
-        assert set(record["files"]) == expected
+        lacks = {"gradcam.csv"} if "ensemble" in name else set()
+        assert set(record["files"]) == {*EVALUATE.writes, *POOL_FILES} - lacks
     assert verify(study.study_dir) == []
     lines, _ = study_status(study.study_dir)
     assert lines[-4:] == [
@@ -220,14 +216,14 @@ def test_a_run_whose_worker_cannot_go_on_fails_alone(study, notebooks, monkeypat
         ("pooled/seed-1", ["pooled/seed-1/predictions.csv: missing, or not", "files of its runs"]),
     ],
 )
-def test_an_edited_fold_or_pool_is_noticed(finished, tmp_path, name, told):
+def test_an_edited_fold_or_pool_is_noticed(finished, tmp_path, btxrd, name, told):
     shutil.copytree(finished.study_dir, tmp_path / "copy")
     path = tmp_path / "copy" / "runs" / "E1_b0_baseline" / "center_cv" / name / "predictions.csv"
     frame = read_predictions(path)
     columns = [c for c in frame if c.startswith(("p_", "logit_"))]
     frame.loc[0, columns] = frame.loc[1, columns]
     write_predictions(path, frame)
-    outcome = CliRunner().invoke(main, ["verify", str(tmp_path / "copy")])
+    outcome = btxrd("verify", tmp_path / "copy")
     assert outcome.exit_code == 1
     for words in told:
         assert words in outcome.output

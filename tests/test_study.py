@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from click.testing import CliRunner, Result
 from distributed import Client
 from filelock import FileLock
 
 from btxrd.evaluation.comparison import COMPARISON_COLUMNS
 from btxrd.files import file_digest, read_json, write_json
 from btxrd.params import ParameterError, StudyParams
-from btxrd.runner.cli import main
 from btxrd.runner.pages import data_licence
 from btxrd.runner.study import StudyInUseError, run_study, select
 from btxrd.stages import LOCK_FILE, RUN_FILE, STUDY_FILE, STUDY_STAGES, run_stages
@@ -22,16 +20,17 @@ from btxrd.stages import LOCK_FILE, RUN_FILE, STUDY_FILE, STUDY_STAGES, run_stag
 STAGES = run_stages("finetune")
 
 
-def btxrd(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def error_of(*arguments: object) -> str:
+@pytest.fixture(scope="module")
+def error_of(btxrd):
     """Run a command that fails; return what it says, in a line."""
-    outcome = btxrd(*arguments)
-    assert outcome.exit_code in (1, 2)
-    assert "Traceback" not in outcome.output
-    return " ".join(outcome.output.split())
+
+    def run(*words: object) -> str:
+        outcome = btxrd(*words)
+        assert outcome.exit_code in (1, 2)
+        assert "Traceback" not in outcome.output
+        return " ".join(outcome.output.split())
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +68,11 @@ def study_file(study, tmp_path) -> Path:
     return path
 
 
-def test_one_failure_does_not_stop_the_others(study, result):
+def test_one_failure_does_not_stop_the_others_and_is_in_the_report(study, result):
     statuses = {name: record["status"] for name, record in result.records.items()}
     assert [name for name in statuses if statuses[name] == "failed"] == list(result.failed)
     assert {name.split(" ")[0] for name in result.failed} == {"E1_b0_baseline"}
     assert sorted(statuses.values()) == ["failed", "failed", "finished", "finished"]
-
-
-def test_a_failed_run_keeps_its_traceback_and_is_in_the_report(study, result):
     folder = study.study_dir / "runs" / "E1_b0_baseline" / "center" / "seed-42"
     assert "model.attn_layer" in read_json(folder / RUN_FILE)["error"]
     assert "Traceback" in (folder / "error.txt").read_text()
@@ -86,29 +82,19 @@ def test_a_failed_run_keeps_its_traceback_and_is_in_the_report(study, result):
     assert "2 of 4 runs finished" in page
 
 
-def test_status_is_read_from_the_files(study, result):
+def test_status_is_read_from_the_files_which_nobody_touched(study, result, btxrd):
     output = btxrd("status", study.study_dir).output.splitlines()
     assert output[0].startswith("E1_b0_baseline · center · seed 42: failed: ")
     assert output[-2:] == [
         "2 of 4 runs finished, 2 failed",
         "nobody runs this study now; the same command goes on from here",
     ]
+    assert btxrd("verify", study.study_dir).exit_code == 0
 
 
 def test_two_studies_in_one_folder_the_second_refuses_and_names_the_first(study, result):
     with FileLock(study.study_dir / LOCK_FILE), pytest.raises(StudyInUseError, match="process"):
         run_study(study)
-
-
-@pytest.fixture
-def copied(study, result, tmp_path):
-    """The study in another place, so that a test may edit it."""
-    shutil.copytree(study.study_dir, tmp_path / "copy")
-    return tmp_path / "copy"
-
-
-def test_a_study_that_nobody_touched_is_verified(copied):
-    assert btxrd("verify", copied).exit_code == 0
 
 
 RUN = "runs/E4_resnet50_cbam/center/seed-42"
@@ -123,20 +109,22 @@ IN_TABLE = r"(?<=[,\n]0\.)\d"
         (f"{RUN}/operating_points.csv", IN_TABLE, "target [0]"),
         ("comparison.csv", IN_TABLE, "Stratified Accuracy"),
         ("splits/center.csv", r"\d(?=\D*\Z)", "run.json: the hash"),
+        ("gaps.csv", None, "copy/gaps.csv: missing"),
+        ("study.json", None, "copy/study.json: missing"),
+        (f"{RUN}/calibration.csv", None, f"copy/{RUN}/calibration.csv: missing"),
     ],
 )
-def test_one_edited_digit_is_noticed(copied, name, digit, told):
-    text = (copied / name).read_text()
-    edited, n = re.subn(digit, lambda found: str((int(found[0]) + 1) % 10), text, count=1)
-    assert n == 1
-    (copied / name).write_text(edited)
-    assert told in error_of("verify", copied)
-
-
-@pytest.mark.parametrize("name", ["gaps.csv", "study.json", f"{RUN}/calibration.csv"])
-def test_a_file_that_is_gone_is_noticed(copied, name):
-    (copied / name).unlink()
-    assert f"{copied / name}: missing" in error_of("verify", copied)
+def test_one_edited_digit_or_a_file_that_is_gone_is_noticed(
+    study, result, tmp_path, error_of, name, digit, told
+):
+    file = shutil.copytree(study.study_dir, tmp_path / "copy") / name
+    text = file.read_text()
+    file.unlink()
+    if digit:
+        edited, n = re.subn(digit, lambda found: str((int(found[0]) + 1) % 10), text, count=1)
+        assert n == 1
+        file.write_text(edited)
+    assert told in error_of("verify", tmp_path / "copy")
 
 
 def test_a_finished_run_has_its_files_and_its_provenance(study, result):
@@ -147,8 +135,6 @@ def test_a_finished_run_has_its_files_and_its_provenance(study, result):
     record = read_json(folder / RUN_FILE)
     assert record["status"] == "finished"
     assert set(record["files"]) == {name for stage in stages for name in stage.writes}
-    for settings in record["settings"].values():
-        assert (settings["replicates"], settings["level"]) == (50, 0.9)
     assert record["split"] == file_digest(study.study_dir / "splits" / "stratified.csv")
     assert record["training"]["device"]
     assert record["packages"]["torch"]
@@ -184,29 +170,26 @@ def test_what_is_handed_on_says_whose_the_images_are(study, result, tmp_path):
     assert "CC BY-NC-ND 4.0" in data_licence(tmp_path)
 
 
-@pytest.mark.parametrize("command", ["report", "status"])
-def test_a_folder_without_a_study_is_named(tmp_path, command):
-    assert f"no study in {tmp_path}" in error_of(command, tmp_path)
+def test_a_folder_without_a_study_is_named(tmp_path, error_of):
+    for command in ("report", "status"):
+        assert f"no study in {tmp_path}" in error_of(command, tmp_path)
 
 
 def test_a_finished_run_is_not_run_again(study, result):
-    before = {name: record.get("ended") for name, record in result.records.items()}
+    before = {name: one["ended"] for name, one in result.records.items() if name.startswith("E4")}
     again = run_study(select(study, only=["E4_resnet50_cbam"]), jobs=1)
-    assert set(again.records) == {name for name in before if name.startswith("E4")}
-    for name, record in again.records.items():
-        assert record["ended"] == before[name]
+    assert {name: record["ended"] for name, record in again.records.items()} == before
 
 
 def test_a_study_is_reduced_by_name_only(study):
     assert select(study, splits=["center"]).splits == ["center"]
     assert select(study, seeds=[42]).seeds == [42]
-    with pytest.raises(ParameterError, match=r"no seeds \[7\]"):
-        select(study, seeds=[7])
-    with pytest.raises(ParameterError, match=r"no experiments \['E9'\]; it has"):
-        select(study, only=["E9"])
+    for asked, words in (({"seeds": [7]}, r"seeds \[7\]"), ({"only": ["E9"]}, r"experiments.*E9")):
+        with pytest.raises(ParameterError, match=words):
+            select(study, **asked)
 
 
-def test_a_study_of_failures_alone_has_a_report_and_a_status(study_file, monkeypatch, here):
+def test_a_study_of_failures_alone_has_a_report_and_a_status(study_file, monkeypatch, here, btxrd):
     monkeypatch.setattr("btxrd.runner.study.Cluster", here)
     outcome = btxrd("study", study_file, "--only", "E1_b0_baseline", "--splits", "center")
     assert outcome.exit_code == 1
@@ -227,7 +210,9 @@ def test_a_study_of_failures_alone_has_a_report_and_a_status(study_file, monkeyp
         (["--resources", "GPU=1"], "give --scheduler"),
     ],
 )
-def test_a_cluster_that_cannot_be_used_is_one_clear_error(study_file, monkeypatch, options, words):
+def test_a_cluster_that_cannot_be_used_is_one_clear_error(
+    study_file, monkeypatch, error_of, options, words
+):
     monkeypatch.setattr(
         "btxrd.runner.cluster.Client", lambda address, timeout: Client(address, timeout=0.5)
     )
@@ -242,18 +227,18 @@ def test_a_cluster_that_cannot_be_used_is_one_clear_error(study_file, monkeypatc
         ("a: [", "not valid YAML"),
     ],
 )
-def test_a_wrong_study_file_is_one_clear_error(tmp_path, content, words):
+def test_a_wrong_study_file_is_one_clear_error(tmp_path, error_of, content, words):
     (tmp_path / "study.yaml").write_text(content)
     assert words in error_of("study", tmp_path / "study.yaml")
 
 
-def test_the_phantom_command(tmp_path):
+def test_the_phantom_command(tmp_path, btxrd, error_of):
     assert btxrd("phantom", tmp_path / "p", "--images", 80).exit_code == 0
     assert len(list((tmp_path / "p" / "images").iterdir())) == 80
     assert "exists" in error_of("phantom", tmp_path / "p")
 
 
-def test_the_check_command_lists_findings_and_ends_with_their_severity(phantom, tmp_path):
+def test_the_check_command_lists_findings_and_ends_with_their_severity(phantom, tmp_path, btxrd):
     clean = btxrd("check", phantom)
     assert clean.exit_code == 0
     release, result = clean.stdout.splitlines()
@@ -266,7 +251,7 @@ def test_the_check_command_lists_findings_and_ends_with_their_severity(phantom, 
     assert btxrd("check", tmp_path / "nowhere").exit_code == 1
 
 
-def test_the_fetch_command_says_in_one_line_what_is_wrong(tmp_path, monkeypatch):
+def test_the_fetch_command_says_in_one_line_what_is_wrong(tmp_path, monkeypatch, error_of):
     monkeypatch.setattr("btxrd.runner.fetch.time.sleep", lambda _: None)
     url = "http://127.0.0.1:9/BTXRD.zip"
     assert "cannot reach 127.0.0.1" in error_of("fetch", tmp_path / "x", "--url", url)
