@@ -173,11 +173,6 @@ def test_the_target_layer_elsewhere_is_the_last_conv_or_norm():
         _ = classifier.gradcam_target_layer
 
 
-def test_unknown_backbone_suggests_names() -> None:
-    with pytest.raises(ValueError, match=r"'EfficientNetB0'.*efficientnet_b0"):
-        create_model(model_section("EfficientNetB0"))
-
-
 @pytest.mark.parametrize(
     ("config", "words"),
     [

@@ -76,7 +76,7 @@ def datasets(cache, split, run):
 
 @pytest.fixture
 def features(network, datasets, run):
-    return probe.open_features(network, datasets, run, progress=False)
+    return probe.open_features(network, datasets, run)
 
 
 @pytest.fixture

@@ -198,6 +198,8 @@ def _freeze(model: nn.Module, stages: int) -> list[nn.Module]:
 def create_model(
     config: dict[str, Any], normalization: dict[str, list[float]] | None = None
 ) -> BTXRDClassifier:
+    if "model" not in config:
+        raise ValueError("the configuration has no section `model`")
     """Build the classifier that `config["model"]` describes, for images of `data.image_size`.
 
     Its keys are those of `btxrd.params.ModelParams`. `attn_layer` puts attention such as `cbam`
