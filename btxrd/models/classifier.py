@@ -198,8 +198,6 @@ def _freeze(model: nn.Module, stages: int) -> list[nn.Module]:
 def create_model(
     config: dict[str, Any], normalization: dict[str, list[float]] | None = None
 ) -> BTXRDClassifier:
-    if "model" not in config:
-        raise ValueError("the configuration has no section `model`")
     """Build the classifier that `config["model"]` describes, for images of `data.image_size`.
 
     Its keys are those of `btxrd.params.ModelParams`. `attn_layer` puts attention such as `cbam`
@@ -211,6 +209,8 @@ def create_model(
         ValueError: an `attn_layer` or `data.image_size` that the backbone does not take; and, like
             FileNotFoundError and RuntimeError, as `BTXRDClassifier` and `read_weights`.
     """
+    if "model" not in config:
+        raise ValueError("the configuration has no section `model`")
     section = {key: value for key, value in config["model"].items() if value is not None}
     same = ("backbone", "num_classes", "pretrained", "flip_at_test", "attention", "frozen_stages")
     arguments = {key: section[key] for key in same if key in section}
