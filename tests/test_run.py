@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from btxrd.session import StopRequested
 from btxrd.stages import RUN_FILE, RUN_STAGES, STUDY_FILE, TRAIN, run_stages
 
 STAGES = [stage.name for stage in run_stages("finetune")]
+NOTEBOOK = notebooks.NOTEBOOKS / "03_train.ipynb"
+PARAMETERS = nbformat.v4.new_code_cell("", metadata={"tags": ["parameters"]})
 INTERVALS = {"replicates": 20, "level": 0.9}
 SETTINGS = {
     "04_evaluate": {**INTERVALS, "prevalences": [0.05]},
@@ -181,14 +184,8 @@ def other_split(task: RunTask) -> RunTask:
 
 
 def test_a_studys_choice_of_intervals_reaches_every_run(tmp_path):
-    values = {
-        "name": "s",
-        "dataset_root": str(tmp_path),
-        "splits": ["center"],
-        "experiments": ["E1_b0_baseline"],
-        "replicates": 77,
-        "level": 0.8,
-    }
+    values = {"name": "s", "dataset_root": str(tmp_path), "splits": ["center"]}
+    values |= {"experiments": ["E1_b0_baseline"], "replicates": 77, "level": 0.8}
     study = StudyParams.parse(values, "test")
     (task,) = RunTask.plan(study, study.runs(), "x")
     assert task.code.keys() == RUN_STAGES.keys()
@@ -224,10 +221,7 @@ def test_a_failure_that_a_run_could_not_note_is_noted_for_it(task):
 
 @pytest.mark.parametrize(
     ("study", "words"),
-    [
-        ({"session": "s", "stopping": True}, "stopped on request"),
-        ({"session": "a later one"}, "the study was started again"),
-    ],
+    [({"session": "s", "stopping": True}, "on request"), ({"session": "later"}, "started again")],
 )
 def test_a_run_stops_where_its_study_does(task, stages, study, words):
     write_json(Path(task.params.study_dir) / STUDY_FILE, study)
@@ -238,20 +232,16 @@ def test_a_run_stops_where_its_study_does(task, stages, study, words):
     assert not (task.run_dir / "error.txt").exists()
 
 
-def test_a_training_stops_after_its_epoch(task, tmp_path, monkeypatch):
+def test_a_training_stops_after_its_epoch(task, tmp_path, own_notebook):
     """The kernel looks at the study's file when an epoch is saved."""
     task = with_params(task, training={"epochs": 50})
     write_json(tmp_path / STUDY_FILE, {"session": "s"})
     # The notebook itself asks for the stop, before it trains.
-    notebook = nbformat.read(notebooks.NOTEBOOKS / "03_train.ipynb", as_version=4)
     asked = {"session": "s", "stopping": True}
-    source = (
-        f"from btxrd.files import write_json\nwrite_json({str(tmp_path / STUDY_FILE)!r}, {asked})"
+    own_notebook(
+        f"from btxrd.files import write_json\nwrite_json({str(tmp_path / STUDY_FILE)!r}, {asked})",
+        follows=nbformat.read(NOTEBOOK, as_version=4).cells,
     )
-    notebook.cells.insert(1, nbformat.v4.new_code_cell(source))
-    (tmp_path / "notebooks").mkdir()
-    nbformat.write(notebook, tmp_path / "notebooks" / "03_train.ipynb")
-    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
     record = execute_run(task, session="s")
     assert record["status"] == "interrupted"
     assert len((task.run_dir / "history.csv").read_text().splitlines()) == 2
@@ -309,9 +299,8 @@ def own_notebook(tmp_path, monkeypatch):
     path.parent.mkdir()
     monkeypatch.setattr(notebooks, "NOTEBOOKS", path.parent)
 
-    def put(source: str) -> None:
-        cell = nbformat.v4.new_code_cell("", metadata={"tags": ["parameters"]})
-        notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(source)])
+    def put(source: str, follows: Sequence[nbformat.NotebookNode] = (PARAMETERS,)) -> None:
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source), *follows])
         spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
         notebook.metadata["kernelspec"] = spec
         nbformat.write(notebook, path)
@@ -368,15 +357,10 @@ def test_a_forked_kernel_has_its_own_environment_and_threads(told):
 @pytest.mark.usefixtures("new_server")
 def test_a_kernel_keeps_the_memory_that_it_frees(told):
     """What it takes a second time costs no page faults, also where it is 128 MB."""
-    source = (
-        "import resource\n"
-        "def faults():\n"
-        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "    b'x' * 2**27\n"
-        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
-        "faults()"
-    )
-    assert int(told("faults()", source, kernel_environment(1, "mine"))) < 1000
+    take = "b'x' * 2**27"
+    faults = "resource.getrusage(resource.RUSAGE_SELF).ru_minflt"
+    source = f"import resource\n{take}\nbefore = {faults}\n{take}"
+    assert int(told(f"{faults} - before", source, kernel_environment(1, "mine"))) < 1000
 
 
 def test_kernels_end_with_the_process_that_forked_them(own_notebook, told, tmp_path):
