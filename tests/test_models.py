@@ -254,6 +254,8 @@ def test_auto_device_prefers_cuda_then_mps(monkeypatch, cuda, mps, expected):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert get_device("auto").type == get_device().type == expected
     assert get_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(RuntimeError):
+        get_device("abacus")
 
 
 @pytest.mark.parametrize("backbone", ["efficientnet_b0", "resnet18"])

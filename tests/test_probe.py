@@ -224,6 +224,18 @@ def test_a_finished_probe_is_not_fitted_again(fitted, features, datasets, run, c
         fit(fresh, features, datasets, other)
 
 
+def test_shuffled_labels_teach_another_head_and_the_seed_changes_nothing(
+    network, features, datasets, cache, split, fitted, tmp_path
+):
+    other = make_run(tmp_path / "other").model_copy(update={"seed": 7})
+    again = fit(network, features, datasets, other)
+    pd.testing.assert_frame_equal(again.history, fitted.history)
+    control = make_run(tmp_path / "control", shuffle_labels=True)
+    mixed = make_datasets(cache, split, control.data, control.seed, augment=False)
+    result = fit(network, features, mixed, control)
+    assert not np.allclose(result.history["train_loss"], fitted.history["train_loss"])
+
+
 def test_networks_without_a_linear_head_and_features_that_are_no_numbers_are_refused(
     network, datasets, run
 ):

@@ -140,6 +140,19 @@ def test_an_average_that_forgets_all_is_the_weights_themselves(train, whole):
     pd.testing.assert_frame_equal(forgetful.history, whole[0].history)
 
 
+def test_an_average_stays_nearer_to_the_first_weights_the_slower_it_is(train):
+    run = RunParams.parse(SMALL, "test")
+    seed_everything(run.seed)
+    first = create_model(run.model_dump())
+    moved = []
+    for decay in (0.0, 0.5, 0.99):
+        _, run_dir, _ = train(epochs=1, warmup_epochs=0, lr=0.01, ema=decay)
+        kept = load_checkpoint(run_dir / "model.pt")["model_state_dict"]
+        steps = [kept[name] - weight for name, weight in first.named_parameters()]
+        moved.append(torch.cat([step.flatten() for step in steps]).norm().item())
+    assert moved == sorted(moved, reverse=True)
+
+
 def test_the_rate_falls_from_the_head_to_the_first_layer():
     settings = TrainingParams(lr=1e-3, layer_decay=0.5, weight_decay=0.1)
     model = {"pretrained": False, "attention": "mask_guided", "frozen_stages": 1}

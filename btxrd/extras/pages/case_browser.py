@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from btxrd import CLASS_NAMES, RESEARCH_ONLY
+from btxrd import CLASS_NAMES, CLASS_OF_LABEL, RESEARCH_ONLY
 from btxrd.data.release import Release
 from btxrd.data.splits import NO_PAIRS, read_split
 from btxrd.data.table import SITE_COLUMNS
@@ -144,7 +144,7 @@ def _relatives(
         split = read_csv(file) if is_pool else read_split(study, run.split, run.fold)
         pairs = read_csv(file.with_name("duplicates.csv"))
     kin = relatives(test, split, pairs)
-    classes = release.table.set_index("image_id")["label"].map(dict(enumerate(CLASS_NAMES)))
+    classes = release.table.set_index("image_id")["label"].map(CLASS_OF_LABEL)
     kin = kin[kin["relative"].isin(classes.index)].copy()
     kin["class"] = kin["relative"].map(classes)
     kin["row"] = release.cache.rows(kin["relative"])
