@@ -290,8 +290,9 @@ class TrainingParams(_Section):
     """The learning rate is multiplied by this from each layer to the one before it."""
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     """`balanced` gives an epoch as many samples of each class, in the place of class weights."""
-    workers: int = Field(default=0, ge=0)
-    """This many processes load batches; with 0 the training's own does."""
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """This many processes load training batches; with 0 the training's own does. `auto` takes none
+    where a CPU trains, and for a GPU as many as the run has cores, less one, but at most eight."""
     device: str = "auto"
     """`auto` takes a GPU where there is one; other values are torch's names: `cpu`, `cuda:1`."""
 

@@ -13,13 +13,13 @@ from btxrd.evaluation.gradcam import (
     METHODS,
     attention_maps,
     coarse_maps,
-    fold_norms,
     randomised_copy,
     upsampled,
 )
 from btxrd.evaluation.localisation import normalise_maps
 from btxrd.models import BTXRDClassifier, to_input
 from btxrd.models.attention import stage_maps
+from btxrd.models.folding import fold_norms
 
 SIZE = 64
 

@@ -18,8 +18,9 @@ def test_the_bar_moves_within_an_epoch_and_says_the_losses(run):
     view = TrainingView(run)
     view.step(5, 20)
     assert (view.bar.n, view.bar.total) == (5, 60)
-    view(ROW)
+    view(ROW | {"images_per_second": 41.6, "waiting": 0.031})
     assert view.bar.n == 20
+    assert "images/s=42, waiting=3%" in str(view.bar)
     assert "epoch=1/3, train_loss=1.000, val_loss=0.900, val_top1=0.500" in str(view.bar)
     view.step(10, 20)
     assert view.bar.n == 30

@@ -12,6 +12,7 @@ from btxrd.data.loader import (
     borrow_masks,
     make_datasets,
     make_loader,
+    worker_count,
 )
 from btxrd.data.table import REGION_COLUMNS, one_hot_name
 from btxrd.params import DataParams
@@ -131,6 +132,16 @@ def test_masks_are_served_in_training_only_and_change_no_image_without_augmentat
     images, _, masks = train[BatchRequest(np.arange(8), 0)]
     np.testing.assert_array_equal(images, cache.images[train.rows[:8]])
     np.testing.assert_array_equal(masks, cache.masks[train.rows[:8]])
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "expected"),
+    [("cpu", 4, 0), ("mps", 4, 0), ("cuda", 4, 3), ("cuda", 1, 1), ("cuda", 64, 8)],
+)
+def test_a_gpu_is_fed_by_the_other_cores_of_its_run(monkeypatch, device, threads, expected):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert worker_count("auto", torch.device(device)) == expected
+    assert worker_count(5, torch.device(device)) == 5
 
 
 @pytest.mark.parametrize("workers", [0, 2])

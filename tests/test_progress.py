@@ -72,6 +72,13 @@ def test_time_left_counts_the_epochs_to_come_and_what_finished_runs_took_besides
     assert seconds_left([finished, replace(finished, state="failed")], 1) == 0
 
 
+def test_the_line_of_a_training_says_how_fast_it_was_and_how_long_it_waited(training):
+    run = training.runs()[0]
+    speed = {"epoch": [1, 2], "seconds": [10, 10], "images_per_second": [30, 41.6]}
+    write_csv(run.run_dir / "seconds.csv", pd.DataFrame(speed | {"waiting": [0.5, 0.031]}))
+    assert "val loss 0.500, 42 images/s (3% waiting), at most" in str(run_state(run))
+
+
 def test_status_says_who_runs_the_study_and_how_long_still(training):
     with FileLock(training.study_dir / LOCK_FILE):
         lines, _ = study_status(training.study_dir)

@@ -1,7 +1,7 @@
 """Batches from the image cache: dimmed copies, augmentation, the order of an epoch."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ __all__ = [
     "borrow_masks",
     "make_datasets",
     "make_loader",
+    "worker_count",
 ]
 
 
@@ -231,6 +232,17 @@ def _balanced(classes: np.ndarray, random: np.random.Generator) -> np.ndarray:
     shares = np.array_split(np.arange(len(classes)), len(members))
     drawn = zip(members, shares, strict=True)
     return np.concatenate([np.resize(random.permutation(m), len(share)) for m, share in drawn])
+
+
+def worker_count(workers: int | Literal["auto"], device: torch.device) -> int:
+    """Return how many processes load the training batches for a device: `workers`, unless `auto`.
+
+    That is none where the CPU trains: it is busy enough. For a GPU it is one less than the threads
+    that torch has here, which are the cores of this run, from one to eight.
+    """
+    if workers != "auto":
+        return workers
+    return min(max(torch.get_num_threads() - 1, 1), 8) if device.type == "cuda" else 0
 
 
 def make_loader(

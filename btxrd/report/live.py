@@ -13,7 +13,7 @@ __all__ = ["TrainingView"]
 
 
 class TrainingView:
-    """A bar with the epoch (or C), its losses and the time left at most.
+    """A bar with the epoch (or C), its losses, its pace and the time left at most.
 
     The kernels of a study, which nobody watches, show none: their pages have the curve.
     """
@@ -30,10 +30,13 @@ class TrainingView:
         )
 
     def __call__(self, row: Mapping[str, float]) -> None:
-        """Show a row of the history, as `btxrd.training.fit` passes it to `on_epoch`."""
+        """Show a row of the history and its pace, as `btxrd.training.fit` passes to `on_epoch`."""
         self.done = int(row.get("epoch", self.done + 1))
         self._move(self.done * self.steps)
         shown = {name: f"{row[name]:.3f}" for name in ("train_loss", "val_loss", "val_top1")}
+        if "waiting" in row:
+            shown["images/s"] = f"{row['images_per_second']:.0f}"
+            shown["waiting"] = f"{row['waiting']:.0%}"
         self.bar.set_postfix({self.run.step: f"{self.done}/{self.run.steps}", **shown})
 
     def step(self, step: int, steps: int) -> None:

@@ -37,6 +37,8 @@ class RunState:
         other_seconds: what a finished run took besides its epochs, and besides features that are
             kept for others; None before its end.
         features: in [0, 1], how many a probe has; None where it computes none.
+        pace: images a second and the share of time spent waiting for them, in [0, 1], of the last
+            epoch; None before the first.
     """
 
     experiment: str
@@ -49,6 +51,7 @@ class RunState:
     epoch_seconds: float | None
     other_seconds: float | None
     features: float | None = None
+    pace: tuple[float, float] | None = None
 
     @property
     def is_over(self) -> bool:
@@ -64,8 +67,11 @@ class RunState:
         loss = "" if self.features is None else f"features {self.features:.0%}"
         if self.val_loss is not None:
             loss = f"val loss {self.val_loss:.3f}"
-        left = _time_left([self], 1) if self.state == "training" else ""
-        return _joined(f"{self.state}, {self.step} {self.epoch}/{self.epochs}", loss, left)
+        pace = left = ""
+        if self.state == "training":
+            left = _time_left([self], 1)
+            pace = self.pace and "{:.0f} images/s ({:.0%} waiting)".format(*self.pace)
+        return _joined(f"{self.state}, {self.step} {self.epoch}/{self.epochs}", loss, pace, left)
 
 
 def run_state(run: ResultParams) -> RunState:
@@ -74,6 +80,7 @@ def run_state(run: ResultParams) -> RunState:
     state = record.get("status", "waiting")
     history = _column(run.run_dir / "history.csv", "val_loss")
     seconds = _column(run.run_dir / "seconds.csv", "seconds")
+    pace = [_column(run.run_dir / "seconds.csv", n)[-1:] for n in ("images_per_second", "waiting")]
     features = read_json(run.run_dir / FEATURES_FILE)
     other = None
     if state == "finished" and len(seconds):
@@ -93,6 +100,7 @@ def run_state(run: ResultParams) -> RunState:
         epoch_seconds=float(seconds.mean()) if len(seconds) else None,
         other_seconds=other,
         features=features.get("share"),
+        pace=(float(pace[0][0]), float(pace[1][0])) if len(pace[1]) else None,
     )
 
 
@@ -129,7 +137,7 @@ def seconds_left(states: Sequence[RunState], slots: int) -> float | None:
     return max([sum(left) / max(1, slots), *left], default=0.0)
 
 
-def _joined(*parts: str) -> str:
+def _joined(*parts: str | None) -> str:
     return ", ".join(part for part in parts if part)
 
 
