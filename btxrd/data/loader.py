@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -37,7 +38,6 @@ def borrow_masks(annotated: np.ndarray, regions: np.ndarray, seed: int) -> np.nd
 
     Those `annotated`, bool (n,), keep their own mask; the others borrow one within their region,
     (n,), or from all images where it has none. ValueError where no image is annotated.
-
 
     >>> annotated = np.array([True, False, True, False, False])
     >>> borrow_masks(annotated, np.array(["arm", "arm", "leg", "leg", "leg"]), seed=1)
@@ -92,19 +92,19 @@ class RadiographDataset(Dataset):
         """
         rows, bright = self.rows[request.samples], self.bright[request.samples]
         images = self.cache.images[rows]
-        dimmed = bright >= 0
-        if dimmed.any():
-            dark = np.rint(images[dimmed] * self.dim_factor).astype(np.uint8)
-            images[dimmed] = np.where(self.cache.masks[bright[dimmed]] == 1, images[dimmed], dark)
+        dark = np.rint(np.arange(256) * self.dim_factor).astype(np.uint8)
+        for number in np.flatnonzero(bright >= 0):
+            outside = 1 - self.cache.masks[bright[number]]
+            cv2.copyTo(cv2.LUT(images[number], dark), outside, images[number])
         pixels = {"image": images}
         if self.masks:
             pixels["mask"] = self.cache.masks[rows]
         if self.augmentation is not None:
             self.augmentation.set_random_seed(request.seed)
-            stacked = zip(*pixels.values(), strict=True)
-            samples = [dict(zip(pixels, sample, strict=True)) for sample in stacked]
-            augmented = [self.augmentation(**sample) for sample in samples]
-            pixels = {name: np.stack([sample[name] for sample in augmented]) for name in pixels}
+            for number in range(len(images)):
+                augmented = self.augmentation(**{name: pixels[name][number] for name in pixels})
+                for name in pixels:
+                    pixels[name][number] = augmented[name]
         images, *masks = (torch.from_numpy(stack) for stack in pixels.values())
         return images, torch.from_numpy(self.labels[request.samples]), *masks
 

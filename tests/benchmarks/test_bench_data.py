@@ -16,7 +16,15 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from straightforward import SIDE, decode_rgb, draw_release, noted, resize
+from straightforward import (
+    SIDE,
+    SampleBySample,
+    decode_rgb,
+    draw_release,
+    noted,
+    plain_augmentation,
+    resize,
+)
 
 from btxrd.data import ImageCache, Preprocessing, open_cache
 from btxrd.data.augmentation import training_augmentation
@@ -102,12 +110,41 @@ def report(benchmark, seconds: float, **naive: float) -> float:
 @CPU_TIMER
 @pytest.mark.usefixtures("one_thread")
 def test_training_sample_is_a_hundred_times_the_naive_one(benchmark, table, cache):
-    """Bound by albumentations: a third is warping, the rest mostly its Python and the noise."""
-    naive = cpu_seconds(naive_training(training_augmentation(seed=0)), table["path"])
+    """Bound by warping seven of ten images."""
+    naive = cpu_seconds(naive_training(plain_augmentation()), table["path"])
     dataset, batches = dataset_of(cache, augment=True), 40
     benchmark.pedantic(serve, (dataset, batches), rounds=5, warmup_rounds=1)
     seconds = benchmark.stats.stats.median / (batches * BATCH)
     assert report(benchmark, seconds, naive=naive) >= 100
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("source_jitter", [False, True])
+def test_training_sample_is_twice_as_fast_as_with_albumentations_alone(
+    benchmark, cache, source_jitter
+):
+    """The least processor time of each of 40 batches, with either way in turn."""
+    rows = np.arange(IMAGES)
+    ways = [
+        RadiographDataset(
+            cache, rows, rows % 3, augmentation=training_augmentation(0, "standard", source_jitter)
+        ),
+        SampleBySample(cache, rows, rows % 3, augmentation=plain_augmentation(source_jitter)),
+    ]
+    requests = list(itertools.islice(EpochSampler(IMAGES, BATCH, seed=0, shuffle=True), 40))
+    least = np.full((2, len(requests)), np.inf)
+
+    def once() -> None:
+        for number, request in enumerate(requests):
+            for way, dataset in enumerate(ways):
+                start = time.process_time()
+                dataset[request]
+                least[way, number] = min(least[way, number], time.process_time() - start)
+
+    benchmark.pedantic(once, rounds=5, warmup_rounds=1)
+    ours, plain = (least.mean(axis=1) / BATCH).tolist()
+    report(benchmark, ours, plain=plain)
+    assert ours <= plain / 2
 
 
 @CPU_TIMER
@@ -153,3 +190,23 @@ def test_loader_throughput_on_two_cores(benchmark, cache, part, required):
     best, median = IMAGES / benchmark.stats.stats.min, IMAGES / benchmark.stats.stats.median
     noted(benchmark, images_per_s=round(best), median=round(median))
     assert best >= required
+
+
+def test_training_loader_serves_twice_as_many_images_as_with_albumentations_alone(benchmark, cache):
+    """The best of five epochs of either, in turn."""
+    rows = np.arange(IMAGES)
+    plain = SampleBySample(cache, rows, rows % 3, augmentation=plain_augmentation())
+    loaders = [
+        make_loader(dataset, BATCH, seed=0, shuffle=True, workers=2)
+        for dataset in (dataset_of(cache, augment=True), plain)
+    ]
+    least = [np.inf, np.inf]
+
+    def once() -> None:
+        for way, loader in enumerate(loaders):
+            start = time.perf_counter()
+            served = sum(len(labels) for _, labels in loader)
+            least[way] = min(least[way], (time.perf_counter() - start) / served)
+
+    benchmark.pedantic(once, rounds=5, warmup_rounds=1)
+    assert report(benchmark, least[0], plain=least[1]) >= 1.8

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from straightforward import SIDE, decode_rgb, draw_release, resize
+from straightforward import SIDE, decode_rgb, draw_release, plain_augmentation, resize
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -44,7 +44,7 @@ class Straightforward(Dataset):
     def __init__(self, paths: pd.Series, labels: np.ndarray) -> None:
         self.paths, self.labels = paths, labels
         self.clahe = cv2.createCLAHE(2.0, (8, 8))
-        self.augmentation = training_augmentation(seed=0)
+        self.augmentation = plain_augmentation()
         self.mean, self.std = (np.array(NORMALIZATION[key], np.float32) for key in ("mean", "std"))
 
     def __len__(self) -> int:
