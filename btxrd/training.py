@@ -26,6 +26,7 @@ from btxrd.models.attention import attention_loss
 from btxrd.models.checkpoints import load_tensors, save_tensors
 from btxrd.models.folding import with_frozen_folded
 from btxrd.models.inference import autocast, logits_of, mixed_precision, network_inputs
+from btxrd.models.memory import keeping_memory
 from btxrd.params import RunParams, TrainingParams
 
 __all__ = [
@@ -134,6 +135,7 @@ class Fit:
         return self.history.loc[self.history["val_loss"].idxmin()]
 
 
+@keeping_memory()
 def fit(
     network: BTXRDClassifier,
     train: DataLoader,

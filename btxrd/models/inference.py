@@ -9,6 +9,7 @@ from torch import nn
 from btxrd import NORMALIZATION
 from btxrd.models.attention import stage_maps
 from btxrd.models.classifier import BTXRDClassifier
+from btxrd.models.memory import keeping_memory
 
 __all__ = [
     "autocast",
@@ -70,6 +71,7 @@ def logits_of(network: BTXRDClassifier, inputs: torch.Tensor) -> torch.Tensor:
     return (logits + network(inputs.flip(-1))) / 2 if network.flip_at_test else logits
 
 
+@keeping_memory()
 def predict_logits(
     network: BTXRDClassifier, loader: Iterable[Sequence[torch.Tensor]]
 ) -> np.ndarray:
