@@ -42,7 +42,7 @@ def test_batches_are_three_times_as_fast_as_one_by_one(benchmark):
     targets = rng.integers(0, 3, IMAGES)
     naive, expected = best_seconds(time.perf_counter, one_by_one, model, images, targets)
     maps = benchmark.pedantic(
-        lambda *args: upsampled(coarse_maps(*args), SIDE),
+        lambda *args: upsampled(coarse_maps(*args)["network"], SIDE),
         (model, images, targets),
         rounds=ROUNDS,
         warmup_rounds=1,
