@@ -49,7 +49,8 @@ def network_of(backbone, **arguments):
 
 
 def maps_of(network: BTXRDClassifier, images: np.ndarray, target: int) -> np.ndarray:
-    return upsampled(coarse_maps(network, images, [target] * len(images)), images.shape[1])
+    coarse = coarse_maps(network, images, [target] * len(images))["network"]
+    return upsampled(coarse, images.shape[1])
 
 
 @pytest.mark.parametrize(

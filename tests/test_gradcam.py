@@ -11,7 +11,6 @@ from torch import nn
 
 from btxrd.evaluation.gradcam import (
     METHODS,
-    attention_maps,
     coarse_maps,
     randomised_copy,
     upsampled,
@@ -27,7 +26,7 @@ SIZE = 64
 def maps_of(model, images, targets=None, *options) -> np.ndarray:
     """The maps, as large as the images, of the first class where no other is asked for."""
     targets = [0] * len(images) if targets is None else targets
-    return upsampled(coarse_maps(model, images, targets, *options), images.shape[1])
+    return upsampled(coarse_maps(model, images, targets, *options)["network"], images.shape[1])
 
 
 def classifier(backbone, **options):
@@ -65,7 +64,9 @@ TARGETS = np.array([0, 1, 2, 1, 0])
 
 
 def test_gradcam_is_its_definition(model, images):
-    small = coarse_maps(model, images, TARGETS, batch_size=2)
+    found = coarse_maps(model, images, TARGETS, batch_size=2)
+    assert list(found) == ["network"]
+    small = found["network"]
     assert (small.dtype, small.shape) == (np.float32, (5, 2, 2))
     maps = upsampled(small, SIZE)
     assert (maps.dtype, maps.shape) == (np.float32, images.shape)
@@ -87,30 +88,62 @@ def test_scaled_maps_are_the_librarys(model, images, method):
     np.testing.assert_allclose(normalise_maps(maps), expected, atol=2e-3)
 
 
+@pytest.fixture(scope="module")
+def attentive():
+    return classifier("resnet18", attention="mask_guided")
+
+
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_attention_is_that_of_the_network_in_batches(images, count):
-    network = classifier("resnet18", attention="mask_guided")
-    found = attention_maps(network, images[:count], batch_size=2)
-    assert found.shape == ((count, 4, 4) if count else (0, 1, 1))
+def test_attention_is_that_of_the_network_in_batches(attentive, images, count):
+    found = coarse_maps(attentive, images[:count], TARGETS[:count], batch_size=2)
+    assert list(found) == ["network", "attention"]
+    attention = found["attention"]
+    assert attention.dtype == np.float32
+    assert attention.shape == ((count, 4, 4) if count else (0, 1, 1))
     if count:
-        stages = stage_maps(network.model, to_input(torch.from_numpy(images[:count])))
-        expected = network.attention(stages)[1].sigmoid().detach().numpy()
-        np.testing.assert_allclose(found, expected, atol=1e-4)
-        assert np.ptp(found) > 0.01
+        stages = stage_maps(attentive.model, to_input(torch.from_numpy(images[:count])))
+        expected = attentive.attention(stages)[1].sigmoid().detach().numpy()
+        np.testing.assert_allclose(attention, expected, atol=1e-4)
+        assert np.ptp(attention) > 0.01
+
+
+@pytest.mark.parametrize(("stride", "stage"), [(None, 2), (16, 1)])
+def test_with_attention_too_gradcam_is_its_definition(attentive, images, stride, stage):
+    found = coarse_maps(attentive, images, TARGETS, batch_size=2, stride=stride)["network"]
+    stages = stage_maps(attentive.model, to_input(torch.from_numpy(images)))
+    if stride:
+        stages[2] = attentive.model.layer4(stages[1])
+    logits, _ = attentive.attention(stages)
+    (gradient,) = torch.autograd.grad(logits[range(5), TARGETS].sum(), stages[stage])
+    weights = gradient.mean(dim=(2, 3), keepdim=True)
+    expected = (weights * stages[stage]).sum(dim=1).relu().detach().numpy()
+    assert expected.max() > 0
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * expected.max())
+
+
+def test_both_maps_take_one_forward_pass_of_each_image(attentive, images, monkeypatch):
+    passed = []
+
+    def counted(model, inputs):
+        passed.append(len(inputs))
+        return stage_maps(model, inputs)
+
+    monkeypatch.setattr("btxrd.models.features.stage_maps", counted)
+    monkeypatch.setattr("btxrd.models.classifier.stage_maps", counted)
+    coarse_maps(attentive, images, TARGETS, batch_size=2)
+    assert passed == [2, 2, 1]
 
 
 def test_a_network_that_predicts_from_mirror_images_too_is_explained_so(images):
     network = classifier("resnet18", attention="mask_guided")
-    explain = {
-        "network": lambda pixels: coarse_maps(network, pixels, [0] * 5),
-        "attention": lambda pixels: attention_maps(network, pixels),
-    }
-    for maps_of_either in explain.values():
-        network.flip_at_test = False
-        plain, mirrored = maps_of_either(images), maps_of_either(images[..., ::-1])[..., ::-1]
-        assert not np.allclose(plain, mirrored)
-        network.flip_at_test = True
-        np.testing.assert_allclose(maps_of_either(images), (plain + mirrored) / 2, atol=1e-6)
+    plain, mirrored = (coarse_maps(network, one, [0] * 5) for one in (images, images[..., ::-1]))
+    network.flip_at_test = True
+    both = coarse_maps(network, images, [0] * 5)
+    assert len(both) == 2
+    for source, found in both.items():
+        back = mirrored[source][..., ::-1]
+        assert not np.allclose(plain[source], back)
+        np.testing.assert_allclose(found, (plain[source] + back) / 2, atol=1e-6)
 
 
 def test_the_model_is_left_as_it_was(model, images):

@@ -353,16 +353,6 @@ def test_a_forked_kernel_has_its_own_environment_and_threads(told):
     assert told(names, "import torch", kernel_environment(2, "mine")) == "['2', 'mine', 2]"
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's variables")
-@pytest.mark.usefixtures("new_server")
-def test_a_kernel_keeps_the_memory_that_it_frees(told):
-    """What it takes a second time costs no page faults, also where it is 128 MB."""
-    take = "b'x' * 2**27"
-    faults = "resource.getrusage(resource.RUSAGE_SELF).ru_minflt"
-    source = f"import resource\n{take}\nbefore = {faults}\n{take}"
-    assert int(told(f"{faults} - before", source, kernel_environment(1, "mine"))) < 1000
-
-
 def test_kernels_end_with_the_process_that_forked_them(own_notebook, told, tmp_path):
     own_notebook("import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(60)")
     with pytest.raises(notebooks.NotebookError, match="kernel of 03_train died"):

@@ -6,7 +6,6 @@ is no layer's output: only its weighting of the channels is used here.
 """
 
 import copy
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,13 +17,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from btxrd.models import BTXRDClassifier, features_and_logits
-from btxrd.models.attention import stage_maps
 from btxrd.models.folding import fold_norms
 from btxrd.models.inference import network_inputs
+from btxrd.models.memory import keeping_memory
 
 __all__ = [
     "METHODS",
-    "attention_maps",
     "coarse_maps",
     "randomised_copy",
     "upsampled",
@@ -38,6 +36,7 @@ METHODS: dict[str, type[BaseCAM]] = {
 """The methods by name: Selvaraju et al. 2017; Draelos and Carin 2020; Chattopadhay et al. 2018."""
 
 
+@keeping_memory()
 @torch.enable_grad()
 def coarse_maps(
     model: BTXRDClassifier,
@@ -46,12 +45,14 @@ def coarse_maps(
     method: str = "gradcam",
     batch_size: int = 16,
     stride: int | None = None,
-) -> np.ndarray:
-    """Return one raw class activation map an image: float32 (N, h, w) ≥ 0; (0, 1, 1) of none.
+) -> dict[str, np.ndarray]:
+    """Return raw maps of each image by their source: float32 (N, h, w) ≥ 0; (0, 1, 1) of none.
 
-    The map is that of `features_and_logits`, whose errors it raises, of a copy of the model in eval
-    mode with its batch norms folded away. Where the model predicts with the mean over an image and
-    its mirror image (`flip_at_test`), the map is the mean of both, too.
+    Class activation maps are those of the `network`. A model with attention has a second source,
+    `attention`: where it sees a lesion, whatever the class, in [0, 1]. Both come from one forward
+    pass of a copy of the model in eval mode with its batch norms folded away. Where the model
+    predicts with the mean over an image and its mirror image (`flip_at_test`), a map is the mean of
+    both, too. The errors are those of `features_and_logits`, whose feature map is explained.
 
     Args:
         images: uint8 (N, S, S), preprocessed; an array or a slice of a memmap.
@@ -62,49 +63,32 @@ def coarse_maps(
     """
     folded, targets = fold_norms(model).requires_grad_(False), np.array(targets, dtype=np.int64)
     cam = METHODS[method](folded, target_layers=[])  # nothing to hook: the features are given
+    sources, places = ["network"], []
+    if folded.attention is not None:
+        sources.append("attention")
+        folded.attention.register_forward_hook(lambda *call: places.append(call[2][1]))
 
-    def explain(inputs: torch.Tensor, batch: slice) -> np.ndarray:
+    def explain(inputs: torch.Tensor, batch: slice) -> list[np.ndarray]:
         features, logits = features_and_logits(folded, inputs, stride)
         score = logits[np.arange(len(inputs)), targets[batch]].sum()
         (gradients,) = torch.autograd.grad(score, features)
         arrays = (tensor.detach().float().cpu().numpy() for tensor in (features, gradients))
         maps = cam.get_cam_image(inputs, None, targets[batch], *arrays, eigen_smooth=False)
-        return np.maximum(maps, 0).astype(np.float32)
+        attention = [places.pop().detach().sigmoid().cpu().numpy()] if places else []
+        return [np.maximum(maps, 0).astype(np.float32), *attention]
 
-    return _in_batches(explain, folded, images, batch_size)
-
-
-@torch.inference_mode()
-def attention_maps(model: BTXRDClassifier, images: np.ndarray, batch_size: int = 16) -> np.ndarray:
-    """Return where a model with attention sees a lesion, whatever the class: float32 (N, h, w).
-
-    Values lie in [0, 1]. Arguments and mirror images are as in `coarse_maps`.
-    """
-    folded = fold_norms(model)
-
-    def explain(inputs: torch.Tensor, _: slice) -> np.ndarray:
-        _, attention = folded.attention(stage_maps(folded.model, inputs))
-        return attention.sigmoid().cpu().numpy()
-
-    return _in_batches(explain, folded, images, batch_size)
-
-
-def _in_batches(
-    explain: Callable[[torch.Tensor, slice], np.ndarray],
-    model: BTXRDClassifier,
-    images: np.ndarray,
-    batch_size: int,
-) -> np.ndarray:
-    """Return the maps of all images: each from the inputs, of a slice, that the model sees."""
-    maps = []
+    batches = []
     for start in range(0, len(images), batch_size):
         batch = slice(start, start + batch_size)
-        inputs = network_inputs(model, torch.from_numpy(np.array(images[batch])))
-        found = explain(inputs, batch)
-        if model.flip_at_test:
-            found = (found + explain(inputs.flip(-1), batch)[..., ::-1]) / 2
-        maps.append(found)
-    return np.concatenate(maps) if maps else np.empty((0, 1, 1), np.float32)
+        inputs = network_inputs(folded, torch.from_numpy(np.array(images[batch])))
+        maps = explain(inputs, batch)
+        if folded.flip_at_test:
+            mirrored = explain(inputs.flip(-1), batch)
+            maps = [(a + b[..., ::-1]) / 2 for a, b in zip(maps, mirrored, strict=True)]
+        batches.append(maps)
+    none = [np.empty((0, 1, 1), np.float32)]
+    of_sources = zip(*batches, strict=True) if batches else [none] * len(sources)
+    return {name: np.concatenate(maps) for name, maps in zip(sources, of_sources, strict=True)}
 
 
 def upsampled(maps: np.ndarray, side: int) -> np.ndarray:

@@ -194,7 +194,7 @@ def _write_heat_maps(
     from btxrd.evaluation.localisation import normalise_maps
 
     try:
-        coarse = coarse_maps(
+        found = coarse_maps(
             classifier.network,
             np.stack([row["pixels"] for row in rows]),
             [CLASS_NAMES.index(row["predicted"]) for row in rows],
@@ -202,7 +202,7 @@ def _write_heat_maps(
         )
     except Exception as error:
         return [in_a_line(error)] * len(rows)
-    reasons, maps = [], normalise_maps(upsampled(coarse, len(rows[0]["pixels"])))
+    reasons, maps = [], normalise_maps(upsampled(found["network"], len(rows[0]["pixels"])))
     for row, heat in zip(rows, maps, strict=True):
         colours = cv2.applyColorMap(np.rint(255 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO)
         opacity = 0.6 * heat[..., None]

@@ -38,11 +38,6 @@ __all__ = [
     "note_waiting",
 ]
 
-HEAP = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-"""Environment variables by which a kernel keeps the memory that it frees, where the C library is
-glibc. Else it would hand back every activation of a network and get it again page by page, which is
-a third of the time of training on a CPU."""
-
 
 @dataclass(frozen=True)
 class RunTask:
@@ -241,7 +236,7 @@ def _execute_stage(task: RunTask, stage: Stage, record: dict[str, Any]) -> None:
 def kernel_environment(threads: int, session: str) -> dict[str, str]:
     """Return the environment of a study's kernel."""
     threaded = dict.fromkeys(THREAD_VARIABLES, str(threads))
-    return os.environ | threaded | HEAP | {SESSION_VARIABLE: session}
+    return os.environ | threaded | {SESSION_VARIABLE: session}
 
 
 def _make_room(task: RunTask) -> dict[str, float]:
