@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import re
 import shutil
 import signal
