@@ -78,7 +78,7 @@ def facts(augmentation: A.Compose) -> dict[str, np.ndarray]:
 def test_images_change_as_the_specification_says(strength):
     ours = facts(training_augmentation(0, strength))
     theirs = facts(librarys(STRENGTHS[strength]))
-    # The library cuts fractions off: levels are half a level lower, and noise is less than promised.
+    # The library cuts fractions off: levels are half a level lower, noise less than promised.
     theirs["brightness"] += 1
     promised = 255 * STRENGTHS[strength] * np.linspace(0.01, 0.03, DRAWS)
     theirs["noise"] = np.where(np.isnan(theirs["noise"]), np.nan, promised)
