@@ -8,8 +8,8 @@ from scipy.stats import ks_2samp
 
 from btxrd.data.augmentation import STRENGTHS, training_augmentation
 
-SIDE, DRAWS = 64, 500
-ACROSS = np.tile(np.arange(SIDE, dtype=np.uint8), (SIDE, 1))
+SIDE, DRAWS = 64, 1500
+ACROSS = np.tile(np.arange(1, SIDE + 1, dtype=np.uint8), (SIDE, 1))
 DARK, BRIGHT = (np.full((SIDE, SIDE), level, np.uint8) for level in (90, 150))
 
 
@@ -41,43 +41,57 @@ def drawn(augmentation: A.Compose, image: np.ndarray, mask: np.ndarray, draws: i
 
 
 def facts(augmentation: A.Compose) -> dict[str, np.ndarray]:
-    """Return what was done to each image, float (draws,), read from its mask and its centre."""
+    """Return what was done to each image, float (draws,), and NaN where a step did nothing.
+
+    How an image moved is read from its mask, in which every pixel says where it came from.
+    """
     dark, x = drawn(augmentation, DARK, ACROSS)
     bright, y = drawn(augmentation, BRIGHT, ACROSS.T)
-    centre = slice(SIDE // 2 - 12, SIDE // 2 + 12)
+    patch = np.s_[:, SIDE // 2 - 12 : SIDE // 2 + 12, SIDE // 2 - 12 : SIDE // 2 + 12]
     rows, columns = np.mgrid[-11.5:12, -11.5:12]
     design = np.column_stack([columns.ravel(), rows.ravel(), np.ones(rows.size)])
-    came = np.stack([x, y], axis=-1)[:, centre, centre].reshape(DRAWS, -1, 2) - (SIDE - 1) / 2
-    (xx, yx), (xy, yy), (x0, y0) = np.moveaxis(np.linalg.pinv(design) @ came, 0, -1)
-    patches = (image[:, centre, centre].reshape(DRAWS, -1) for image in (dark, bright))
-    dark_level, bright_level = (np.median(patch, axis=1) for patch in patches)
-    residuals = bright.astype(float) - bright_level[:, None, None]
-    return {
-        "flipped": xx < 0,
-        "rotation": np.degrees(np.arctan2(yx, np.abs(xx))).round() * np.where(xx < 0, -1, 1),
-        "scale_x": np.hypot(xx, yx).round(2),
-        "scale_y": np.hypot(xy, yy).round(2),
-        "shift_x": x0.round(),
-        "shift_y": y0.round(),
-        "contrast": (bright_level - dark_level).round(-1),
-        "brightness": ((bright_level + dark_level) / 2).round(-1),
-        "noise": np.median(np.abs(residuals[:, centre, centre]), axis=(1, 2)).round(),
-        "holes": np.where((x == ACROSS).all(axis=(1, 2)), (bright == 0).mean(axis=(1, 2)), 0),
+    came = np.stack([x[patch], y[patch]], axis=-1).reshape(DRAWS, -1, 2) - (SIDE + 1) / 2
+    (xx, yx), (xy, yy), shift = np.moveaxis(np.linalg.pinv(design) @ came, 0, -1)
+    flipped = xx < 0
+    moved = (np.where(flipped[:, None, None], x[:, :, ::-1], x) != ACROSS).any(axis=(1, 2))
+    tones = [np.median(image[patch], axis=(1, 2)) for image in (dark, bright)]
+    toned = (tones[0] != 90) | (tones[1] != 150)
+    kept = np.where(bright[patch] == 0, np.nan, bright[patch])
+    noise = np.nanstd(kept.reshape(DRAWS, -1), axis=1)
+    holes = ((bright == 0) & (x > 0)).mean(axis=(1, 2))
+    values = {
+        "flip": (flipped, flipped),
+        "rotation": (moved, np.degrees(np.arctan2(yx, np.abs(xx)))),
+        "scale_x": (moved, np.hypot(xx, yx)),
+        "scale_y": (moved, np.hypot(xy, yy)),
+        "shift_x": (moved, shift[0]),
+        "shift_y": (moved, shift[1]),
+        "contrast": (toned, tones[1] - tones[0]),
+        "brightness": (toned, tones[1] + tones[0]),
+        "noise": (noise > 0, noise),
+        "holes": (holes > 0, holes),
     }
+    return {name: np.where(done, value, np.nan) for name, (done, value) in values.items()}
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_images_change_as_the_specification_says(strength):
     ours = facts(training_augmentation(0, strength))
     theirs = facts(librarys(STRENGTHS[strength]))
-    unlike = {name: p for name in ours if (p := ks_2samp(ours[name], theirs[name]).pvalue) < 0.001}
-    assert unlike == {}
+    # The library cuts fractions off: levels are half a level lower, noise less than promised.
+    theirs["brightness"] += 1
+    promised = 255 * STRENGTHS[strength] * np.linspace(0.01, 0.03, DRAWS)
+    theirs["noise"] = np.where(np.isnan(theirs["noise"]), np.nan, promised)
+    for name in ours:
+        pair = [values[~np.isnan(values)] for values in (ours[name], theirs[name])]
+        assert abs(len(pair[0]) - len(pair[1])) < 0.055 * DRAWS, name
+        assert ks_2samp(*pair).pvalue > 0.001, name
 
 
 def test_one_step_tells_nothing_about_another():
     """The first images of batches, where transforms seeded alike would all draw the same number."""
     augmentation, firsts = training_augmentation(0), []
-    for seed in range(DRAWS):
+    for seed in range(500):
         augmentation.set_random_seed(seed)
         firsts.append(augmentation(image=BRIGHT, mask=ACROSS))
     mirrored = [sample["mask"][32, 20] > sample["mask"][32, 44] for sample in firsts]

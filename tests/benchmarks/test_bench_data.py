@@ -192,7 +192,7 @@ def test_loader_throughput_on_two_cores(benchmark, cache, part, required):
     assert best >= required
 
 
-def test_training_loader_serves_twice_as_many_images_as_with_albumentations_alone(benchmark, cache):
+def test_training_loader_outpaces_albumentations_alone(benchmark, cache):
     """The best of five epochs of either, in turn."""
     rows = np.arange(IMAGES)
     plain = SampleBySample(cache, rows, rows % 3, augmentation=plain_augmentation())
