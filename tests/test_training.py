@@ -131,12 +131,12 @@ def test_frozen_stages_keep_their_weights_and_their_statistics(train):
 def test_frozen_stages_do_without_their_norms_and_train_the_same(attention):
     options = {"pretrained": False, "frozen_stages": 4, "attention": attention, "drop_rate": 0.0}
     torch.manual_seed(0)
-    network = BTXRDClassifier("tf_efficientnet_lite0", **options)
+    network = BTXRDClassifier("tf_efficientnet_lite0", **options).double()
     frozen = {module for module in network.frozen if isinstance(module, nn.BatchNorm2d)}
     for norm in frozen:
         nn.init.uniform_(norm.running_mean, -0.1, 0.1)
         nn.init.uniform_(norm.running_var, 0.5, 1.5)
-    images, found = torch.randn(4, 3, 64, 64), []
+    images, found = torch.randn(4, 3, 64, 64, dtype=torch.float64), []
     before = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     statistics = dict(network.named_buffers())["model.bn2.running_mean"]
     for lean in (with_frozen_folded(network.train()), network):
@@ -150,7 +150,7 @@ def test_frozen_stages_do_without_their_norms_and_train_the_same(attention):
         assert norms == before - (lean is not network) * len(frozen)
     assert len(frozen) > 5
     assert len(found[0]) > 50
-    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-9)
 
 
 def test_without_frozen_stages_there_is_nothing_to_fold():
