@@ -186,9 +186,6 @@ def fit(
     stopping = EarlyStopping(settings.patience)
     stateful = {"model": network, "optimizer": optimizer, "scheduler": scheduler}
     stateful |= {"scaler": scaler, "stopping": stopping, **({"ema": ema} if ema else {})}
-    # Gradients that stay where they are leave the memory beside them whole, for activations.
-    for weights in network.parameters():
-        weights.grad = torch.zeros_like(weights) if weights.requires_grad else None
     run.run_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(run.run_dir / ".training.lock"):
         rows, speed = _resume(stateful, run)
@@ -273,6 +270,7 @@ def train_one_epoch(
                 loss = criterion(logits, labels)
                 total = loss + weight * guides.sum() / max(1, len(guides))
             _require_finite(total.item(), f"training loss {place}", run)
+            # Gradients that stay where they are leave the memory beside them whole.
             optimizer.zero_grad(set_to_none=False)
             scaler.scale(total).backward()
             scaler.unscale_(optimizer)
