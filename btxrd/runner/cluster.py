@@ -1,4 +1,4 @@
-"""The workers that run notebooks: a process of this machine, or those of a Dask cluster."""
+"""The workers that run notebooks: processes of this machine, or those of a Dask cluster."""
 
 import logging
 import signal
@@ -42,8 +42,8 @@ class Cluster:
     A slot is a thread of a Dask worker; with `resources`, one share of what a run needs.
 
     Args:
-        jobs: runs at a time. Without a scheduler, a worker with as many threads is started here,
-            one by default; with a scheduler, all its slots are used by default.
+        jobs: runs at a time. Without a scheduler, as many worker processes are started here, one
+            by default; with a scheduler, all its slots are used by default.
         scheduler: address of a Dask scheduler, such as tcp://host:8786.
         resources: what each run takes of its worker's resources, such as {"GPU": 1}.
     """
@@ -69,10 +69,9 @@ class Cluster:
                 message = f"no Dask scheduler answers at {self.scheduler}: {error}"
                 raise ClusterError(message) from error
         dask.config.set(QUIET)
-        # The runs are processes anyway, and one worker's are forked from one warm process.
         self.local = LocalCluster(
-            n_workers=1,
-            threads_per_worker=self.jobs or 1,
+            n_workers=self.jobs or 1,
+            threads_per_worker=1,
             processes=True,
             memory_limit=0,
             dashboard_address=None,
