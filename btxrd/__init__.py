@@ -8,34 +8,23 @@ from importlib.metadata import version
 # albumentations asks the package registry for its version at import; the study never does.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-SPINS = "100"
-"""The turns for which a thread of GNU OpenMP looks for work before it sleeps. By default it does so
-for milliseconds; where another program has one of the cores, that makes torch 20 times slower."""
+
+def _hold_a_team(held: threading.Event) -> None:
+    """Keep a team of OpenMP threads, asleep, to the end of the process."""
+    torch = sys.modules["torch"]
+    torch.zeros(1_000_000).add_(1)
+    held.set()
+    threading.Event().wait()
 
 
-def _hold_a_team() -> None:
-    """Start a thread that keeps a team of OpenMP threads asleep, to the end of the process.
-
-    GNU OpenMP reads its variables when it is loaded. Later on, it takes no more turns than `SPINS`
-    while it manages more threads than there are cores (its manual, GOMP_SPINCOUNT).
-    """
-    import torch
-
-    held = threading.Event()
-
-    def hold() -> None:
-        torch.zeros(1_000_000).add_(1)
-        held.set()
-        threading.Event().wait()
-
-    threading.Thread(target=hold, name="btxrd-openmp", daemon=True).start()
-    held.wait()
-
-
+# A waiting thread of GNU OpenMP keeps a shared core for milliseconds, and torch is 20 times slower.
+# Once loaded, it only spins less where it has more threads than cores (manual, GOMP_SPINCOUNT).
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     if "torch" in sys.modules:
-        _hold_a_team()
-    os.environ["GOMP_SPINCOUNT"] = SPINS
+        held = threading.Event()
+        threading.Thread(target=_hold_a_team, args=[held], name="btxrd-openmp", daemon=True).start()
+        held.wait()
+    os.environ["GOMP_SPINCOUNT"] = "100"
 
 __version__ = version("btxrd")
 

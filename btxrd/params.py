@@ -291,8 +291,7 @@ class TrainingParams(_Section):
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     """`balanced` gives an epoch as many samples of each class, in the place of class weights."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """This many processes load training batches; with 0 the training's own does. `auto` takes none
-    where a CPU trains, and for a GPU as many as the run has cores, less one, but at most eight."""
+    """This many processes load training batches; `auto` takes none on a CPU, up to 8 for a GPU."""
     device: str = "auto"
     """`auto` takes a GPU where there is one; other values are torch's names: `cpu`, `cuda:1`."""
 

@@ -24,7 +24,6 @@ from btxrd.files import write_csv
 from btxrd.models import BTXRDClassifier, EarlyStopping, features_and_logits, save_checkpoint
 from btxrd.models.attention import attention_loss
 from btxrd.models.checkpoints import load_tensors, save_tensors
-from btxrd.models.folding import with_frozen_folded
 from btxrd.models.inference import autocast, logits_of, mixed_precision, network_inputs
 from btxrd.models.memory import keeping_memory
 from btxrd.params import RunParams, TrainingParams
@@ -254,7 +253,7 @@ def train_one_epoch(
     settings, device = run.training, next(network.parameters()).device
     weight = settings.cam_weight if network.attention is None else settings.attention_weight
     loader.sampler.epoch = epoch
-    lean = with_frozen_folded(network.train())
+    network.train()
     if ema:
         ema.module.train()  # what some networks keep in eval mode would be of old weights
     seen, waited = [], 0.0
@@ -266,7 +265,7 @@ def train_one_epoch(
             inputs, labels = network_inputs(network, given), labels.to(device, non_blocking=True)
             lesions = masks[0].to(device, non_blocking=True) if run.needs_masks else None
             with autocast(device):
-                logits, guides = _logits_and_guides(lean, inputs, labels, lesions)
+                logits, guides = _logits_and_guides(network, inputs, labels, lesions)
                 loss = criterion(logits, labels)
                 total = loss + weight * guides.sum() / max(1, len(guides))
             _require_finite(total.item(), f"training loss {place}", run)
@@ -318,13 +317,13 @@ def validate(
 ) -> dict[str, float]:
     """Return the validation's columns of `Fit.history`; the network is put into eval mode."""
     device = next(network.parameters()).device
-    lean = with_frozen_folded(network.eval())
+    network.eval()
     seen = []
     for given, labels in loader:
         labels = labels.to(device)
         place = f"in validation, epoch {epoch}"
         with memory_advice(place, run.training.batch_size), autocast(device):
-            logits = logits_of(lean, network_inputs(network, given)).float()
+            logits = logits_of(network, network_inputs(network, given)).float()
         seen.append((F.cross_entropy(logits, labels, reduction="sum"), logits, labels))
     losses, *outcome = zip(*seen, strict=True)
     row = epoch_metrics("val", losses, *map(torch.cat, outcome))

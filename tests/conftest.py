@@ -137,6 +137,39 @@ def fit_network() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def albumentations_alone() -> Callable[..., Any]:
+    """Make the augmentation of the specification from albumentations' own transforms."""
+    import albumentations as A
+    import cv2
+
+    from btxrd.data.augmentation import training_augmentation
+
+    def augmentation(factor: float = 1, source_jitter: bool = False) -> A.Compose:
+        """Multiply the standard strength by a factor."""
+        hole = (0.05 * factor, 0.12 * factor)
+        jitter = training_augmentation(0, "none", source_jitter).transforms
+        return A.Compose(
+            [
+                A.HorizontalFlip(p=0.5),
+                A.Affine(
+                    scale=(1 - 0.1 * factor, 1 + 0.1 * factor),
+                    translate_percent=(-0.05 * factor, 0.05 * factor),
+                    rotate=(-15 * factor, 15 * factor),
+                    interpolation=cv2.INTER_LINEAR,
+                    p=0.7,
+                ),
+                A.RandomBrightnessContrast(0.1 * factor, 0.1 * factor, p=0.5),
+                A.GaussNoise(std_range=(0.01 * factor, 0.03 * factor), p=0.2),
+                A.CoarseDropout((1, 4), hole, hole, p=0.2),
+                *(A.OneOf(s.transforms, s.p) if isinstance(s, A.OneOf) else s for s in jitter),
+            ],
+            seed=0,
+        )
+
+    return augmentation
+
+
+@pytest.fixture(scope="session")
 def saved_network() -> Callable[..., Any]:
     """Save an untrained network that tells images apart as a checkpoint; returns the network."""
     import torch

@@ -12,13 +12,13 @@ from torch import nn
 from btxrd.evaluation.gradcam import (
     METHODS,
     coarse_maps,
+    fold_norms,
     randomised_copy,
     upsampled,
 )
 from btxrd.evaluation.localisation import normalise_maps
 from btxrd.models import BTXRDClassifier, to_input
 from btxrd.models.attention import stage_maps
-from btxrd.models.folding import fold_norms
 
 SIZE = 64
 

@@ -15,7 +15,6 @@ from btxrd.models import (
     predict_logits,
     to_input,
 )
-from btxrd.models.folding import with_frozen_folded
 from btxrd.params import RunParams, TrainingParams
 from btxrd.report.figures import history_figure
 from btxrd.session import StopRequested, StopWithStudy
@@ -125,37 +124,6 @@ def test_frozen_stages_keep_their_weights_and_their_statistics(train):
     same = {name for name, tensor in trained.items() if torch.equal(tensor, first[name])}
     stages = ("model.conv1.", "model.bn1.", "model.layer1.")
     assert same == {name for name in trained if name.startswith(stages)}
-
-
-@pytest.mark.parametrize("attention", [None, "mask_guided"])
-def test_frozen_stages_do_without_their_norms_and_train_the_same(attention):
-    options = {"pretrained": False, "frozen_stages": 4, "attention": attention, "drop_rate": 0.0}
-    torch.manual_seed(0)
-    network = BTXRDClassifier("tf_efficientnet_lite0", **options).double()
-    frozen = {module for module in network.frozen if isinstance(module, nn.BatchNorm2d)}
-    for norm in frozen:
-        nn.init.uniform_(norm.running_mean, -0.1, 0.1)
-        nn.init.uniform_(norm.running_var, 0.5, 1.5)
-    images, found = torch.randn(4, 3, 64, 64, dtype=torch.float64), []
-    before = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-    statistics = dict(network.named_buffers())["model.bn2.running_mean"]
-    for lean in (with_frozen_folded(network.train()), network):
-        statistics.zero_()
-        network.zero_grad()
-        loss = nn.functional.cross_entropy(lean(images), torch.tensor([0, 1, 2, 0]))
-        loss.backward()
-        learnt = [p.grad.clone() for p in network.parameters() if p.grad is not None]
-        found.append([loss.detach(), statistics.clone(), *learnt])
-        norms = sum(isinstance(module, nn.BatchNorm2d) for module in lean.modules())
-        assert norms == before - (lean is not network) * len(frozen)
-    assert len(frozen) > 5
-    assert len(found[0]) > 50
-    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-9)
-
-
-def test_without_frozen_stages_there_is_nothing_to_fold():
-    network = BTXRDClassifier("test_resnet", pretrained=False)
-    assert with_frozen_folded(network) is network
 
 
 def test_the_average_of_the_weights_is_kept_beside_them(train):

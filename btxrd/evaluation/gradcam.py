@@ -6,6 +6,7 @@ is no layer's output: only its weighting of the channels is used here.
 """
 
 import copy
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -13,17 +14,19 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, HiResCAM
 from pytorch_grad_cam.base_cam import BaseCAM
+from timm.models import EfficientNet, ResNet
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import fuse_conv_bn_eval
 
 from btxrd.models import BTXRDClassifier, features_and_logits
-from btxrd.models.folding import fold_norms
 from btxrd.models.inference import network_inputs
 from btxrd.models.memory import keeping_memory
 
 __all__ = [
     "METHODS",
     "coarse_maps",
+    "fold_norms",
     "randomised_copy",
     "upsampled",
 ]
@@ -97,6 +100,27 @@ def upsampled(maps: np.ndarray, side: int) -> np.ndarray:
         return np.empty((0, side, side), np.float32)
     coarse = torch.from_numpy(maps)[:, None]
     return F.interpolate(coarse, (side, side), mode="bilinear")[:, 0].numpy()
+
+
+def fold_norms(network: BTXRDClassifier) -> BTXRDClassifier:
+    """Return a copy for eval mode whose convolutions also do the work of their batch norms.
+
+    It computes the same, but for the last digits, in a third less of a CPU's time. Families other
+    than EfficientNets and ResNets need not run in the order of their names and are only copied.
+    """
+    training = network.training
+    # LeViT keeps what it computed in eval mode, which cannot be copied, until it trains again.
+    folded = copy.deepcopy(network.train()).eval()
+    network.train(training)
+    if not isinstance(folded.model, EfficientNet | ResNet):
+        return folded
+    for module in list(folded.modules()):
+        for (place, conv), (behind, norm) in pairwise(module.named_children()):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, place, fuse_conv_bn_eval(conv, norm))
+                # A norm of timm's also activates.
+                setattr(module, behind, getattr(norm, "act", nn.Identity()))
+    return folded
 
 
 def randomised_copy(model: nn.Module, inputs: torch.Tensor, seed: int = 42) -> nn.Module:

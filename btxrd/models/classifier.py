@@ -51,7 +51,6 @@ class BTXRDClassifier(nn.Module):
         model: the timm model; without a head of its own where there is attention.
         attention: the `MaskGuidedHead`, or None.
         num_features: width of the pooled features (1280 for efficientnet_b0).
-        frozen: the layers whose weights are frozen; a plain list, for each is a child as well.
         weights: the source of the first weights, in a few words; of a file its name and digest.
         weights_note: one line on how much was taken of such a file; empty without one.
 
@@ -102,12 +101,12 @@ class BTXRDClassifier(nn.Module):
         own = self.attention.classifier if self.attention else self.model.get_classifier()
         _start_undecided(own)
         _subsample_first(self.model)
-        self.frozen = _freeze(self.model, frozen_stages)
+        self._frozen = _freeze(self.model, frozen_stages)
 
     def train(self, mode: bool = True) -> "BTXRDClassifier":
         """Set the mode, as of any module; what is frozen stays in eval mode."""
         super().train(mode)
-        for module in self.frozen:
+        for module in self._frozen:
             module.eval()
         return self
 

@@ -1,6 +1,5 @@
 """The usual way of reading radiographs, which the benchmarks measure against, and what it reads."""
 
-import albumentations as A
 import cv2
 import numpy as np
 import pandas as pd
@@ -58,35 +57,6 @@ def decode_rgb(path: str) -> np.ndarray:
 
 def resize(image: np.ndarray, interpolation: int = cv2.INTER_AREA) -> np.ndarray:
     return cv2.resize(image, (SIDE, SIDE), interpolation=interpolation)
-
-
-def plain_augmentation(source_jitter: bool = False) -> A.Compose:
-    """Return the standard augmentation, and the jitter, from albumentations' own transforms."""
-    resizing = {"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR}
-    sharpness = [
-        A.GaussianBlur(blur_limit=0, sigma_limit=(0.5, 1.5)),
-        A.Sharpen(alpha=(0.2, 0.5), lightness=(1.0, 1.0)),
-        A.Downscale(scale_range=(0.5, 0.9), interpolation_pair=resizing),
-    ]
-    crop = A.CropAndPad(percent=(-0.1, 0.0), keep_size=True, p=0.3)
-    jitter = [A.OneOf(sharpness, p=0.5), crop, A.InvertImg(p=0.2)]
-    return A.Compose(
-        [
-            A.HorizontalFlip(p=0.5),
-            A.Affine(
-                scale=(0.9, 1.1),
-                translate_percent=(-0.05, 0.05),
-                rotate=(-15, 15),
-                interpolation=cv2.INTER_LINEAR,
-                p=0.7,
-            ),
-            A.RandomBrightnessContrast(brightness_limit=0.1, contrast_limit=0.1, p=0.5),
-            A.GaussNoise(std_range=(0.01, 0.03), p=0.2),
-            A.CoarseDropout((1, 4), (0.05, 0.12), (0.05, 0.12), p=0.2),
-            *(jitter if source_jitter else []),
-        ],
-        seed=0,
-    )
 
 
 class SampleBySample(RadiographDataset):

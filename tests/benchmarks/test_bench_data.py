@@ -22,7 +22,6 @@ from straightforward import (
     decode_rgb,
     draw_release,
     noted,
-    plain_augmentation,
     resize,
 )
 
@@ -109,9 +108,11 @@ def report(benchmark, seconds: float, **naive: float) -> float:
 
 @CPU_TIMER
 @pytest.mark.usefixtures("one_thread")
-def test_training_sample_is_a_hundred_times_the_naive_one(benchmark, table, cache):
+def test_training_sample_is_a_hundred_times_the_naive_one(
+    benchmark, table, cache, albumentations_alone
+):
     """Bound by warping seven of ten images."""
-    naive = cpu_seconds(naive_training(plain_augmentation()), table["path"])
+    naive = cpu_seconds(naive_training(albumentations_alone()), table["path"])
     dataset, batches = dataset_of(cache, augment=True), 40
     benchmark.pedantic(serve, (dataset, batches), rounds=5, warmup_rounds=1)
     seconds = benchmark.stats.stats.median / (batches * BATCH)
@@ -121,7 +122,7 @@ def test_training_sample_is_a_hundred_times_the_naive_one(benchmark, table, cach
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("source_jitter", [False, True])
 def test_training_sample_is_twice_as_fast_as_with_albumentations_alone(
-    benchmark, cache, source_jitter
+    benchmark, cache, albumentations_alone, source_jitter
 ):
     """The least processor time of each of 40 batches, with either way in turn."""
     rows = np.arange(IMAGES)
@@ -129,7 +130,7 @@ def test_training_sample_is_twice_as_fast_as_with_albumentations_alone(
         RadiographDataset(
             cache, rows, rows % 3, augmentation=training_augmentation(0, "standard", source_jitter)
         ),
-        SampleBySample(cache, rows, rows % 3, augmentation=plain_augmentation(source_jitter)),
+        SampleBySample(cache, rows, rows % 3, augmentation=albumentations_alone(1, source_jitter)),
     ]
     requests = list(itertools.islice(EpochSampler(IMAGES, BATCH, seed=0, shuffle=True), 40))
     least = np.full((2, len(requests)), np.inf)
@@ -192,10 +193,10 @@ def test_loader_throughput_on_two_cores(benchmark, cache, part, required):
     assert best >= required
 
 
-def test_training_loader_outpaces_albumentations_alone(benchmark, cache):
+def test_training_loader_outpaces_albumentations_alone(benchmark, cache, albumentations_alone):
     """The best of five epochs of either, in turn."""
     rows = np.arange(IMAGES)
-    plain = SampleBySample(cache, rows, rows % 3, augmentation=plain_augmentation())
+    plain = SampleBySample(cache, rows, rows % 3, augmentation=albumentations_alone())
     loaders = [
         make_loader(dataset, BATCH, seed=0, shuffle=True, workers=2)
         for dataset in (dataset_of(cache, augment=True), plain)

@@ -17,11 +17,10 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from straightforward import best_seconds, noted
 
-from btxrd.evaluation.gradcam import coarse_maps, upsampled
+from btxrd.evaluation.gradcam import coarse_maps, fold_norms, upsampled
 from btxrd.evaluation.localisation import THRESHOLDS, best_threshold, cam_mask_iou, normalise_maps
 from btxrd.models import BTXRDClassifier, features_and_logits, to_input
 from btxrd.models.attention import stage_maps
-from btxrd.models.folding import fold_norms
 
 IMAGES, SIDE, ROUNDS = 32, 224, 5
 
